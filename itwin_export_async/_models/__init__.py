@@ -1,0 +1,52 @@
+"""The values people hold: frozen, keyword-only, named as the service names them."""
+
+from itwin_export_async._models.connections import (
+    AuthorizationInformation,
+    Connection,
+    SourceFile,
+    StorageConnection,
+)
+from itwin_export_async._models.enums import (
+    AuthenticationType,
+    ConnectorType,
+    ExecutionResult,
+    ExecutionState,
+    ExportType,
+    IfcVersion,
+    OpenEnum,
+    OutputLocation,
+)
+from itwin_export_async._models.options import (
+    ExportOptions,
+    InputOptions,
+    OutputOptions,
+)
+from itwin_export_async._models.runs import Job, Run, RunFault, Task, TaskError
+from itwin_export_async._models.storage import StoredFile
+from itwin_export_async._models.updates import RunUpdate, StateChange
+
+__all__ = [
+    "AuthenticationType",
+    "AuthorizationInformation",
+    "Connection",
+    "ConnectorType",
+    "ExecutionResult",
+    "ExecutionState",
+    "ExportOptions",
+    "ExportType",
+    "IfcVersion",
+    "InputOptions",
+    "Job",
+    "OpenEnum",
+    "OutputLocation",
+    "OutputOptions",
+    "Run",
+    "RunFault",
+    "RunUpdate",
+    "SourceFile",
+    "StateChange",
+    "StorageConnection",
+    "StoredFile",
+    "Task",
+    "TaskError",
+]

@@ -1,0 +1,70 @@
+"""Connections: what ties an iModel to its exports, or source files to their iModel."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from itwin_export_async._models.enums import AuthenticationType, ConnectorType
+from itwin_export_async._models.options import member_of
+
+
+def _connector_type(value: Any) -> ConnectorType | None:
+    return None if value is None else member_of(ConnectorType, "connector_type", value)
+
+
+@frozen(kw_only=True)
+class Connection:
+    """An export connection of one iModel; an iModel may have several.
+
+    The service marks none of its members as required: what it leaves out is None. `last_run_url`
+    is its link to the latest run, None when there has been none.
+    """
+
+    id: str
+    display_name: str | None = None
+    imodel_id: str | None = None
+    itwin_id: str | None = None
+    authentication_type: AuthenticationType | None = None
+    last_run_url: str | None = None
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+
+@frozen(kw_only=True)
+class StorageConnection(Connection):
+    """A synchronization connection: files in Storage that are brought into one iModel.
+
+    Lists tell only `id` and `display_name`.
+    """
+
+
+@frozen(kw_only=True)
+class SourceFile:
+    """A file in Storage and the connector that reads it into the iModel.
+
+    `id` is the service's own id of the mapping, None before it is added; so is
+    `last_known_file_name`. Lists leave `connector_type` out: then it is None.
+    """
+
+    storage_file_id: str = field()
+    connector_type: ConnectorType | None = field(default=None, converter=_connector_type)
+    id: str | None = None
+    last_known_file_name: str | None = None
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+    @storage_file_id.validator
+    def _named(self, _: object, value: Any) -> None:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"storage_file_id must be a string that is not empty, not {value!r}")
+
+
+@frozen(kw_only=True)
+class AuthorizationInformation:
+    """Whether the user has agreed to background work in their name, and where they can.
+
+    `authorization_url` is the page for the user's browser, None where the service names none.
+    """
+
+    is_user_authorized: bool
+    authorization_url: str | None = None
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)

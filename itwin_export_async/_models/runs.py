@@ -1,0 +1,166 @@
+"""A run, its jobs and their tasks: what was seen at one moment, and what follows from it.
+
+Finality and outcome are decided here because a snapshot should be able to answer for itself; the
+service's own samples contradict themselves (a run `Success` over a task in `Error`), so the outcome
+trusts the worst of what it reads and not the top.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import field, frozen
+
+from itwin_export_async._models.enums import (
+    ConnectorType,
+    ExecutionResult,
+    ExecutionState,
+)
+
+
+@frozen(kw_only=True)
+class TaskError:
+    """What went wrong in a task, in the service's words. A filled one can stand beside a success.
+
+    `kb_article_link` is empty where there is no article; `can_user_fix` is None when not said.
+    """
+
+    error_code: str = ""
+    message: str = ""
+    details: str = ""
+    bridge_exit_code: int | None = None
+    system: str = ""
+    phase: str = ""
+    category: str = ""
+    description_key: str = ""
+    description: str = ""
+    kb_article_link: str = ""
+    can_user_fix: bool | None = None
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+
+@frozen(kw_only=True)
+class Task:
+    """The export of one file, as last seen.
+
+    `result` and the dates are None while not known; `export_output_file_id` is the output in
+    Storage, None when there is none (yet). `storage_file_id` is the source file that a
+    synchronization task reads.
+    """
+
+    id: str
+    state: ExecutionState
+    result: ExecutionResult | None = None
+    start_date_time: datetime | None = None
+    end_date_time: datetime | None = None
+    retry_attempts: int | None = None
+    export_output_file_id: str | None = None
+    storage_file_id: str | None = None
+    error: TaskError | None = None
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+
+@frozen(kw_only=True)
+class Job:
+    """A step of a run, as last seen: its tasks may be missing early on.
+
+    `connector_type` is told by synchronization jobs, None elsewhere.
+    """
+
+    id: str
+    state: ExecutionState
+    result: ExecutionResult | None = None
+    start_date_time: datetime | None = None
+    end_date_time: datetime | None = None
+    connector_type: ConnectorType | None = None
+    tasks: tuple[Task, ...] = ()
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+
+@frozen(kw_only=True)
+class RunFault:
+    """Why a whole run could not work (synchronization runs), such as `UserNotAuthenticated`."""
+
+    error_key: str = ""
+    description: str = ""
+
+
+@frozen(kw_only=True)
+class Run:
+    """A background run as last seen.
+
+    `connection_id` is filled in from the request where the service leaves it out. `result` and the
+    dates are None while not known. `phase` and `error` are told by synchronization runs. `raw` is
+    the service's JSON whole, with what this release does not know.
+    """
+
+    id: str
+    connection_id: str = ""
+    state: ExecutionState
+    result: ExecutionResult | None = None
+    start_date_time: datetime | None = None
+    end_date_time: datetime | None = None
+    phase: str | None = None
+    error: RunFault | None = None
+    jobs: tuple[Job, ...] = ()
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks of all jobs."""
+        return tuple(task for job in self.jobs for task in job.tasks)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run has ended and its result is decided: nothing will change any more."""
+        return self.is_completed and self.result not in (
+            None,
+            ExecutionResult.UNDETERMINED,
+        )
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether the run has ended. Its result may still be undecided for a moment."""
+        return self.state == ExecutionState.COMPLETED
+
+    @property
+    def outcome(self) -> ExecutionResult:
+        """How the run truly ended; `UNDETERMINED` while it has not.
+
+        The run's own result, unless that is `SUCCESS` while tasks (or, where there are none, jobs)
+        failed: then `ERROR` if all of them did and `PARTIAL_SUCCESS` if some did. Only results
+        count: an `error` beside a success does not.
+        """
+        result = self.result or ExecutionResult.UNDETERMINED
+        if result != ExecutionResult.SUCCESS:
+            return result
+        return _worst(self.tasks or self.jobs)
+
+    @property
+    def failed_tasks(self) -> tuple[Task, ...]:
+        """The tasks that ended in an error, a cancellation or a time-out."""
+        return tuple(task for task in self.tasks if _failed(task))
+
+    @property
+    def output_file_ids(self) -> tuple[str, ...]:
+        """The Storage ids of the output files, each once, as the service gives them."""
+        ids = (task.export_output_file_id for task in self.tasks)
+        return tuple(dict.fromkeys(file_id for file_id in ids if file_id))
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end, None while one of them is not known."""
+        if self.start_date_time is None or self.end_date_time is None:
+            return None
+        return (self.end_date_time - self.start_date_time).total_seconds()
+
+
+def _failed(part: Task | Job) -> bool:
+    return part.result is not None and part.result.is_failure
+
+
+def _worst(parts: Iterable[Task | Job]) -> ExecutionResult:
+    failures = {_failed(part) for part in parts}
+    if failures == {True}:
+        return ExecutionResult.ERROR
+    return ExecutionResult.PARTIAL_SUCCESS if True in failures else ExecutionResult.SUCCESS

@@ -1,0 +1,33 @@
+"""Files and folders in iTwin Storage."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import field, frozen
+
+
+@frozen(kw_only=True)
+class StoredFile:
+    """A file or folder in Storage. What the service leaves out is None.
+
+    `type` is `file` or `folder`, `size` is in bytes and belongs to files, `path` is the place below
+    the iTwin's root folder.
+    """
+
+    id: str
+    display_name: str = ""
+    type: str = "file"
+    description: str | None = None
+    path: str | None = None
+    size: int | None = None
+    last_modified_by_display_name: str | None = None
+    created_date_time: datetime | None = None
+    last_modified_date_time: datetime | None = None
+    parent_folder_id: str | None = None
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether this is a folder."""
+        return self.type == "folder"

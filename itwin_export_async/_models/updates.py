@@ -1,0 +1,31 @@
+"""What changed between two looks at a run."""
+
+from typing import Literal
+
+from attrs import frozen
+
+from itwin_export_async._models.enums import ExecutionResult, ExecutionState
+from itwin_export_async._models.runs import Run
+
+
+@frozen(kw_only=True)
+class StateChange:
+    """One run, job or task that was seen to change.
+
+    `old` is None for what was not there at the look before; `result` is the one it has now, None
+    where there is none yet.
+    """
+
+    level: Literal["run", "job", "task"]
+    id: str
+    old: ExecutionState | None
+    new: ExecutionState
+    result: ExecutionResult | None = None
+
+
+@frozen(kw_only=True)
+class RunUpdate:
+    """A look at a run that brought news: the run as seen, and what changed since the last."""
+
+    run: Run
+    changes: tuple[StateChange, ...] = ()

@@ -1,0 +1,262 @@
+"""The only place that knows JSON: one converter between the service's objects and the models.
+
+What the service sends is trusted as little as its documents allow. `null` is the same as missing,
+so a required member that is null is an error and never the text "None"; primitives are strict; an
+unknown enumeration value survives; an unknown member stays in `raw`; dates have 0 to 9 digits after
+the second, and one that cannot be read, or of year 1 (the service's "none"), is None.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from types import GenericAlias, NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
+
+from attrs import fields, has
+from cattrs import ClassValidationError, Converter, IterableValidationError
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from itwin_export_async._errors import ProtocolError
+from itwin_export_async._models import (
+    AuthorizationInformation,
+    Connection,
+    ExportOptions,
+    OpenEnum,
+    StorageConnection,
+)
+from itwin_export_async._protocol.http import Response
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_SPELLINGS = {
+    "imodel_id": "iModelId",
+    "itwin_id": "iTwinId",
+    "input": "inputOptions",
+    "output": "outputOptions",
+}
+# members of a model that the service tells as a link, and the link's name
+_LINKS: dict[type[Any], tuple[str, str]] = {
+    Connection: ("lastRunUrl", "lastRun"),
+    StorageConnection: ("lastRunUrl", "lastRun"),
+    AuthorizationInformation: ("authorizationUrl", "authorizationUrl"),
+}
+
+
+def spelling(name: str) -> str:
+    """The service's spelling of a field: `start_date_time` is `startDateTime`."""
+    if name in _SPELLINGS:
+        return _SPELLINGS[name]
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def href(members: Mapping[str, Any], name: str) -> str | None:
+    """The address of a link, None where `_links` or the link is missing or null."""
+    links = members.get("_links")
+    link = links.get(name) if isinstance(links, dict) else None
+    address = link.get("href") if isinstance(link, dict) else None
+    return address if isinstance(address, str) and address else None
+
+
+def moment(text: str) -> datetime | None:
+    """An aware UTC time, None for year 1 and for what cannot be read."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        _report_date(text)
+        return None
+    if time.year == 1:
+        return None
+    if time.tzinfo is UTC:
+        return time
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+@lru_cache(maxsize=256)  # the cache makes it once per value, and bounds what is remembered
+def _report_date(text: str) -> None:
+    if text:  # an empty one stands for "none"
+        log.warning("the service sent %r where a date belongs", text[:40])
+
+
+def _strict(kind: type[T], called: str) -> Callable[[Any, Any], T]:
+    def structure(value: Any, _: Any) -> T:
+        if type(value) is not kind:
+            raise TypeError(f"expected {called}, got {_shown(value)}")
+        return value
+
+    return structure
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) and len(value) < 40 else type(value).__name__
+
+
+def _enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
+    if type(value) is not str:
+        raise TypeError(f"expected a string, got {_shown(value)}")
+    return kind(value)
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, OpenEnum)
+
+
+def _optional_of(kind: Any) -> Any:
+    """X where the type is `X | None`, otherwise None."""
+    if not isinstance(kind, UnionType):
+        return None
+    inner = [arg for arg in get_args(kind) if arg is not NoneType]
+    return inner[0] if len(inner) == 1 else None
+
+
+def _optional_date(value: Any, _: Any) -> datetime | None:
+    return moment(value if type(value) is str else repr(value))
+
+
+def _optional_enum(value: Any, kind: Any) -> OpenEnum | None:
+    return None if value == "" else _enum(value, _optional_of(kind))  # "" stands for "none"
+
+
+def _structure_class(converter: Converter, cls: type[Any]) -> Callable[[Any, Any], Any]:
+    names = {f.name: override(rename=spelling(f.name)) for f in fields(cls)}
+    keeps_raw = "raw" in names
+    if keeps_raw:
+        names["raw"] = override(omit=True)
+    # mypy cannot know that the overrides are keyword arguments here
+    fill: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, **names)  # type: ignore[arg-type]
+    member, link = _LINKS.get(cls, ("", ""))
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not dict:
+            raise TypeError(f"expected an object, got {_shown(value)}")
+        told = {name: v for name, v in value.items() if v is not None}
+        if link and (address := href(value, link)):
+            told[member] = address
+        model = fill(told, cls)
+        if keeps_raw:
+            object.__setattr__(model, "raw", value)
+        return model
+
+    return structure
+
+
+def _structure_list(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
+    items: Any = GenericAlias(list, get_args(kind)[:1])
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not list:
+            raise TypeError(f"expected a list, got {_shown(value)}")
+        return tuple(converter.structure(value, items))
+
+    return structure
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _unstructure_class(converter: Converter, cls: type[Any]) -> Callable[[Any], Any]:
+    names = {f.name: override(rename=spelling(f.name)) for f in fields(cls)}
+    if cls is ExportOptions:  # the one member that the service requires
+        names["export_type"] = override(rename="exportType", omit_if_default=False)
+    unstructure: Callable[[Any], Any] = make_dict_unstructure_fn(
+        cls,
+        converter,
+        _cattrs_omit_if_default=True,
+        **names,  # type: ignore[arg-type]
+    )
+    return unstructure
+
+
+def _converter() -> Converter:
+    converter = Converter()
+    for kind, called in (
+        (str, "a string"),
+        (int, "a whole number"),
+        (bool, "true or false"),
+    ):
+        converter.register_structure_hook(kind, _strict(kind, called))
+    for enum in OpenEnum.__subclasses__():  # by name, or the hook of str would take them
+        converter.register_structure_hook(enum, _enum)
+    converter.register_structure_hook_func(lambda t: _optional_of(t) is datetime, _optional_date)
+    converter.register_structure_hook_func(lambda t: _is_enum(_optional_of(t)), _optional_enum)
+    converter.register_structure_hook_factory(_is_tuple, lambda t: _structure_list(converter, t))
+    converter.register_structure_hook_factory(has, lambda cls: _structure_class(converter, cls))
+    converter.register_unstructure_hook_factory(has, lambda cls: _unstructure_class(converter, cls))
+    converter.register_unstructure_hook_func(_is_enum, lambda member: member.value)
+    converter.register_unstructure_hook_func(_is_tuple, list)
+    return converter
+
+
+_CONVERTER = _converter()
+
+
+def json_object(response: Response) -> dict[str, Any]:
+    """The JSON object that is the answer's body, or a `ProtocolError`."""
+    try:
+        value = json.loads(response.body)
+    except ValueError as exc:
+        raise _broken(response, "the answer is not JSON") from exc
+    if type(value) is not dict:
+        raise _broken(response, "the answer is not a JSON object")
+    return value
+
+
+def decode(response: Response, member: str, cls: type[T]) -> T:
+    """The model that stands under `member` of the answer, or a `ProtocolError` with the path.
+
+    Without a `member` the answer itself is the model.
+    """
+    answer = json_object(response)
+    value = answer.get(member) if member else answer
+    if value is None:
+        raise _broken(response, "is missing", path=member)
+    return _structured(response, value, member, cls)
+
+
+def decode_list(response: Response, member: str, cls: type[T]) -> tuple[T, ...]:
+    """The models in the list under `member`; null and a missing member are no models."""
+    value = json_object(response).get(member)
+    if value is None:
+        return ()
+    return _structured(response, value, member, tuple[cls, ...])  # type: ignore[valid-type]
+
+
+def encode(value: Any) -> bytes:
+    """The JSON of what we send: no nulls, the service's spelling."""
+    return json.dumps(_CONVERTER.unstructure(value), separators=(",", ":")).encode()
+
+
+def _structured(response: Response, value: Any, path: str, cls: type[T]) -> T:
+    try:
+        return _CONVERTER.structure(value, cls)
+    except (
+        ClassValidationError,
+        IterableValidationError,
+        TypeError,
+        ValueError,
+    ) as exc:
+        place, what = _first_problem(exc, path)
+        raise _broken(response, what, path=place) from exc
+
+
+def _broken(response: Response, message: str, *, path: str = "") -> ProtocolError:
+    return ProtocolError(message=message, method=response.method, url=response.url, path=path)
+
+
+def _first_problem(exc: BaseException, path: str) -> tuple[str, str]:
+    """The place of the first thing that did not fit, and what was wrong with it."""
+    match exc:
+        case ClassValidationError():
+            inner, field_note = exc.group_exceptions()[0][0]
+            if isinstance(inner, KeyError):
+                return f"{path}.{inner.args[0]}", "is missing"
+            return _first_problem(inner, f"{path}.{spelling(field_note.name)}")
+        case IterableValidationError():
+            inner, item_note = exc.group_exceptions()[0][0]
+            return _first_problem(inner, f"{path}[{item_note.index}]")
+        case _:
+            return path, str(exc)

@@ -1,0 +1,121 @@
+"""When a request is sent again, and after what wait.
+
+The service documents no retry policy; the statuses are those its own clients repeat. A request that
+does harm when it is done twice is repeated only if the service surely did not take it. A
+`Retry-After` (RFC 9110, section 10.2.3) is a lower bound: it is neither shortened nor jittered.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import islice
+
+import backoff
+from attrs import field, frozen
+from attrs.validators import ge, gt, instance_of
+
+from itwin_export_async._errors import TransportError
+from itwin_export_async._protocol.http import Request, Response
+
+Outcome = Response | TransportError
+
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 521, 522, 524})
+
+
+def service_time(headers: Mapping[str, str]) -> datetime | None:
+    """The service's own clock: the `Date` of its answer, None when it has none that can be read."""
+    return _http_date(headers.get("Date"))
+
+
+def retry_after(headers: Mapping[str, str], *, now: datetime | None) -> float | None:
+    """Seconds the server asked us to wait, or None when it did not say.
+
+    Reads both forms of RFC 9110, section 10.2.3; nonsense counts as not having said. A date is
+    held against the answer's own `Date`, so that skewed clocks do no harm, and only without one
+    against `now` (None where that is not known).
+    """
+    asked = headers.get("Retry-After")
+    if asked is None:
+        return None
+    try:
+        seconds = float(asked)
+    except ValueError:
+        until, now = _http_date(asked), service_time(headers) or now
+        if until is None or now is None:
+            return None
+        seconds = max(0.0, (until - now).total_seconds())
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _http_date(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def surely_not_taken(outcome: Outcome) -> bool:
+    """Whether the service certainly did nothing with the request."""
+    if isinstance(outcome, TransportError):
+        return not outcome.sent
+    return outcome.status == 429 or (outcome.status == 503 and "Retry-After" in outcome.headers)
+
+
+def may_retry(request: Request, outcome: Outcome) -> bool:
+    """Whether sending the request once more can help and does no harm."""
+    if surely_not_taken(outcome):
+        return True
+    if not request.repeatable:
+        return False
+    return isinstance(outcome, TransportError) or outcome.status in TRANSIENT
+
+
+def leaves_doubt(outcome: Outcome) -> bool:
+    """Whether the service may have done what was asked although it did not say so."""
+    if surely_not_taken(outcome):
+        return False
+    return isinstance(outcome, TransportError) or outcome.status in TRANSIENT
+
+
+@frozen(kw_only=True)
+class RetryPolicy:
+    """How often and how patiently a request is repeated.
+
+    `attempts` counts all sendings, the first included: 1 never repeats. The waits between them are
+    drawn between zero and a bound that starts at `initial` seconds and doubles up to `maximum`,
+    unless the service asks for a wait of its own. If it asks for more than `max_retry_after`
+    seconds the refusal is raised at once. `jitter` draws a wait from its bound.
+    """
+
+    attempts: int = field(default=5, validator=[instance_of(int), ge(1)])
+    initial: float = field(default=0.5, validator=gt(0))
+    maximum: float = field(default=60.0, validator=gt(0))
+    max_retry_after: float = field(default=300.0, validator=ge(0))
+    jitter: Callable[[float], float] = field(default=backoff.full_jitter, repr=False)
+
+    def bound(self, attempt: int) -> float:
+        """The longest wait after this attempt, in seconds."""
+        waits = backoff.expo(base=2, factor=self.initial, max_value=self.maximum)
+        return float(next(islice(waits, attempt, None)))  # the generator's first item is no wait
+
+    def next_wait(
+        self, request: Request, outcome: Outcome, attempt: int, *, now: datetime
+    ) -> float | None:
+        """Seconds to wait before the request is sent again, None when it is not."""
+        if attempt >= self.attempts or not may_retry(request, outcome):
+            return None
+        asked = None
+        if isinstance(outcome, Response):
+            asked = retry_after(outcome.headers, now=now)
+        if asked is None:
+            return self.jitter(self.bound(attempt))
+        # kept to the letter: an asked wait has no jitter
+        return asked if asked <= self.max_retry_after else None
+
+    def wait_after_race(self, attempt: int) -> float | None:
+        """Seconds until a start that lost a race is tried again, None when it no longer is."""
+        return self.jitter(self.bound(attempt)) if attempt < self.attempts else None

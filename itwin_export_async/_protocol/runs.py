@@ -1,0 +1,163 @@
+"""Runs, of exports and of synchronizations alike: the twins differ only in their paths."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from attrs import evolve, frozen
+
+from itwin_export_async._models import Connection, ExportOptions, Run
+from itwin_export_async._protocol.addresses import RunAddress, run_address, segment
+from itwin_export_async._protocol.codec import decode, encode
+from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.paging import Page, page_of, page_query
+from itwin_export_async._protocol.refusals import refusal
+from itwin_export_async._protocol.retry import service_time
+
+CLOCK_TOLERANCE = timedelta(seconds=5)
+
+
+class Service(StrEnum):
+    """Which of the two services a run belongs to."""
+
+    EXPORT = "export"
+    SYNCHRONIZATION = "synchronization"
+
+
+_CONNECTIONS = {
+    Service.EXPORT: "/export/connections",
+    Service.SYNCHRONIZATION: "/synchronization/imodels/storageconnections",
+}
+
+
+def connection_path(service: Service, connection_id: str) -> str:
+    """The path of one connection."""
+    return f"{_CONNECTIONS[service]}/{segment('connection_id', connection_id)}"
+
+
+def create_run(connection_id: str, options: ExportOptions) -> Request:
+    """Start an export.
+
+    Repeatable: while the first run is active the service answers a second request with that very
+    run (303), so that a lost answer is found again by asking again.
+    """
+    return Request(
+        method="POST",
+        url=f"{connection_path(Service.EXPORT, connection_id)}/runs",
+        headers={"Content-Type": "application/json"},
+        body=encode(options),
+        repeatable=True,
+    )
+
+
+@frozen(kw_only=True)
+class Accepted:
+    """202: a run was started. `run` is None where the answer does not name it."""
+
+    run: RunAddress | None
+
+
+@frozen(kw_only=True)
+class AlreadyActive:
+    """303: the iModel has an active run, maybe of another connection; no new one was made."""
+
+    run: RunAddress | None
+
+
+@frozen(kw_only=True)
+class LostRace:
+    """409: another request for the same iModel is being taken at this moment."""
+
+
+def read_created_run(response: Response, *, base_url: str) -> Accepted | AlreadyActive | LostRace:
+    """What became of the request to start a run."""
+    match response.status:
+        case 202:
+            return Accepted(run=_located(response, base_url))
+        case 303:  # an active run exists already: that one is the answer
+            return AlreadyActive(run=_located(response, base_url))
+        case 409:
+            return LostRace()
+        case _:
+            raise refusal(response)
+
+
+def _located(response: Response, base_url: str) -> RunAddress | None:
+    location = response.headers.get("Location")
+    return run_address(response, location, base_url=base_url) if location else None
+
+
+def asked_at(response: Response, seconds: float, *, now: datetime) -> datetime:
+    """When, by the service's own clock, something happened `seconds` before this answer.
+
+    `now` is our own clock, for answers that do not tell the time.
+    """
+    return (service_time(response.headers) or now) - timedelta(seconds=seconds)
+
+
+def began_after(run: Run, moment: datetime) -> bool:
+    """Whether the run surely is no older than `moment`, give or take the clocks' tolerance."""
+    return run.start_date_time is not None and run.start_date_time >= moment - CLOCK_TOLERANCE
+
+
+def newest(runs: Iterable[Run]) -> Run | None:
+    """The run that began last; one whose start is not told yet is the newest of all."""
+    far = datetime.max
+    ordered = sorted(
+        runs,
+        key=lambda r: r.start_date_time.replace(tzinfo=None) if r.start_date_time else far,
+    )
+    return ordered[-1] if ordered else None
+
+
+def get_connection(service: Service, connection_id: str) -> Request:
+    """Read a connection of either service."""
+    return Request(method="GET", url=connection_path(service, connection_id))
+
+
+def read_connection(response: Response) -> Connection:
+    """The connection."""
+    match response.status:
+        case 200:
+            return decode(response, "connection", Connection)
+        case _:
+            raise refusal(response)
+
+
+def read_last_run(response: Response, *, base_url: str) -> RunAddress | None:
+    """The run that a connection's `lastRun` link names, None when it names none."""
+    link = read_connection(response).last_run_url
+    return run_address(response, link, base_url=base_url) if link else None
+
+
+def get_run(service: Service, connection_id: str, run_id: str) -> Request:
+    """Look at one run."""
+    path = connection_path(service, connection_id)
+    return Request(method="GET", url=f"{path}/runs/{segment('run_id', run_id)}")
+
+
+def read_run(response: Response, connection_id: str) -> Run:
+    """The run as it is now."""
+    match response.status:
+        case 200:
+            return _of(decode(response, "run", Run), connection_id)
+        case _:
+            raise refusal(response)
+
+
+def list_runs(
+    service: Service, connection_id: str, *, page_size: int | None, offset: int
+) -> Request:
+    """One page of a connection's runs."""
+    path = connection_path(service, connection_id)
+    return Request(method="GET", url=f"{path}/runs{page_query({}, page_size, offset)}")
+
+
+def read_runs(response: Response, connection_id: str) -> Page[Run]:
+    """One page of a connection's runs, in no order."""
+    page = page_of(response, "runs", Run)
+    return evolve(page, items=tuple(_of(run, connection_id) for run in page.items))
+
+
+def _of(run: Run, connection_id: str) -> Run:
+    return run if run.connection_id else evolve(run, connection_id=connection_id)

@@ -1,0 +1,140 @@
+"""Storage: files by id, and their content from the blob store behind it.
+
+A download is two steps: Storage answers with a redirect (302) to a signed address in the blob
+store, and that is fetched without the bearer token, which the blob store would refuse and must not
+see. The signature expires soon, so that the address is asked for just before it is used.
+
+https://developer.bentley.com/apis/storage/operations/
+"""
+
+import base64
+import re
+from uuid import UUID
+
+from attrs import frozen
+
+from itwin_export_async._errors import (
+    DownloadError,
+    ExportError,
+    ProtocolError,
+    without_query,
+)
+from itwin_export_async._models import StoredFile
+from itwin_export_async._protocol.addresses import is_safe, segment
+from itwin_export_async._protocol.codec import decode
+from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.refusals import refusal
+
+OCTETS = "application/vnd.bentley.itwin-platform.v1+octet-stream"
+_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+def get_file(file_id: str) -> Request:
+    """Read a file's metadata."""
+    return Request(method="GET", url=f"/storage/files/{segment('file_id', file_id)}")
+
+
+def read_file(response: Response) -> StoredFile:
+    """The file's metadata."""
+    match response.status:
+        case 200:
+            return decode(response, "file", StoredFile)
+        case _:
+            raise refusal(response)
+
+
+def download_file(file_id: str) -> Request:
+    """Ask where a file's content can be fetched."""
+    return Request(
+        method="GET",
+        url=f"/storage/files/{segment('file_id', file_id)}/download",
+        headers={"Accept": OCTETS},
+    )
+
+
+def read_download(response: Response) -> str:
+    """The signed address of the content, to be used byte for byte as it is."""
+    match response.status:
+        case 302 | 303 | 307:
+            address = response.headers.get("Location", "")
+            if not is_safe(address):
+                raise ProtocolError(
+                    message=f"the redirect to {without_query(address)!r} cannot be followed",
+                    method=response.method,
+                    url=response.url,
+                )
+            return address
+        case _:
+            raise refusal(response)
+
+
+def get_blob(address: str, *, done: int, etag: str | None) -> Request:
+    """Fetch the content, or what is missing of it after `done` bytes of the version `etag`."""
+    headers = {"Accept-Encoding": "identity"}
+    if done and etag:
+        headers |= {"Range": f"bytes={done}-", "If-Match": etag}
+    return Request(method="GET", url=address, headers=headers)
+
+
+@frozen(kw_only=True)
+class Content:
+    """What a blob's answer holds: bytes from `start` on, of `total` (None when not told).
+
+    `md5` is the digest of the whole file, None where the answer has none.
+    """
+
+    start: int
+    total: int | None
+    etag: str | None
+    md5: bytes | None
+
+
+def read_blob(response: Response, *, done: int) -> Content | ExportError:
+    """What the answer holds. A refusal is returned: an expired signature is asked for anew."""
+    match response.status:
+        case 200:
+            length = response.headers.get("Content-Length", "")
+            return _content(response, 0, int(length) if length.isdecimal() else None)
+        case 206:
+            found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if not found or int(found[1]) != done:
+                return DownloadError(message="the server sent another range than it was asked for")
+            return _content(response, done, int(found[3]))
+        case 412 | 416:
+            return DownloadError(message="the file changed while it was fetched")
+        case _:
+            return refusal(response)
+
+
+def _content(response: Response, start: int, total: int | None) -> Content:
+    whole = response.headers.get("x-ms-blob-content-md5")
+    if whole is None and start == 0:
+        whole = response.headers.get("Content-MD5")
+    try:
+        md5 = base64.b64decode(whole, validate=True) if whole else None
+    except ValueError:
+        md5 = None
+    return Content(start=start, total=total, etag=response.headers.get("ETag"), md5=md5)
+
+
+def composite_id(itwin_id: str | None, file_id: str) -> str | None:
+    """The Storage id that a plain GUID may stand for: the iTwin's and its own, packed together.
+
+    None when either is no GUID. The service does not document this; it is tried second.
+    """
+    try:
+        packed = UUID(itwin_id).bytes_le + UUID(file_id).bytes_le
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def safe_name(display_name: str, *, fallback: str) -> str:
+    """A file name that stays in its folder and that every file system takes."""
+    name = re.split(r"[/\\]", display_name)[-1]
+    name = _UNFIT.sub("_", name).strip().rstrip(".")
+    if not name or _RESERVED.match(name):
+        name = f"_{name}" if name else fallback
+    return name[:200]
