@@ -1,0 +1,136 @@
+"""The asyncio-native Python client of Bentley's iTwin Export API.
+
+async with ExportClient(ClientCredentials.from_env()) as client:
+    connection = await client.find_or_create_connection(imodel_id, display_name="nightly IFC")
+    run = await client.start_run(connection.id, ExportOptions(ifc_version=IfcVersion.IFC4_3))
+    await run.wait(timeout=3600)
+    paths = await run.download("out/")
+"""
+
+from itwin_export_async._auth import ClientCredentials, TokenProvider
+from itwin_export_async._client import ExportClient
+from itwin_export_async._errors import (
+    AuthenticationFailed,
+    AuthorizationRequired,
+    Conflict,
+    DownloadError,
+    ErrorDetail,
+    ExportError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    ProtocolError,
+    RateLimited,
+    RequestTimeout,
+    ResponseError,
+    RunError,
+    RunFailed,
+    RunPartlyFailed,
+    RunTimeout,
+    RunUnreachable,
+    ServiceUnavailable,
+    TokenError,
+    TransportError,
+)
+from itwin_export_async._models import (
+    AuthenticationType,
+    AuthorizationInformation,
+    Connection,
+    ConnectorType,
+    ExecutionResult,
+    ExecutionState,
+    ExportOptions,
+    ExportType,
+    IfcVersion,
+    InputOptions,
+    Job,
+    OutputLocation,
+    OutputOptions,
+    Run,
+    RunFault,
+    RunUpdate,
+    SourceFile,
+    StateChange,
+    StorageConnection,
+    StoredFile,
+    Task,
+    TaskError,
+)
+from itwin_export_async._paging import Listing
+from itwin_export_async._protocol.http import Request, Response, Transport
+from itwin_export_async._protocol.identity import AccessToken
+from itwin_export_async._protocol.retry import RetryPolicy
+from itwin_export_async._protocol.schedule import (
+    Exponential,
+    FixedInterval,
+    Inspection,
+    PollSchedule,
+    PollView,
+)
+from itwin_export_async._runs import RunHandle, RunOrigin
+from itwin_export_async._session import Session
+from itwin_export_async._storage import StorageClient
+
+__all__ = [
+    "AccessToken",
+    "AuthenticationFailed",
+    "AuthenticationType",
+    "AuthorizationInformation",
+    "AuthorizationRequired",
+    "ClientCredentials",
+    "Conflict",
+    "Connection",
+    "ConnectorType",
+    "DownloadError",
+    "ErrorDetail",
+    "ExecutionResult",
+    "ExecutionState",
+    "Exponential",
+    "ExportClient",
+    "ExportError",
+    "ExportOptions",
+    "ExportType",
+    "FixedInterval",
+    "IfcVersion",
+    "InputOptions",
+    "Inspection",
+    "InvalidRequest",
+    "Job",
+    "Listing",
+    "NotFound",
+    "OutputLocation",
+    "OutputOptions",
+    "PermissionDenied",
+    "PollSchedule",
+    "PollView",
+    "ProtocolError",
+    "RateLimited",
+    "Request",
+    "RequestTimeout",
+    "Response",
+    "ResponseError",
+    "RetryPolicy",
+    "Run",
+    "RunError",
+    "RunFailed",
+    "RunFault",
+    "RunHandle",
+    "RunOrigin",
+    "RunPartlyFailed",
+    "RunTimeout",
+    "RunUnreachable",
+    "RunUpdate",
+    "ServiceUnavailable",
+    "Session",
+    "SourceFile",
+    "StateChange",
+    "StorageClient",
+    "StorageConnection",
+    "StoredFile",
+    "Task",
+    "TaskError",
+    "TokenError",
+    "TokenProvider",
+    "Transport",
+    "TransportError",
+]

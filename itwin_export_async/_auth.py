@@ -1,0 +1,222 @@
+"""Tokens: where they come from, and one keeper per session that has a good one ready.
+
+A token is fetched once for all who wait for it, renewed before it ends while the old one still
+works, and forgotten when the service refuses it.
+"""
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol, Self, TypeAlias
+
+from attrs import field, frozen
+
+from itwin_export_async._errors import TokenError, TransportError
+from itwin_export_async._protocol.addresses import checked_base
+from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.identity import (
+    IMS,
+    TOKEN_PATH,
+    AccessToken,
+    read_token,
+    token_request,
+)
+from itwin_export_async._transport import AiohttpTransport
+
+log = logging.getLogger(__name__)
+
+RENEW_EARLY = 300.0  # seconds before the end of a token at which the next one is fetched
+
+
+class TokenProvider(Protocol):
+    """Whatever can produce a token when asked."""
+
+    async def get_token(self) -> AccessToken:
+        """A token that is good now."""
+        ...
+
+
+TokenCallable: TypeAlias = Callable[[], "str | AccessToken | Awaitable[str | AccessToken]"]
+Auth: TypeAlias = str | AccessToken | TokenProvider | TokenCallable
+Exchange: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+def _filled(instance: object, attribute: Any, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{attribute.name} must be a string that is not empty")
+
+
+def _token_url(value: Any) -> str:
+    return checked_base("token_url", value)
+
+
+@frozen
+class ClientCredentials:
+    """A service application: it gets tokens in its own name (OAuth 2 client credentials).
+
+    It sees an iTwin only once its address `{client_id}@apps.imsoidc.bentley.com` was added there
+    with a role.
+    """
+
+    client_id: str = field(validator=_filled)
+    client_secret: str = field(validator=_filled, repr=False)
+    scope: str = field(default="itwin-platform", kw_only=True)
+    token_url: str = field(default=IMS + TOKEN_PATH, kw_only=True, converter=_token_url)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """From `ITP_SERVICE_CLIENT_ID` and `ITP_SERVICE_CLIENT_SECRET`, the issuer from
+        `ITP_ISSUER_URL` where that is set. A missing one is a `ValueError` that names it."""
+        issuer = os.environ.get("ITP_ISSUER_URL") or IMS
+        return cls(
+            _variable("ITP_SERVICE_CLIENT_ID"),
+            _variable("ITP_SERVICE_CLIENT_SECRET"),
+            token_url=issuer.rstrip("/") + TOKEN_PATH,
+        )
+
+    async def get_token(self) -> AccessToken:
+        """A new token, fetched over a connection of its own. Raises `TokenError`."""
+        transport = AiohttpTransport()
+        try:
+            return await self.fetch(transport.send)
+        finally:
+            await transport.close()
+
+    async def fetch(self, exchange: Exchange) -> AccessToken:
+        """A new token by way of `exchange`, which sends a request and brings the answer."""
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "scope": self.scope,
+        }
+        try:
+            response = await exchange(token_request(self.token_url, form))
+        except TransportError as exc:
+            raise TokenError(message=f"no token: {exc}", passing=True) from exc
+        return read_token(response, now=datetime.now(UTC))
+
+
+def _variable(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value.strip():
+        raise ValueError(f"the environment variable {name} is not set")
+    return value.strip()
+
+
+def auth_from_env() -> "str | ClientCredentials":
+    """`ITWIN_ACCESS_TOKEN` where it is set, otherwise the service application of the environment.
+
+    With neither, a `ValueError` names what could be set.
+    """
+    if token := os.environ.get("ITWIN_ACCESS_TOKEN", "").strip():
+        return token
+    names = ("ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET")
+    if not any(os.environ.get(name, "").strip() for name in names):
+        raise ValueError(
+            "no token: set ITWIN_ACCESS_TOKEN, or ITP_SERVICE_CLIENT_ID and "
+            "ITP_SERVICE_CLIENT_SECRET, in the environment"
+        )
+    return ClientCredentials.from_env()
+
+
+def checked_auth(auth: Any) -> Auth:
+    """What can be used as `auth`, or an error that says what could be."""
+    if isinstance(auth, str):
+        return AccessToken(auth.strip())
+    if isinstance(auth, AccessToken) or hasattr(auth, "get_token") or callable(auth):
+        return auth  # type: ignore[no-any-return]
+    raise TypeError(
+        "auth must be a token, an object with get_token(), or a callable that returns a token, "
+        f"not {type(auth).__name__}"
+    )
+
+
+class TokenKeeper:
+    """Has the session's token ready. `exchange` carries requests to the token service."""
+
+    def __init__(self, auth: Auth, exchange: Exchange) -> None:
+        self._auth = auth
+        self._exchange = exchange
+        self._token: AccessToken | None = auth if isinstance(auth, AccessToken) else None
+        self._ends: float | None = None
+        self._fetching: asyncio.Task[AccessToken] | None = None
+
+    async def get(self) -> str:
+        """The token to send now."""
+        token = self._token
+        if token is None or self._is_due():
+            token = await self._shared_fetch()
+        return token.value
+
+    def invalidate(self, sent: str) -> bool:
+        """Forget the token that was refused, unless another has taken its place since.
+
+        Says whether asking once more makes sense: never for a fixed token.
+        """
+        if isinstance(self._auth, AccessToken):
+            return False
+        if self._token is not None and self._token.value == sent:
+            self._token = None
+        return True
+
+    async def close(self) -> None:
+        """End a fetch that is still under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+
+    def _is_due(self) -> bool:
+        return self._ends is not None and asyncio.get_running_loop().time() >= self._ends
+
+    async def _shared_fetch(self) -> AccessToken:
+        """One fetch for all who wait: it goes on though the first of them is cancelled."""
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching.add_done_callback(self._fetched)
+        return await asyncio.shield(self._fetching)
+
+    def _fetched(self, task: "asyncio.Task[AccessToken]") -> None:
+        self._fetching = None
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits for it any more
+
+    async def _fetch(self) -> AccessToken:
+        told = await self._ask()
+        token = AccessToken(told.strip()) if isinstance(told, str) else told
+        if not isinstance(token, AccessToken):
+            raise TokenError(message=f"auth gave a {type(token).__name__} where a token belongs")
+        loop, lifetime = asyncio.get_running_loop(), _seconds_left(token)
+        if lifetime is None:
+            self._ends = None
+            self._token = None if isinstance(told, str) else token  # a string is not ours to keep
+        else:
+            self._ends = loop.time() + max(lifetime - RENEW_EARLY, lifetime / 2)
+            self._token = token
+        log.debug(
+            "fetched a token, good for %s s",
+            "unknown" if lifetime is None else lifetime,
+        )
+        return token
+
+    async def _ask(self) -> str | AccessToken:
+        auth = self._auth
+        if isinstance(auth, ClientCredentials):
+            return await auth.fetch(self._exchange)
+        ask: Any = getattr(auth, "get_token", auth)
+        if inspect.iscoroutinefunction(ask):
+            told = await ask()
+        else:
+            told = await asyncio.to_thread(ask)  # it may block
+            if inspect.isawaitable(told):
+                told = await told
+        return told  # type: ignore[no-any-return]
+
+
+def _seconds_left(token: AccessToken) -> float | None:
+    if token.expires_at is None:
+        return None
+    return (token.expires_at - datetime.now(UTC)).total_seconds()

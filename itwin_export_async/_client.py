@@ -1,0 +1,282 @@
+"""The client: what people write against."""
+
+import logging
+from os import environ
+from typing import Any, Self
+
+import aiohttp
+
+from itwin_export_async._auth import Auth, auth_from_env
+from itwin_export_async._errors import NotFound, ResponseError, TransportError
+from itwin_export_async._following import Following
+from itwin_export_async._models import (
+    AuthenticationType,
+    AuthorizationInformation,
+    Connection,
+    ExportOptions,
+    Run,
+)
+from itwin_export_async._models.options import member_of
+from itwin_export_async._outputs import Outputs
+from itwin_export_async._paging import Listing, runs_of
+from itwin_export_async._protocol import export, runs
+from itwin_export_async._protocol.addresses import checked_id
+from itwin_export_async._protocol.paging import checked_page_size
+from itwin_export_async._protocol.retry import RetryPolicy
+from itwin_export_async._protocol.runs import Service
+from itwin_export_async._protocol.schedule import Inspection, PollSchedule
+from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin, read_run_token
+from itwin_export_async._session import Session
+from itwin_export_async._starting import IfActive, RunStarter, checked_if_active
+from itwin_export_async._storage import StorageClient
+from itwin_export_async._transport import Transport
+
+log = logging.getLogger(__name__)
+
+
+class ExportClient:
+    """The iTwin Export API. Open it with `async with`, in the event loop that uses it.
+
+    `auth`: a token, an object with `async get_token()`, or a callable that gives either; or
+    `session`, an open `Session` that is used instead and stays open. `base_url`: where the API is,
+    Bentley's by default. `retry`: how often requests are repeated. `schedule`: when runs are looked
+    at. `request_timeout`: seconds for one request, 30 by default. `outage_allowance`: seconds for
+    which looks at a run may fail before its `wait` gives up. `http`: your own
+    `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests instead of
+    aiohttp, such as an emulator.
+    """
+
+    def __init__(
+        self,
+        auth: Auth | None = None,
+        *,
+        session: Session | None = None,
+        base_url: str | None = None,
+        retry: RetryPolicy | None = None,
+        schedule: PollSchedule | None = None,
+        request_timeout: float | None = None,
+        outage_allowance: float = 900.0,
+        http: aiohttp.ClientSession | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        own = {
+            "base_url": base_url,
+            "retry": retry,
+            "request_timeout": request_timeout,
+            "http": http,
+            "transport": transport,
+        }
+        given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        if session is None:
+            if auth is None:
+                raise TypeError("ExportClient needs auth (a token, credentials) or a session")
+            self._session = Session(auth, **given)
+        elif auth is not None or given:
+            names = ", ".join([*(["auth"] if auth is not None else []), *given])
+            raise TypeError(f"session and {names} exclude each other")
+        else:
+            self._session = session
+        if not outage_allowance >= 0:
+            raise ValueError(f"outage_allowance must be at least 0, not {outage_allowance}")
+        self._owns_session = session is None
+        self._following = Following(self._session, schedule or Inspection(), outage_allowance)
+        self.storage = StorageClient(self._session)
+        """iTwin Storage: where the exported files are."""
+        self._desk = RunDesk(
+            session=self._session,
+            following=self._following,
+            outputs=Outputs(self._session, self.storage),
+        )
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """A client with what the environment says; `options` are those of the class.
+
+        `ITWIN_ACCESS_TOKEN`, or `ITP_SERVICE_CLIENT_ID` and `ITP_SERVICE_CLIENT_SECRET` (with
+        `ITP_ISSUER_URL`), and `ITP_API_URL` for the base address. Raises a `ValueError` that names
+        what is missing.
+        """
+        if url := environ.get("ITP_API_URL", "").strip():
+            options.setdefault("base_url", url)
+        return cls(auth_from_env(), **options)
+
+    async def __aenter__(self) -> Self:
+        if self._owns_session:
+            await self._session.__aenter__()
+        else:
+            self._session.check_open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._following.close()
+        finally:
+            if self._owns_session:
+                await self._session.__aexit__()
+
+    @property
+    def session(self) -> Session:
+        """The session that carries this client's requests."""
+        return self._session
+
+    async def create_connection(
+        self,
+        imodel_id: str,
+        *,
+        display_name: str | None = None,
+        authentication_type: AuthenticationType | str | None = None,
+    ) -> Connection:
+        """Make an export connection of an iModel.
+
+        `authentication_type`: in whose name its runs work, None leaves it to the service (which
+        takes the user's). Sent once: when no answer comes it may or may not have been made, and
+        `TransportError` says so; `find_or_create_connection` is safe against that.
+
+        https://developer.bentley.com/apis/export/operations/create-export-connection/
+        """
+        request = export.create_connection(imodel_id, display_name, authentication_type)
+        return export.read_created_connection(await self._session.send(request))
+
+    async def find_or_create_connection(
+        self,
+        imodel_id: str,
+        *,
+        display_name: str,
+        authentication_type: AuthenticationType | str | None = None,
+    ) -> Connection:
+        """The iModel's connection of this name (and authentication type, where one is given); it
+        is made if there is none. When the answer to that is lost, the list is looked at again, so
+        that no twin is made.
+        """
+        wanted = None
+        if authentication_type is not None:
+            wanted = member_of(AuthenticationType, "authentication_type", authentication_type)
+        found = await self._find_connection(imodel_id, display_name, wanted)
+        if found is not None:
+            return found
+        try:
+            return await self.create_connection(
+                imodel_id, display_name=display_name, authentication_type=wanted
+            )
+        except (TransportError, ResponseError) as error:
+            if isinstance(error, ResponseError) and error.status < 500:
+                raise
+            found = await self._find_connection(imodel_id, display_name, wanted)
+            if found is None:
+                raise
+            log.info("connection %s had been made although its answer was lost", found.id)
+            return found
+
+    async def _find_connection(
+        self, imodel_id: str, display_name: str, kind: AuthenticationType | None
+    ) -> Connection | None:
+        try:
+            async for connection in self.list_connections(imodel_id):
+                named = connection.display_name == display_name
+                if named and kind in (None, connection.authentication_type):
+                    return connection
+        except NotFound as error:  # an iModel without connections; creating one tells the rest
+            if error.is_gateway:
+                raise
+        return None
+
+    async def get_connection(self, connection_id: str) -> Connection:
+        """Read a connection. Raises `NotFound`.
+
+        https://developer.bentley.com/apis/export/operations/get-export-connection/
+        """
+        request = runs.get_connection(Service.EXPORT, connection_id)
+        return runs.read_connection(await self._session.send(request))
+
+    def list_connections(
+        self, imodel_id: str, *, page_size: int | None = None
+    ) -> Listing[Connection]:
+        """The connections of an iModel. `page_size` None leaves it to the service.
+
+        https://developer.bentley.com/apis/export/operations/get-export-connections/
+        """
+        size = checked_page_size(page_size)
+        checked_id("imodel_id", imodel_id)
+        return Listing(
+            self._session,
+            lambda offset: export.list_connections(imodel_id, page_size=size, offset=offset),
+            export.read_connections,
+        )
+
+    async def delete_connection(self, connection_id: str) -> None:
+        """Delete a connection. Raises `Conflict` while a run of it is active.
+
+        https://developer.bentley.com/apis/export/operations/delete-export-connection/
+        """
+        response = await self._session.send(export.delete_connection(connection_id))
+        export.read_deleted_connection(response)
+
+    async def start_run(
+        self,
+        connection_id: str,
+        options: ExportOptions | None = None,
+        *,
+        if_active: IfActive = "join",
+    ) -> RunHandle:
+        """Start an export, and hold its run. `options` None is `ExportOptions()`.
+
+        An iModel has one active run. `if_active` says what to do when there is one already, which
+        may be another connection's and have other options: `"join"` holds that run (`origin` is
+        `JOINED`), `"wait"` sees it end and starts then, `"raise"` raises `Conflict` with its
+        handle. An answer that was lost is found again (`RECOVERED`).
+
+        https://developer.bentley.com/apis/export/operations/create-export-connection-run/
+        """
+        checked_if_active(if_active)
+        starter = RunStarter(
+            desk=self._desk,
+            service=Service.EXPORT,
+            connection_id=connection_id,
+            request=runs.create_run(connection_id, options or ExportOptions()),
+            if_active=if_active,
+        )
+        return await starter.start()
+
+    async def get_run(self, connection_id: str, run_id: str) -> Run:
+        """Look at a run, once. Raises `NotFound`.
+
+        https://developer.bentley.com/apis/export/operations/get-export-connection-run/
+        """
+        request = runs.get_run(Service.EXPORT, connection_id, run_id)
+        return runs.read_run(await self._session.send(request), connection_id)
+
+    def list_runs(self, connection_id: str, *, page_size: int | None = None) -> Listing[Run]:
+        """The runs of a connection, in no order. `page_size` None leaves it to the service.
+
+        https://developer.bentley.com/apis/export/operations/get-export-connection-runs/
+        """
+        checked_id("connection_id", connection_id)
+        return runs_of(self._session, Service.EXPORT, connection_id, page_size)
+
+    def run(self, connection_id: str, run_id: str) -> RunHandle:
+        """A handle of a run that you know by its ids. Asks nothing."""
+        return RunHandle(
+            connection_id=checked_id("connection_id", connection_id),
+            run_id=checked_id("run_id", run_id),
+            origin=RunOrigin.ATTACHED,
+            desk=self._desk,
+        )
+
+    def resume(self, token: str | RunHandle) -> RunHandle:
+        """A handle from `run.token`, or from a handle that was pickled. Asks nothing.
+
+        Raises a `ValueError` for a text that is no such token.
+        """
+        if isinstance(token, RunHandle):
+            return RunHandle(**token.__getstate__(), desk=self._desk)
+        return RunHandle(**read_run_token(token), origin=RunOrigin.ATTACHED, desk=self._desk)
+
+    async def get_authorization(self, redirect_url: str) -> AuthorizationInformation:
+        """Whether the user has agreed to background work in their name, and where they can.
+
+        `redirect_url`: where that page sends them afterwards, an absolute address.
+
+        https://developer.bentley.com/apis/export/operations/get-authorizationinformation/
+        """
+        request = export.get_authorization(redirect_url)
+        return export.read_authorization(await self._session.send(request))

@@ -1,0 +1,242 @@
+"""Following runs: one poll loop for each run of a client, however many wait for it.
+
+The loop writes what it sees as a chain of links; every watcher walks the chain at its own pace, so
+that none misses a change and none disturbs another. The loop ends when its last watcher leaves.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+
+from attrs import define, evolve, field, frozen
+
+from itwin_export_async._errors import ExportError, ResponseError
+from itwin_export_async._models import Run
+from itwin_export_async._protocol.following import Course, goes_backwards
+from itwin_export_async._protocol.http import Response
+from itwin_export_async._protocol.retry import RetryPolicy, service_time
+from itwin_export_async._protocol.runs import Service, get_run, read_run
+from itwin_export_async._protocol.schedule import PollSchedule, PollView
+from itwin_export_async._session import Session
+
+log = logging.getLogger(__name__)
+
+
+@frozen(kw_only=True)
+class RunKey:
+    """Which run."""
+
+    service: Service
+    connection_id: str
+    run_id: str
+
+
+@frozen(kw_only=True)
+class Sighting:
+    """A look at a run that worked. `is_over`: there is nothing more to see."""
+
+    run: Run
+    is_over: bool
+
+
+@frozen(kw_only=True)
+class Pause:
+    """The service asked to wait until `until`, in the loop's time, and refused with `error`."""
+
+    until: float
+    error: ResponseError
+
+
+@frozen(kw_only=True)
+class Ending:
+    """The run cannot be followed any further. `outage` is set, in seconds, when looks have failed
+    for longer than allowed; otherwise waiting cannot cure `error`."""
+
+    error: BaseException
+    outage: float | None = None
+
+
+News = Sighting | Pause | Ending
+
+
+@define(eq=False)
+class _Link:
+    """One piece of news, and the way to the next."""
+
+    news: News | None = None
+    next: "_Link | None" = None
+    ready: asyncio.Event = field(factory=asyncio.Event)
+
+    def append(self, news: News) -> "_Link":
+        self.next = _Link(news)
+        self.ready.set()
+        return self.next
+
+
+async def look(
+    session: Session, key: RunKey, *, retry: RetryPolicy | None = None
+) -> tuple[Run, float | None]:
+    """The run as it is now, and its age in seconds by the service's clock (None if untold)."""
+    request = get_run(key.service, key.connection_id, key.run_id)
+    response = await session.send(request, retry=retry)
+    run = read_run(response, key.connection_id)
+    return run, _age(run, response)
+
+
+def _age(run: Run, response: Response) -> float | None:
+    if run.start_date_time is None:
+        return None
+    now = service_time(response.headers) or datetime.now(UTC)
+    return max(0.0, (now - run.start_date_time).total_seconds())
+
+
+class Following:
+    """The runs that one client follows."""
+
+    def __init__(self, session: Session, schedule: PollSchedule, outage_allowance: float) -> None:
+        self._session = session
+        self._schedule = schedule
+        self._allowance = outage_allowance
+        self._retry = evolve(session.retry, max_retry_after=0.0)  # watchers see an asked wait
+        self._followers: dict[RunKey, _Follower] = {}
+        self._loops: set[asyncio.Task[None]] = set()
+
+    async def news(self, key: RunKey, *, fresh: bool) -> AsyncGenerator[News, None]:
+        """What is seen of the run, the present state first, until it is over or out of reach.
+
+        `fresh`: the run was started just now, so there is no hurry to look and a 404 may pass.
+        """
+        async with self._watching(key, fresh) as link, aclosing(_walk(link)) as walk:
+            async for news in walk:
+                yield news
+
+    @asynccontextmanager
+    async def _watching(self, key: RunKey, fresh: bool) -> AsyncIterator[_Link]:
+        follower = self._followers.get(key)
+        if follower is None:
+            follower = self._followers[key] = _Follower()
+            self._begin(key, follower, fresh)
+        follower.watchers += 1
+        try:
+            yield follower.present
+        finally:
+            follower.watchers -= 1
+            if not follower.watchers:
+                self._end(key, follower)
+
+    def _begin(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
+        loop = asyncio.create_task(self._follow(key, follower, fresh))
+        follower.loop = loop
+        self._loops.add(loop)
+        loop.add_done_callback(follower.loop_ended)
+        loop.add_done_callback(self._loops.discard)
+
+    def _end(self, key: RunKey, follower: "_Follower") -> None:
+        if self._followers.get(key) is follower:
+            del self._followers[key]
+        if follower.loop is not None:
+            follower.loop.cancel()
+
+    async def close(self) -> None:
+        """End all loops; who still waits is told that the client was closed."""
+        for loop in tuple(self._loops):
+            loop.cancel()
+        if self._loops:
+            await asyncio.wait(self._loops)
+        self._followers.clear()
+
+    async def _follow(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        course = Course(began=start, followed=start, changed=start, fresh=fresh)
+        wait = self._next_wait(course, start) if fresh else 0.0
+        while True:
+            await asyncio.sleep(wait)
+            asked = 0.0
+            try:
+                run, age = await look(self._session, key, retry=self._retry)
+            except ExportError as error:
+                now = clock()
+                if not course.may_pass(error, now=now):
+                    return follower.tell(Ending(error=error))
+                course = course.missed(now=now)
+                if course.outage(now) > self._allowance:
+                    return follower.tell(Ending(error=error, outage=course.outage(now)))
+                log.info("looking at run %s failed, trying on: %s", key.run_id, error)
+                if isinstance(error, ResponseError) and error.retry_after:
+                    asked = error.retry_after
+                    follower.tell(Pause(until=now + asked, error=error))
+            else:
+                now = clock()
+                before, course = course, course.seen(run, age=age, now=now)
+                _report(key, before, course)
+                if course.is_over or course.brought_news:
+                    follower.tell(Sighting(run=run, is_over=course.is_over))
+                if course.is_over:
+                    return None
+            wait = max(asked, self._next_wait(course, now))
+
+    def _next_wait(self, course: Course, now: float) -> float:
+        return self._schedule.next_wait(
+            PollView(
+                age=now - course.began,
+                looks=course.looks,
+                state=course.run.state if course.run else None,
+                since_change=now - course.changed,
+            )
+        )
+
+
+def _report(key: RunKey, before: Course, course: Course) -> None:
+    run = course.run
+    if run is None:
+        return
+    if course.is_over:
+        log.info("run %s ended: %s", key.run_id, run.outcome.value)
+    elif before.run is not None and goes_backwards(before.run.state, run.state):
+        log.warning("run %s went back from %s to %s", key.run_id, before.run.state, run.state)
+    else:
+        log.debug("run %s: %s", key.run_id, run.state.value)
+
+
+@define(eq=False)
+class _Follower:
+    """One followed run: its loop, and the link that a new watcher starts from."""
+
+    watchers: int = 0
+    loop: "asyncio.Task[None] | None" = None
+    present: _Link = field(factory=_Link)
+    _tail: _Link = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._tail = self.present
+
+    def tell(self, news: News) -> None:
+        """Add to the chain. A late watcher starts with the latest state, not with a pause."""
+        self._tail = self._tail.append(news)
+        if not isinstance(news, Pause):
+            self.present = self._tail
+
+    def loop_ended(self, loop: "asyncio.Task[None]") -> None:
+        """Whoever still waits must not wait for ever."""
+        if loop.cancelled():
+            self.tell(Ending(error=RuntimeError("the client was closed")))
+        elif (error := loop.exception()) is not None:
+            self.tell(Ending(error=error))
+
+
+async def _walk(link: _Link) -> AsyncGenerator[News, None]:
+    if link.news is not None:
+        yield link.news
+    while not isinstance(link.news, Ending) and not _is_over(link.news):
+        await link.ready.wait()
+        assert link.next is not None
+        link = link.next
+        assert link.news is not None
+        yield link.news
+
+
+def _is_over(news: News | None) -> bool:
+    return isinstance(news, Sighting) and news.is_over

@@ -1,0 +1,125 @@
+"""The output files of a finished run, from Storage to disk.
+
+A file may not be readable at once after the end, and the id that the run tells may be a part of the
+one that Storage knows. So each round tries the id as given, then the composite of the iTwin's id
+and it; rounds go on for a while.
+"""
+
+import asyncio
+import logging
+from functools import partial
+from itertools import count
+from os import PathLike
+from pathlib import Path
+
+from itwin_export_async._errors import DownloadError, NotFound
+from itwin_export_async._models import Run
+from itwin_export_async._protocol.runs import Service, get_connection, read_connection
+from itwin_export_async._protocol.storage import composite_id, safe_name
+from itwin_export_async._session import Session
+from itwin_export_async._storage import Progress, StorageClient, is_folder
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 30.0
+
+
+class Outputs:
+    """Fetches what runs made. `patience`: seconds for which a file may be unknown to Storage."""
+
+    def __init__(
+        self, session: Session, storage: StorageClient, *, patience: float = PATIENCE
+    ) -> None:
+        self._session = session
+        self._storage = storage
+        self._patience = patience
+
+    async def fetch(
+        self,
+        run: Run,
+        destination: str | PathLike[str],
+        on_progress: Progress | None = None,
+    ) -> list[Path]:
+        """Bring every output file of the run to disk. Raises `DownloadError`."""
+        if not run.output_file_ids:
+            raise DownloadError(
+                message=f"run {run.id} names no output file",
+                destination=str(destination),
+            )
+        paths: list[Path] = []
+        for file_id in run.output_file_ids:
+            paths.append(await self._one(run, file_id, destination, paths, on_progress))
+        return paths
+
+    async def _one(
+        self,
+        run: Run,
+        file_id: str,
+        destination: str | PathLike[str],
+        taken: list[Path],
+        on_progress: Progress | None,
+    ) -> Path:
+        fetch = partial(self._try, destination, taken, on_progress)
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self._patience
+        path = await fetch(file_id)
+        if path is not None:
+            return path
+        names = [file_id, *await self._composites(run, file_id)]
+        for pause in count():
+            for name in names:
+                path = await fetch(name)
+                if path is not None:
+                    return path
+            wait = min(1.0 + pause, ends - clock())
+            if wait <= 0:
+                break
+            log.info("output %s cannot be read yet; again in %.1f s", file_id, wait)
+            await asyncio.sleep(wait)
+        raise DownloadError(
+            message=f"Storage knows no such file, tried as {' and as '.join(names)} "
+            f"for {self._patience:g} s",
+            file_id=file_id,
+            destination=str(destination),
+        )
+
+    async def _try(
+        self,
+        destination: str | PathLike[str],
+        taken: list[Path],
+        on_progress: Progress | None,
+        file_id: str,
+    ) -> Path | None:
+        """The file on disk, or None where Storage does not know it (yet)."""
+        try:
+            path = await self._path(file_id, destination, taken)
+            return await self._storage.download(file_id, path, on_progress=on_progress)
+        except NotFound as error:
+            if error.is_gateway:
+                raise
+            return None
+
+    async def _path(
+        self, file_id: str, destination: str | PathLike[str], taken: list[Path]
+    ) -> Path:
+        path = Path(destination)
+        if is_folder(destination):
+            stored = await self._storage.get_file(file_id)
+            path /= safe_name(stored.display_name, fallback=file_id)
+        return _untaken(path, taken)
+
+    async def _composites(self, run: Run, file_id: str) -> list[str]:
+        request = get_connection(Service.EXPORT, run.connection_id)
+        connection = read_connection(await self._session.send(request))
+        composite = composite_id(connection.itwin_id, file_id)
+        return [] if composite is None else [composite]
+
+
+def _untaken(path: Path, taken: list[Path]) -> Path:
+    """The path, or with `-2`, `-3`, ... before its suffix while another output has it."""
+    free = path
+    for number in count(2):
+        if free not in taken:
+            break
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free

@@ -1,0 +1,66 @@
+"""Lists as async iterators that fetch their pages as they are read."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Generic, Self, TypeVar
+
+from itwin_export_async._models import Run
+from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.paging import Page, checked_page_size, ids_of, is_last
+from itwin_export_async._protocol.runs import Service, list_runs, read_runs
+from itwin_export_async._session import Session
+
+T = TypeVar("T")
+
+
+class Listing(Generic[T]):
+    """The items of a list, fetched page by page as you iterate: `async for item in listing`.
+
+    `async for page in listing.pages()` gives tuples of items instead, one request each. Either way
+    it can be read once; a listing asked for anew starts anew.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        ask: Callable[[int], Request],
+        read: Callable[[Response], Page[T]],
+    ) -> None:
+        self._session = session
+        self._ask = ask
+        self._read = read
+        self._items = self._each()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        return await anext(self._items)
+
+    async def pages(self) -> AsyncIterator[tuple[T, ...]]:
+        """The pages, as tuples; none is empty."""
+        received, earlier = 0, set[tuple[str, ...]]()
+        while True:
+            page = self._read(await self._session.send(self._ask(received)))
+            if page.items and ids_of(page) not in earlier:
+                yield page.items
+            if is_last(page, earlier):
+                return
+            earlier.add(ids_of(page))
+            received += len(page.items)
+
+    async def _each(self) -> AsyncIterator[T]:
+        async for page in self.pages():
+            for item in page:
+                yield item
+
+
+def runs_of(
+    session: Session, service: Service, connection_id: str, page_size: int | None = None
+) -> Listing[Run]:
+    """The runs of a connection, in no order."""
+    size = checked_page_size(page_size)
+    return Listing(
+        session,
+        lambda offset: list_runs(service, connection_id, page_size=size, offset=offset),
+        lambda response: read_runs(response, connection_id),
+    )

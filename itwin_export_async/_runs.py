@@ -1,0 +1,303 @@
+"""Run handles: what you hold while a run goes on."""
+
+import asyncio
+import copy
+import inspect
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from enum import Enum, StrEnum
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from itwin_export_async._errors import (
+    DownloadError,
+    ExportError,
+    RunFailed,
+    RunPartlyFailed,
+    RunTimeout,
+    RunUnreachable,
+)
+from itwin_export_async._following import (
+    Ending,
+    Following,
+    Pause,
+    RunKey,
+    Sighting,
+    look,
+)
+from itwin_export_async._models import ExecutionResult, Run, RunUpdate
+from itwin_export_async._outputs import Outputs
+from itwin_export_async._protocol.addresses import checked_id
+from itwin_export_async._protocol.following import changes
+from itwin_export_async._protocol.runs import Service
+from itwin_export_async._session import Session
+from itwin_export_async._storage import Progress
+
+DAY = 24 * 3600.0
+OnUpdate = Callable[[RunUpdate], Any]
+"""Called with each update; sync or async. What it raises goes to the one who passed it."""
+
+
+class _Unset(Enum):
+    UNSET = "24 hours, or what is left of the token's deadline"
+
+
+UNSET: Final = _Unset.UNSET
+
+
+class RunOrigin(StrEnum):
+    """How a handle came by its run."""
+
+    STARTED = "started"
+    """A new run was made."""
+    RECOVERED = "recovered"
+    """A new run was made, but the answer was lost; it was found again."""
+    JOINED = "joined"
+    """The iModel had an active run, maybe with other options; this is it."""
+    ATTACHED = "attached"
+    """The run was named by its ids or by a resume token."""
+
+
+@frozen(kw_only=True, eq=False)
+class RunDesk:
+    """What the handles of one client work with."""
+
+    session: Session
+    following: Following
+    outputs: Outputs
+
+
+@define(eq=False, kw_only=True)
+class RunHandle:
+    """A run that you can wait for. It pickles (without its client; see `ExportClient.resume`).
+
+    `connection_id`, `run_id`: the run's ids. `origin`: how the handle came by it. `last`: the
+    latest state seen, None before the first. `deadline`: until when `wait` may last if it is given
+    no timeout, None for no such limit.
+    """
+
+    connection_id: str
+    run_id: str
+    origin: RunOrigin = RunOrigin.ATTACHED
+    last: Run | None = field(default=None, repr=False)
+    deadline: datetime | None = None
+    service: Service = Service.EXPORT
+    _desk: RunDesk | None = field(default=None, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunHandle) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("connection_id", "run_id", "origin", "last", "deadline", "service")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def joined(self) -> bool:
+        """Whether the run was active already, maybe started by others and with other options."""
+        return self.origin is RunOrigin.JOINED
+
+    @property
+    def token(self) -> str:
+        """A text that `client.resume` takes up the run from, in any process. It holds no secret."""
+        told = {
+            "v": 1,
+            "service": self.service.value,
+            "connection": self.connection_id,
+            "run": self.run_id,
+        }
+        if self.deadline is not None:
+            told["deadline"] = self.deadline.isoformat()
+        return json.dumps(told, separators=(",", ":"))
+
+    async def refresh(self) -> Run:
+        """Look once, now. Raises what the look raises: `NotFound`, `TransportError`, ..."""
+        self.last, _ = await look(self._open_desk.session, self._key)
+        return self.last
+
+    async def wait(
+        self,
+        *,
+        timeout: float | _Unset | None = UNSET,
+        check: bool = True,
+        on_update: OnUpdate | None = None,
+    ) -> Run:
+        """Wait for the run to end, and return it as it ended.
+
+        `timeout` bounds all of it, in seconds; None waits for ever; left out, the handle's deadline
+        holds, and without one 24 hours. With `check` an outcome other than success or skipped
+        raises `RunFailed` (or `RunPartlyFailed`). `on_update` gets every `RunUpdate`.
+
+        Raises `RunTimeout` after `timeout`, `RunUnreachable` when the run could not be looked at
+        for longer than the client's outage allowance, and at once what waiting cannot cure, such
+        as `PermissionDenied`.
+
+        Cancelling it ends the waiting and never the export: the service has no call for that.
+        """
+        ends = self._ends(timeout)
+        try:
+            async with asyncio.timeout_at(ends) as limit:
+                run = await self._see_through(ends, on_update)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._timed_out() from None
+        if check:
+            self._check(run)
+        return run
+
+    async def updates(self) -> AsyncGenerator[RunUpdate, None]:
+        """The run's state now, then every change, the last one always; then it ends.
+
+        Raises as `wait` does, but sets no time limit and does not mind how the run ends.
+        """
+        async with aclosing(self._updates(None)) as updates:
+            async for update in updates:
+                yield update
+
+    async def download(
+        self, destination: str | PathLike[str], *, on_progress: Progress | None = None
+    ) -> list[Path]:
+        """Bring every output file of the finished run to disk, and say where they are.
+
+        `destination` is a folder (one that exists, or ends with a separator), or the path of the
+        file; further files then get `-2`, `-3` before the suffix. Raises `DownloadError`.
+        """
+        run = self.last if self.last is not None and self.last.is_final else await self.refresh()
+        if not run.is_completed:
+            raise DownloadError(
+                message=f"run {run.id} is still {run.state.value}; wait() for it first",
+                destination=str(destination),
+            )
+        return await self._open_desk.outputs.fetch(run, destination, on_progress)
+
+    @property
+    def _key(self) -> RunKey:
+        return RunKey(service=self.service, connection_id=self.connection_id, run_id=self.run_id)
+
+    @property
+    def _open_desk(self) -> RunDesk:
+        if self._desk is None:
+            raise RuntimeError("this handle has no client: pass it to client.resume() first")
+        self._desk.session.check_open()
+        return self._desk
+
+    def _ends(self, timeout: float | _Unset | None) -> float | None:
+        """When the waiting ends, in the loop's time. A timeout given becomes the deadline."""
+        if timeout is None:
+            self.deadline = None
+            return None
+        now = datetime.now(UTC)
+        if isinstance(timeout, _Unset):
+            seconds = (self.deadline - now).total_seconds() if self.deadline else DAY
+        elif timeout > 0:
+            seconds = timeout
+        else:
+            raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+        if not isinstance(timeout, _Unset):
+            self.deadline = now + timedelta(seconds=seconds)
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _see_through(self, ends: float | None, on_update: OnUpdate | None) -> Run:
+        async with aclosing(self._updates(ends)) as updates:
+            async for update in updates:
+                if on_update is not None:
+                    told = on_update(update)
+                    if inspect.isawaitable(told):
+                        await told
+        assert self.last is not None
+        return self.last
+
+    async def _updates(self, ends: float | None) -> AsyncGenerator[RunUpdate, None]:
+        """Each update as it comes. `ends`: past it an asked wait is not worth waiting for."""
+        following = self._open_desk.following
+        if self.last is not None and self.last.is_final:
+            yield RunUpdate(run=self.last, changes=changes(None, self.last))
+            return
+        fresh = self.last is None and self.origin in (
+            RunOrigin.STARTED,
+            RunOrigin.RECOVERED,
+        )
+        seen: Run | None = None
+        async with aclosing(following.news(self._key, fresh=fresh)) as all_news:
+            async for news in all_news:
+                match news:
+                    case Sighting():
+                        update = RunUpdate(run=news.run, changes=changes(seen, news.run))
+                        seen = self.last = news.run
+                        yield update
+                    case Pause() if ends is not None and news.until > ends:
+                        raise self._timed_out() from news.error
+                    case Ending():
+                        raise self._ended(news)
+
+    def _ended(self, ending: Ending) -> BaseException:
+        """The error of this waiter: each gets its own, from the one that all share."""
+        error = ending.error
+        if ending.outage is not None:
+            unreachable = RunUnreachable(
+                message=f"could not be looked at for {ending.outage:.0f} s: {error}; "
+                "it may well go on, client.resume(error.token) takes it up again",
+                **self._facts(),
+            )
+            unreachable.__cause__ = error
+            return unreachable
+        if not isinstance(error, ExportError):
+            return error
+        own = copy.copy(error)
+        own.__cause__ = error.__cause__
+        return own
+
+    def _timed_out(self) -> RunTimeout:
+        self.deadline = None  # it has passed; what resumes the run sets its own
+        state = f"still {self.last.state.value}" if self.last else "not yet seen"
+        return RunTimeout(
+            message=f"is {state} after the time allowed; it may well go on, "
+            "client.resume(error.token) takes it up again",
+            **self._facts(),
+        )
+
+    def _check(self, run: Run) -> None:
+        outcome = run.outcome
+        if outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED):
+            return
+        kind = RunPartlyFailed if outcome == ExecutionResult.PARTIAL_SUCCESS else RunFailed
+        called = run.result.value if run.result else outcome.value
+        told = "" if called == outcome.value else f", while the service calls it {called}"
+        fault = f": {run.error.description or run.error.error_key}" if run.error else ""
+        raise kind(message=f"ended with {outcome.value}{told}{fault}", **self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "connection_id": self.connection_id,
+            "run_id": self.run_id,
+            "run": self.last,
+            "token": self.token,
+        }
+
+
+def read_run_token(token: Any) -> dict[str, Any]:
+    """What a resume token names, as arguments of a handle; a `ValueError` for anything else."""
+    try:
+        told = json.loads(token)
+        if told["v"] != 1:
+            raise ValueError(f"version {told['v']!r} is not known")
+        deadline = told.get("deadline")
+        return {
+            "service": Service(told["service"]),
+            "connection_id": checked_id("connection_id", told["connection"]),
+            "run_id": checked_id("run_id", told["run"]),
+            "deadline": None if deadline is None else datetime.fromisoformat(deadline),
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise ValueError(f"this is no resume token of this release: {exc}") from exc

@@ -1,0 +1,199 @@
+"""The session: one service, one identity, and every request through the same gate.
+
+It adds the headers, keeps the token where it belongs, repeats what may be repeated, and hands back
+answers. What an answer means is for the operations to say.
+"""
+
+import asyncio
+import logging
+import platform
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Self
+
+import aiohttp
+from attrs import evolve
+
+from itwin_export_async._auth import Auth, TokenKeeper, checked_auth
+from itwin_export_async._errors import (
+    ProtocolError,
+    RequestTimeout,
+    TransportError,
+    without_query,
+)
+from itwin_export_async._protocol.addresses import checked_base, is_safe, origin
+from itwin_export_async._protocol.http import BodyStream, Request, Response
+from itwin_export_async._protocol.retry import Outcome, RetryPolicy, leaves_doubt
+from itwin_export_async._transport import AiohttpTransport, Transport
+
+log = logging.getLogger(__name__)
+
+BASE_URL = "https://api.bentley.com"
+ACCEPT = "application/vnd.bentley.itwin-platform.v1+json"
+REQUESTS_AT_ONCE = 100
+
+
+class Session:
+    """An authorized way to the iTwin Platform, opened by `async with`.
+
+    `auth`: a token, an object with `async get_token()`, or a callable that gives either.
+    `base_url`: where the API is. `retry`: how often requests are repeated. `request_timeout`:
+    seconds for one sending and its answer. `http`: your own `aiohttp.ClientSession`, which stays
+    open. `transport`: what carries the requests instead of aiohttp.
+    """
+
+    def __init__(
+        self,
+        auth: Auth,
+        *,
+        base_url: str = BASE_URL,
+        retry: RetryPolicy | None = None,
+        request_timeout: float = 30.0,
+        http: aiohttp.ClientSession | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        if http is not None and transport is not None:
+            raise ValueError("http and transport exclude each other")
+        if not request_timeout > 0:
+            raise ValueError(f"request_timeout must be more than 0 seconds, not {request_timeout}")
+        self.base_url = checked_base("base_url", base_url)
+        self.retry = RetryPolicy() if retry is None else retry
+        self._origin = origin(self.base_url)
+        self._auth = checked_auth(auth)
+        self._timeout = request_timeout
+        self._transport = transport
+        self._http = http
+        self._headers = {
+            "Accept": ACCEPT,
+            "User-Agent": f"itwin-export-async/{version('itwin-export-async')} "
+            f"Python/{platform.python_version()} aiohttp/{aiohttp.__version__}",
+        }
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise RuntimeError("this session is open already")
+        self._loop = asyncio.get_running_loop()
+        self._carrier: Transport = self._transport or AiohttpTransport(
+            self._http, read_timeout=self._timeout
+        )
+        self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._tokens = TokenKeeper(self._auth, self._exchange)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._loop = None
+        try:
+            await self._tokens.close()
+        finally:
+            if self._transport is None:
+                await self._carrier.close()
+
+    def check_open(self) -> None:
+        """Raise a `RuntimeError` unless used inside `async with`, on the loop that opened it."""
+        if self._loop is None:
+            raise RuntimeError("the client is not open: use it inside `async with`")
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("the client belongs to another event loop: open one in each loop")
+
+    async def send(self, request: Request, *, retry: RetryPolicy | None = None) -> Response:
+        """The answer to an API request, repeated as the retry policy and its kind allow.
+
+        `retry`: another policy than the session's own, None for that.
+
+        A refusal is an answer too. Raises `TransportError` when none came, `TokenError` without a
+        token, and `ProtocolError` before the token would go to a foreign origin.
+        """
+        self.check_open()
+        request = self._addressed(request)
+        return await self._persist(request, retry or self.retry, authorized=True)
+
+    @asynccontextmanager
+    async def stream_blob(self, request: Request) -> AsyncIterator[BodyStream]:
+        """The answer of a blob store, its body to be read while the block lasts.
+
+        The address carries its own signature: no token, no Accept, and no repetition.
+        """
+        self.check_open()
+        if not is_safe(request.url):
+            raise ProtocolError(
+                message="a signed address must be https",
+                method=request.method,
+                url=request.url,
+            )
+        async with self._slots, self._carrier.stream(request) as stream:
+            yield stream
+
+    async def _exchange(self, request: Request) -> Response:
+        return await self._persist(request, self.retry, authorized=False)
+
+    async def _persist(self, request: Request, retry: RetryPolicy, *, authorized: bool) -> Response:
+        loop = asyncio.get_running_loop()
+        doubtful: float | None = None
+        attempt = 0
+        while True:
+            attempt += 1
+            sent = loop.time()
+            outcome = await (self._authorized(request) if authorized else self._once(request))
+            wait = retry.next_wait(request, outcome, attempt, now=datetime.now(UTC))
+            if wait is None:
+                return _settle(outcome, None if doubtful is None else loop.time() - doubtful)
+            if doubtful is None and leaves_doubt(outcome):
+                doubtful = sent
+            log.info("%s; attempt %d again in %.1f s", _said(request, outcome), attempt, wait)
+            await asyncio.sleep(wait)
+
+    async def _authorized(self, request: Request) -> Outcome:
+        """One sending; a token that is refused is renewed once, and the request repeated once."""
+        token = await self._tokens.get()
+        outcome = await self._once(_with_token(request, token))
+        refused = isinstance(outcome, Response) and outcome.status == 401
+        if refused and self._tokens.invalidate(token):
+            log.info("the token was refused: asking for a new one")
+            token = await self._tokens.get()
+            outcome = await self._once(_with_token(request, token))
+        return outcome
+
+    async def _once(self, request: Request) -> Outcome:
+        try:
+            async with self._slots:
+                async with asyncio.timeout(self._timeout) as limit:
+                    return await self._carrier.send(request)
+        except TransportError as error:
+            return error
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return RequestTimeout(
+                message=f"none within {self._timeout:g} s",
+                method=request.method,
+                url=request.url,
+            )
+
+    def _addressed(self, request: Request) -> Request:
+        url = request.url if "://" in request.url else self.base_url + request.url
+        if origin(url) != self._origin:
+            raise ProtocolError(
+                message=f"{without_query(url)} is not on {self.base_url}, so it gets no token",
+                method=request.method,
+                url=url,
+            )
+        return evolve(request, url=url, headers={**self._headers, **request.headers})
+
+
+def _with_token(request: Request, token: str) -> Request:
+    return evolve(request, headers={**request.headers, "Authorization": f"Bearer {token}"})
+
+
+def _settle(outcome: Outcome, doubt: float | None) -> Response:
+    if isinstance(outcome, TransportError):
+        raise outcome
+    return outcome if doubt is None else evolve(outcome, doubt=doubt)
+
+
+def _said(request: Request, outcome: Outcome) -> str:
+    if isinstance(outcome, TransportError):
+        return str(outcome)
+    return f"{outcome.status} for {request.method} {without_query(request.url)}"

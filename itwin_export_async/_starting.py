@@ -1,0 +1,172 @@
+"""Starting a run: 202, 303 and 409, and the answer that got lost.
+
+One iModel has one active run. Asking for a second one brings the first (303), maybe of another
+connection and with other options; asking at the same moment as somebody else brings a 409, which
+soon becomes one of the two. An answer that was lost is found again by asking again: the active run
+is ours if it is of this connection and began after our first asking.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+from attrs import define
+
+from itwin_export_async._errors import Conflict, ProtocolError
+from itwin_export_async._following import RunKey, look
+from itwin_export_async._models import Run
+from itwin_export_async._paging import runs_of
+from itwin_export_async._protocol.addresses import RunAddress
+from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.refusals import refusal
+from itwin_export_async._protocol.runs import (
+    Accepted,
+    AlreadyActive,
+    LostRace,
+    Service,
+    asked_at,
+    began_after,
+    get_connection,
+    newest,
+    read_created_run,
+    read_last_run,
+)
+from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin
+
+log = logging.getLogger(__name__)
+
+IfActive: TypeAlias = Literal["join", "wait", "raise"]
+
+
+def checked_if_active(if_active: str) -> None:
+    """Raise a `ValueError` for what is no way to treat an active run."""
+    if if_active not in ("join", "wait", "raise"):
+        raise ValueError(f"if_active must be 'join', 'wait' or 'raise', not {if_active!r}")
+
+
+@define(eq=False, kw_only=True)
+class RunStarter:
+    """One start of a run, until there is a handle. `request` asks for it."""
+
+    desk: RunDesk
+    service: Service
+    connection_id: str
+    request: Request
+    if_active: IfActive
+    _doubtful: float | None = None  # since when, in the loop's time, a run of ours may exist
+
+    async def start(self) -> RunHandle:
+        """The handle of the run that was started, found again, or active already."""
+        races = 0
+        while True:
+            response = await self._send()
+            answer = read_created_run(response, base_url=self.desk.session.base_url)
+            match answer:
+                case Accepted():
+                    return await self._accepted(answer, response)
+                case AlreadyActive():
+                    handle = await self._active(answer, response)
+                    if handle is not None:
+                        return handle
+                    races, self._doubtful = 0, None
+                case LostRace():
+                    races += 1
+                    wait = self.desk.session.retry.wait_after_race(races)
+                    if wait is None:
+                        raise refusal(response)
+                    log.info("lost a race for the iModel; asking again in %.1f s", wait)
+                    await asyncio.sleep(wait)
+
+    async def _send(self) -> Response:
+        response = await self.desk.session.send(self.request)
+        if response.doubt is not None and self._doubtful is None:
+            self._doubtful = asyncio.get_running_loop().time() - response.doubt
+        return response
+
+    async def _accepted(self, answer: Accepted, response: Response) -> RunHandle:
+        asked = self._asked(response)
+        address = answer.run or await self._find(response, lambda run: began_after(run, asked))
+        log.info("started run %s of connection %s", address.run_id, address.connection_id)
+        return self._handle(address, RunOrigin.STARTED)
+
+    async def _active(self, answer: AlreadyActive, response: Response) -> RunHandle | None:
+        """The handle of the active run, or None once that has ended and we were to wait for it."""
+        address = answer.run or await self._find(response, lambda run: not run.is_completed)
+        handle = self._handle(address, RunOrigin.JOINED)
+        if await self._is_ours(handle, response):
+            handle.origin = RunOrigin.RECOVERED
+            log.info("run %s is ours: its answer had been lost", handle.run_id)
+            return handle
+        if self.if_active == "raise":
+            raise Conflict(
+                status=303,
+                code="RunAlreadyActive",
+                message=f"run {address.run_id} of connection {address.connection_id} is active "
+                "for this iModel",
+                method=response.method,
+                url=response.url,
+                run=handle,
+            )
+        if self.if_active == "join":
+            log.warning(
+                "joined run %s of connection %s, which was active already; it may have "
+                "other options than those asked for",
+                address.run_id,
+                address.connection_id,
+            )
+            return handle
+        log.info("waiting for run %s, which is active for this iModel", address.run_id)
+        await handle.wait(timeout=None, check=False)
+        return None
+
+    async def _is_ours(self, handle: RunHandle, response: Response) -> bool:
+        """Whether the active run is one that an earlier sending of ours made."""
+        if self._doubtful is None or handle.connection_id != self.connection_id:
+            return False
+        return began_after(await handle.refresh(), self._asked(response))
+
+    def _asked(self, response: Response) -> datetime:
+        """When the service saw our first asking, at the earliest, by its own clock."""
+        ago = 0.0
+        if self._doubtful is not None:
+            ago = asyncio.get_running_loop().time() - self._doubtful
+        return asked_at(response, ago, now=datetime.now(UTC))
+
+    async def _find(self, response: Response, fits: Callable[[Run], bool]) -> RunAddress:
+        """The run, where the answer does not say which: the connection's last, or the newest."""
+        session = self.desk.session
+        told = await session.send(get_connection(self.service, self.connection_id))
+        address = read_last_run(told, base_url=session.base_url)
+        if address is not None:
+            key = RunKey(
+                service=self.service,
+                connection_id=address.connection_id,
+                run_id=address.run_id,
+            )
+            run, _ = await look(session, key)
+            if fits(run):
+                return address
+        run_or_none = newest(run for run in await self._all_runs() if fits(run))
+        if run_or_none is None:
+            raise ProtocolError(
+                message=f"answered {response.status} but named no run, and connection "
+                f"{self.connection_id} has none that it can mean",
+                method=response.method,
+                url=response.url,
+            )
+        return RunAddress(connection_id=run_or_none.connection_id, run_id=run_or_none.id)
+
+    async def _all_runs(self) -> list[Run]:
+        runs = runs_of(self.desk.session, self.service, self.connection_id)
+        return [run async for run in runs]
+
+    def _handle(self, address: RunAddress, origin: RunOrigin) -> RunHandle:
+        return RunHandle(
+            connection_id=address.connection_id,
+            run_id=address.run_id,
+            origin=origin,
+            service=self.service,
+            desk=self.desk,
+        )

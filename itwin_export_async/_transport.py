@@ -1,0 +1,147 @@
+"""aiohttp, and nothing else of the network.
+
+aiohttp would follow a redirect (and so hide a 303), would wait for a pool slot on the clock of its
+total timeout, and would keep cookies; here it may do none of that.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from itwin_export_async._protocol.http import (
+    BodyStream,
+    Request,
+    Response,
+    Transport,
+    TransportError,
+)
+
+__all__ = ["AiohttpTransport", "Transport"]
+
+BODY_LIMIT = 16 * 1024 * 1024
+_CONNECT = 15.0  # seconds for one attempt to connect
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+
+class AiohttpTransport:
+    """The transport over an `aiohttp.ClientSession`: one of its own, or yours, left open.
+
+    `read_timeout` is the longest silence in seconds while an answer is read.
+    """
+
+    def __init__(
+        self, http: aiohttp.ClientSession | None = None, *, read_timeout: float = 30.0
+    ) -> None:
+        self._http = http
+        self._borrowed = http is not None
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT, sock_read=read_timeout
+        )
+
+    async def send(self, request: Request, /) -> Response:
+        """The answer with its whole body, which may have at most 16 MiB."""
+        async with self._answer(request) as answer:
+            body = await _whole(answer, request)
+            return Response(
+                status=answer.status,
+                headers=answer.headers,
+                body=body,
+                method=request.method,
+                url=request.url,
+            )
+
+    @asynccontextmanager
+    async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
+        """The answer, its body to be read while the block lasts."""
+        async with self._answer(request) as answer:
+            head = Response(
+                status=answer.status,
+                headers=answer.headers,
+                method=request.method,
+                url=request.url,
+            )
+            yield BodyStream(head=head, chunks=_pieces(answer, request))
+
+    @asynccontextmanager
+    async def _answer(self, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._open(request) as answer:
+                yield answer
+        except (aiohttp.ClientError, OSError) as exc:
+            raise _no_answer(request, exc) from exc
+
+    def _open(self, request: Request) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the session counts, not the pool
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        options: dict[str, Any] = {"headers": request.headers, "data": request.body}
+        return self._http.request(
+            request.method,
+            URL(request.url, encoded=True),  # signed addresses break when they are rewritten
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=self._timeout,
+            middlewares=(),
+            **options,
+        )
+
+    async def close(self) -> None:
+        """Close the client session if it is our own."""
+        if self._http is not None and not self._borrowed:
+            await self._http.close()
+            self._http = None
+
+
+async def _whole(answer: aiohttp.ClientResponse, request: Request) -> bytes:
+    pieces: list[bytes] = []
+    length = 0
+    async for piece in _pieces(answer, request):
+        length += len(piece)
+        if length > BODY_LIMIT:
+            answer.close()
+            raise TransportError(
+                message="the answer has more than 16 MiB",
+                method=request.method,
+                url=request.url,
+            )
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _pieces(answer: aiohttp.ClientResponse, request: Request) -> AsyncIterator[bytes]:
+    try:
+        while piece := await answer.content.readany():
+            yield piece
+    except (aiohttp.ClientError, OSError) as exc:
+        raise _no_answer(request, exc) from exc
+
+
+def _no_answer(request: Request, exc: Exception) -> TransportError:
+    silent = isinstance(exc, asyncio.TimeoutError)
+    return TransportError(
+        message="the server fell silent" if silent else _reason(exc),
+        method=request.method,
+        url=request.url,
+        sent=not isinstance(exc, _NOT_SENT),
+    )
+
+
+def _reason(exc: Exception) -> str:
+    """What aiohttp says went wrong, without an address that may hold a signature."""
+    match exc:
+        case aiohttp.ClientConnectorError():
+            return f"cannot connect to {exc.host}:{exc.port} ({exc.os_error.strerror or 'refused'})"
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed the connection"
+        case aiohttp.ClientPayloadError():
+            return "the answer broke off"
+        case OSError():
+            return exc.strerror or type(exc).__name__
+        case _:
+            return type(exc).__name__
