@@ -1,0 +1,16 @@
+"""The command `itwin-export`. It needs the extra `cli`; the library does not."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        from itwin_export_async.cli.app import app
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("typer", "rich", "click"):
+            raise
+        sys.exit(
+            f"itwin-export needs {exc.name}: install it with pip install 'itwin-export-async[cli]'"
+        )
+    app(prog_name="itwin-export")
