@@ -1,0 +1,287 @@
+"""From a finished run to files on disk, in memory."""
+
+import asyncio
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from itwin_export_async import (
+    DownloadError,
+    ExportClient,
+    NotFound,
+    ProtocolError,
+    RunHandle,
+    TransportError,
+)
+from itwin_export_async.emulator import Emulator
+from tests.fakes import Answers, Outcome, answer
+
+
+@pytest.fixture
+async def run(client: ExportClient, emulator: Emulator) -> RunHandle:
+    """A run that has ended."""
+    connection = await client.create_connection(emulator.add_imodel("Bridge"))
+    run = await client.start_run(connection.id)
+    await run.wait()
+    return run
+
+
+def content(run: RunHandle, emulator: Emulator) -> bytes:
+    assert run.last is not None
+    return emulator.output(run.last.output_file_ids[0])
+
+
+async def test_a_folder_gets_the_file_by_its_name(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    paths = await run.download(f"{tmp_path}/new/out/")
+    assert paths == [tmp_path / "new/out/Bridge.ifc"]
+    assert paths[0].read_bytes() == content(run, emulator)
+    assert [path.name for path in paths[0].parent.iterdir()] == ["Bridge.ifc"]
+
+
+async def test_a_path_names_the_file_and_an_older_one_gives_way(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.ifc"
+    file.write_text("older")
+    assert await run.download(file) == [file]
+    assert file.read_bytes() == content(run, emulator)
+
+
+async def test_progress_is_told(run: RunHandle, emulator: Emulator, tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+
+    async def later(done: int, total: int | None) -> None:
+        told.append((done, total))
+
+    size = len(content(run, emulator))
+    await run.download(tmp_path, on_progress=lambda done, total: told.append((done, total)))
+    await run.download(tmp_path, on_progress=later)
+    assert told[-1] == (size, size)
+    assert [done for done, _ in told] == [done for done, _ in told[: len(told) // 2]] * 2
+
+
+async def test_a_run_that_goes_on_has_nothing_to_download(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    run = await client.start_run(connection.id)
+    with pytest.raises(DownloadError, match=r"is still .*; wait"):
+        await run.download(tmp_path)
+
+
+async def test_a_run_without_output_says_so(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.fate(imodel_id, "Error")
+    run = await client.start_run((await client.create_connection(imodel_id)).id)
+    await run.wait(check=False)
+    with pytest.raises(DownloadError, match="names no output file"):
+        await run.download(tmp_path)
+
+
+async def test_a_file_that_is_not_readable_yet_is_waited_for(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    missing = answer(404, '{"error": {"code": "FileNotFound", "message": "not yet"}}')
+    emulator.script("download_file", *[missing] * 6)
+    (path,) = await run.download(tmp_path / "x.ifc")
+    assert path.read_bytes() == content(run, emulator)
+
+
+async def test_an_id_that_storage_does_not_know_is_tried_as_a_composite(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.plain_file_ids = False
+    (path,) = await run.download(tmp_path)
+    assert path.read_bytes() == content(run, emulator)
+
+
+async def test_a_file_that_never_appears_is_named_with_all_that_was_tried(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.script("get_file", *[answer(404, "{}")] * 1000)
+    before = asyncio.get_running_loop().time()
+    with pytest.raises(DownloadError, match=r"tried as .* and as .* for 30 s") as caught:
+        await run.download(tmp_path)
+    assert 30 <= asyncio.get_running_loop().time() - before < 40
+    assert run.last is not None
+    assert caught.value.file_id == run.last.output_file_ids[0]
+    assert not list(tmp_path.iterdir())
+
+
+async def test_the_gateways_404_is_not_a_missing_file(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    body = '{"error": {"code": "x", "message": "x", "details": [{"code": "OperationNotFound"}]}}'
+    emulator.script("get_file", answer(404, body))
+    with pytest.raises(NotFound, match="gateway"):
+        await run.download(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ConnectionResetError(),
+        answer(403, "expired"),
+        answer(503, "busy", Retry_After="3"),
+        answer(200, "half", Content_Length="8"),
+    ],
+)
+async def test_what_breaks_off_is_fetched_to_the_same_bytes(
+    run: RunHandle, emulator: Emulator, tmp_path: Path, trouble: Outcome
+) -> None:
+    emulator.script("get_blob", trouble)
+    (path,) = await run.download(tmp_path)
+    assert path.read_bytes() == content(run, emulator)
+    assert [path.name for path in tmp_path.iterdir()] == ["Bridge.ifc"]
+    assert emulator.count("download_file") == 2  # a new signed address for each go
+
+
+FILE = b"ISO-10303-21;" * 100
+
+
+def digest(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data).digest()).decode()
+
+
+def blob(start: int = 0, stop: int | None = None, *, etag: str = '"1"', md5: str = "") -> object:
+    """Part of the file as a blob store answers, cut off at `stop` without saying so."""
+    total, part = len(FILE), FILE[start:stop]
+    headers = {"ETag": etag, "x-ms-blob-content-md5": md5 or digest(FILE)}
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
+    else:
+        headers["Content-Length"] = str(total)
+    return answer(206 if start else 200, part.decode(), **headers)
+
+
+SIGNED = answer(302, Location="https://blobs.example/f?sig=a%2Fb%2Bc%3D")
+
+
+async def fetch(path: Path, *answers: object) -> Answers:
+    transport = Answers(*answers)  # type: ignore[arg-type]
+    async with ExportClient("t", transport=transport) as client:
+        await client.storage.download("f1", path)
+    return transport
+
+
+async def test_a_signed_address_is_used_byte_for_byte_and_without_the_token(tmp_path: Path) -> None:
+    transport = await fetch(tmp_path / "f", SIGNED, blob())
+    assert transport.requests[1].url == "https://blobs.example/f?sig=a%2Fb%2Bc%3D"
+    assert transport.requests[1].headers == {"Accept-Encoding": "identity"}
+    assert transport.requests[0].headers["Accept"].endswith("octet-stream")
+
+
+async def test_the_rest_is_asked_for_by_range_and_of_the_same_version(tmp_path: Path) -> None:
+    transport = await fetch(
+        tmp_path / "f", SIGNED, blob(0, 500), SIGNED, blob(500, 900), SIGNED, blob(900)
+    )
+    assert (tmp_path / "f").read_bytes() == FILE
+    assert [r.headers.get("Range") for r in transport.requests[1::2]] == [
+        None,
+        "bytes=500-",
+        "bytes=900-",
+    ]
+    assert transport.requests[3].headers["If-Match"] == '"1"'
+
+
+async def test_a_store_without_ranges_starts_again(tmp_path: Path) -> None:
+    await fetch(tmp_path / "f", SIGNED, blob(0, 500), SIGNED, blob())
+    assert (tmp_path / "f").read_bytes() == FILE
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ((SIGNED, blob(0, 500), SIGNED, answer(412)), "changed while"),
+        ((SIGNED, blob(0, 500), SIGNED, blob(400)), "another range"),
+        ((SIGNED, blob(md5=digest(b"other"))), "MD5"),
+        ((SIGNED, answer(404)), "blob store refuses: 404"),
+        ((SIGNED, answer(302, Location="https://x.example")), "blob store refuses: .*302"),
+        ((SIGNED, answer(400, "token=?")), "blob store refuses: 400"),
+        ([SIGNED, blob(0, 500)] + [SIGNED, answer(503)] * 9, "gave up: 503"),
+        ([SIGNED, TransportError(message="reset")] * 9, "gave up: .*reset"),
+    ],
+)
+async def test_what_cannot_be_fetched_leaves_nothing(
+    tmp_path: Path, answers: tuple[object, ...], reason: str
+) -> None:
+    with pytest.raises(DownloadError, match=reason) as caught:
+        await fetch(tmp_path / "f", *answers)
+    assert caught.value.destination == str(tmp_path / "f")
+    assert "sig" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_length_and_digest_that_are_not_told_are_not_checked(tmp_path: Path) -> None:
+    await fetch(tmp_path / "f", SIGNED, answer(200, "abc", Content_MD5="rubbish"))
+    assert (tmp_path / "f").read_text() == "abc"
+
+
+@pytest.mark.parametrize("location", ["http://blobs.example/f", "", "/f", "ftp://x/y"])
+async def test_an_address_that_is_not_safe_is_not_fetched(tmp_path: Path, location: str) -> None:
+    with pytest.raises(ProtocolError, match="cannot be followed"):
+        await fetch(tmp_path / "f", answer(302, Location=location))
+
+
+async def test_a_name_from_the_service_stays_in_the_folder(tmp_path: Path) -> None:
+    named = answer(200, '{"file": {"id": "f1", "displayName": "../../etc/passwd"}}')
+    transport = Answers(named, SIGNED, blob())  # type: ignore[arg-type]
+    async with ExportClient("t", transport=transport) as client:
+        assert await client.storage.download("f1", tmp_path) == tmp_path / "passwd"
+
+
+async def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
+    class Stuck(Answers):
+        async def send(self, request, /):  # type: ignore[no-untyped-def]
+            if "blobs" in request.url:
+                await asyncio.sleep(1e6)
+            return await super().send(request)
+
+    async with ExportClient("t", transport=Stuck(SIGNED)) as client:
+        call = asyncio.create_task(client.storage.download("f1", tmp_path / "f"))
+        await asyncio.sleep(10)
+        assert os.listdir(tmp_path) == ["f.part"]
+        call.cancel()
+        await asyncio.wait([call])
+    assert not os.listdir(tmp_path)
+
+
+async def test_a_folder_that_cannot_be_written_is_named(
+    run: RunHandle, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    before = len(emulator.requests)
+    with pytest.raises(DownloadError, match=r"file/deeper: the folder cannot be written: Not a"):
+        await run.download(tmp_path / "file/deeper/x.ifc")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DownloadError, match="Permission denied"):
+        await run.download(tmp_path / "x.ifc")
+    assert len(emulator.requests) == before
+
+
+async def test_a_full_disk_is_told(run: RunHandle) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(DownloadError, match=r"full\.ifc: cannot be written: No space left"):
+        folder = Path("/tmp") / f"full-{os.getpid()}"
+        folder.mkdir()
+        (folder / "full.ifc.part").symlink_to("/dev/full")
+        try:
+            await run.download(folder / "full.ifc")
+        finally:
+            assert not list(folder.iterdir())
+            folder.rmdir()
+
+
+async def test_a_file_in_storage_is_described(client: ExportClient, emulator: Emulator) -> None:
+    file_id = emulator.add_file("plan.pdf", b"%PDF")
+    stored = await client.storage.get_file(file_id)
+    assert (stored.id, stored.display_name, stored.size) == (file_id, "plan.pdf", 4)
+    assert not stored.is_folder

@@ -1,0 +1,73 @@
+"""What the README says is what happens."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from itwin_export_async.emulator import Emulator
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+EXAMPLES = [text for language, text in BLOCKS if language == "python"]
+
+
+async def execute(example: str, *words: str, folder: Path, **environment: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", example, *words),
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    return out.decode()
+
+
+@pytest.mark.real_time
+async def test_the_first_example_exports(tmp_path: Path) -> None:
+    emulator = Emulator(seed=1, run_seconds=0.5)
+    imodel_id = emulator.add_imodel("Bridge")
+    async with emulator.serve() as served:
+        out = await execute(
+            EXAMPLES[0],
+            imodel_id,
+            folder=tmp_path,
+            ITWIN_ACCESS_TOKEN="",
+            ITP_API_URL=served.base_url,
+            ITP_ISSUER_URL=served.token_url.removesuffix("/connect/token"),
+            ITP_SERVICE_CLIENT_ID=emulator.client_id,
+            ITP_SERVICE_CLIENT_SECRET=emulator.client_secret,
+        )
+    assert out == "Success out/Bridge.ifc\n"
+    assert (tmp_path / "out/Bridge.ifc").read_bytes().startswith(b"ISO-10303-21;")
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("example", EXAMPLES[1:])
+async def test_every_other_example_runs(example: str, tmp_path: Path) -> None:
+    await execute(example, folder=tmp_path)
+
+
+def test_the_checks_run_the_test_line_of_the_readme() -> None:
+    lines = [text.strip() for language, text in BLOCKS if language == "sh"]
+    assert next(line for line in lines if "pytest" in line) in (ROOT / ".ci/run").read_text()
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    import itwin_export_async
+    from itwin_export_async import emulator
+
+    for module in (itwin_export_async, emulator):
+        assert sorted(module.__all__) == module.__all__
+        for name in module.__all__:
+            public = getattr(module, name)
+            assert public.__doc__, name
+            for member, value in vars(public).items():
+                if callable(value) and not member.startswith("_"):
+                    assert value.__doc__, f"{name}.{member}"

@@ -1,0 +1,429 @@
+"""`await run.wait()` and its relatives."""
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from itwin_export_async import (
+    ExecutionResult,
+    ExecutionState,
+    ExportClient,
+    FixedInterval,
+    NotFound,
+    PermissionDenied,
+    ProtocolError,
+    RateLimited,
+    RunFailed,
+    RunHandle,
+    RunOrigin,
+    RunPartlyFailed,
+    RunTimeout,
+    RunUnreachable,
+    RunUpdate,
+    ServiceUnavailable,
+    TransportError,
+)
+from itwin_export_async.emulator import Emulator
+from tests.fakes import Answers, Outcome, answer
+
+
+@pytest.fixture
+async def run(client: ExportClient, emulator: Emulator) -> RunHandle:
+    imodel_id = emulator.add_imodel()
+    emulator.fate(imodel_id, "Success", seconds=420)
+    connection = await client.create_connection(imodel_id)
+    return await client.start_run(connection.id)
+
+
+async def ended(client: ExportClient, emulator: Emulator, *fate: str) -> RunHandle:
+    imodel_id = emulator.add_imodel()
+    emulator.fate(imodel_id, fate[0], task_result=fate[1] if len(fate) > 1 else None)
+    connection = await client.create_connection(imodel_id)
+    return await client.start_run(connection.id)
+
+
+async def test_wait_sees_a_run_through(run: RunHandle, emulator: Emulator) -> None:
+    final = await run.wait()
+    assert final.outcome is ExecutionResult.SUCCESS
+    assert final.is_final
+    assert final.duration == pytest.approx(420, abs=5)
+    assert run.last == final
+    assert emulator.count("get_run") < 25  # looks get rarer: every 5 s would be 84
+
+
+async def test_a_run_that_has_ended_costs_no_further_look(
+    run: RunHandle, emulator: Emulator
+) -> None:
+    final = await run.wait()
+    looks = emulator.count("get_run")
+    assert await run.wait() == final
+    assert [update.run async for update in run.updates()] == [final]
+    assert emulator.count("get_run") == looks
+
+
+async def test_updates_tell_every_change_once_and_end_with_the_end(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    run = await client.start_run(connection.id)
+    states: dict[tuple[str, str], list[ExecutionState]] = {}
+    last: RunUpdate | None = None
+    async for update in run.updates():
+        assert update.changes
+        for change in update.changes:
+            seen = states.setdefault((change.level, change.id), [])
+            assert change.old == (seen[-1] if seen else None)
+            seen.append(change.new)
+        last = update
+    assert last is not None
+    assert last.run.is_final
+    assert {level for level, _ in states} == {"run", "job", "task"}
+    assert all(seen[-1] is ExecutionState.COMPLETED for seen in states.values())
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_on_update_gets_what_updates_gives(run: RunHandle, kind: str) -> None:
+    seen: list[RunUpdate] = []
+
+    async def later(update: RunUpdate) -> None:
+        seen.append(update)
+
+    await run.wait(on_update=seen.append if kind == "sync" else later)
+    assert [update.run.state for update in seen][-1] is ExecutionState.COMPLETED
+    assert len(seen) > 2
+
+
+async def test_what_on_update_raises_goes_to_its_own_waiter_alone(run: RunHandle) -> None:
+    def fail(update: RunUpdate) -> None:
+        raise LookupError("mine")
+
+    other = asyncio.create_task(run.wait())
+    with pytest.raises(LookupError, match="mine"):
+        await run.wait(on_update=fail)
+    assert (await other).is_final
+
+
+async def test_a_failed_run_raises_and_names_its_tasks(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    run = await ended(client, emulator, "Error")
+    with pytest.raises(RunFailed, match="ended with Error") as caught:
+        await run.wait()
+    error = caught.value
+    assert not isinstance(error, RunPartlyFailed)
+    assert error.run is not None
+    assert error.run.failed_tasks[0].id in str(error)
+    assert error.run.failed_tasks[0].error is not None
+    assert error.run.failed_tasks[0].error.error_code in str(error)
+    assert client.resume(error.token) == run
+
+
+async def test_a_success_over_a_failed_task_is_a_failure(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    run = await ended(client, emulator, "Success", "Error")
+    with pytest.raises(RunFailed, match="ended with Error, while the service calls it Success"):
+        await run.wait()
+    assert (await run.wait(check=False)).outcome is ExecutionResult.ERROR
+
+
+async def test_a_partial_success_is_a_partial_failure(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    with pytest.raises(RunPartlyFailed):
+        await (await ended(client, emulator, "PartialSuccess")).wait()
+
+
+@pytest.mark.parametrize("result", ["Canceled", "Cancelled", "TimedOut", "Frobnicated"])
+async def test_no_other_result_is_a_success(
+    client: ExportClient, emulator: Emulator, result: str
+) -> None:
+    with pytest.raises(RunFailed):
+        await (await ended(client, emulator, result)).wait()
+
+
+async def test_skipped_is_good_enough(client: ExportClient, emulator: Emulator) -> None:
+    run = await ended(client, emulator, "Skipped")
+    assert (await run.wait()).outcome is ExecutionResult.SKIPPED
+
+
+async def test_a_thousand_waiters_cost_the_looks_of_one() -> None:
+    looks = []
+    for waiters in (1, 1000):
+        emulator = Emulator(seed=1)
+        async with ExportClient(emulator.token(), transport=emulator) as client:
+            connection = await client.create_connection(emulator.add_imodel())
+            run = await client.start_run(connection.id)
+            await asyncio.gather(*(client.resume(run).wait() for _ in range(waiters)))
+        looks.append(emulator.count("get_run"))
+    assert looks[0] == looks[1] > 0
+
+
+async def test_a_late_waiter_gets_the_present_state_at_once(
+    run: RunHandle, emulator: Emulator, client: ExportClient
+) -> None:
+    first = asyncio.create_task(run.wait())
+    await asyncio.sleep(100)
+    looks = emulator.count("get_run")
+    updates = client.resume(run.token).updates()
+    update = await anext(updates)
+    assert update.run.state is not ExecutionState.COMPLETED
+    assert emulator.count("get_run") == looks
+    await updates.aclose()
+    await first
+
+
+async def test_cancelling_one_waiter_disturbs_no_other(run: RunHandle, emulator: Emulator) -> None:
+    waiters = [asyncio.create_task(run.wait()) for _ in range(3)]
+    await asyncio.sleep(50)
+    waiters[0].cancel()
+    results = await asyncio.gather(*waiters, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert results[1] == results[2] == run.last
+
+
+async def test_the_last_to_leave_ends_the_looking(run: RunHandle, emulator: Emulator) -> None:
+    waiter = asyncio.create_task(run.wait())
+    await asyncio.sleep(50)
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    looks = emulator.count("get_run")
+    await asyncio.sleep(1000)
+    assert emulator.count("get_run") == looks
+
+
+async def test_a_timeout_says_that_the_run_goes_on_and_how_to_resume(
+    run: RunHandle, client: ExportClient
+) -> None:
+    with pytest.raises(RunTimeout, match=r"may well go on.*resume") as caught:
+        await run.wait(timeout=60)
+    assert isinstance(caught.value, TimeoutError)
+    assert asyncio.get_running_loop().time() == pytest.approx(60, abs=1)
+    again = client.resume(caught.value.token)
+    assert (await again.wait()).is_final
+
+
+async def test_a_timeout_bounds_a_service_that_never_answers(emulator: Emulator) -> None:
+    emulator.latency = 1e6
+    async with ExportClient("t", transport=emulator, request_timeout=1e5) as client:
+        with pytest.raises(RunTimeout, match="not yet seen"):
+            await client.run("c1", "r1").wait(timeout=10)
+
+
+async def test_an_error_of_your_own_timeout_is_not_ours(run: RunHandle) -> None:
+    async def slow(update: RunUpdate) -> None:
+        raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match="mine") as caught:
+        await run.wait(on_update=slow)
+    assert not isinstance(caught.value, RunTimeout)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0])
+async def test_a_timeout_that_is_none_is_refused(run: RunHandle, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        await run.wait(timeout=timeout)
+
+
+async def test_a_token_carries_the_deadline_to_another_client(
+    run: RunHandle, emulator: Emulator, client: ExportClient
+) -> None:
+    waiter = asyncio.create_task(run.wait(timeout=100))
+    await asyncio.sleep(1)
+    token = run.token
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    resumed = client.resume(token)
+    assert resumed.origin is RunOrigin.ATTACHED
+    before = asyncio.get_running_loop().time()
+    with pytest.raises(RunTimeout):
+        await resumed.wait()
+    assert asyncio.get_running_loop().time() - before <= 101
+    again = client.resume(token)
+    await again.wait(timeout=None)  # an explicit one wins
+    assert again.deadline is None
+
+
+async def test_a_handle_pickles_and_is_taken_up_again(run: RunHandle, client: ExportClient) -> None:
+    await run.refresh()
+    run.deadline = datetime.now(UTC) + timedelta(hours=1)
+    copy = pickle.loads(pickle.dumps(run))
+    assert copy == run
+    assert hash(copy) == hash(run)
+    assert (copy.last, copy.deadline, copy.origin) == (run.last, run.deadline, run.origin)
+    assert (await client.resume(copy).wait()).is_final
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "x", "[]", "{}", '{"v": 2}', '{"v":1,"service":"mesh","connection":"c","run":"r"}', None],
+)
+async def test_a_text_that_is_no_token_is_refused(client: ExportClient, token: str) -> None:
+    with pytest.raises(ValueError, match="no resume token"):
+        client.resume(token)
+
+
+async def test_a_short_outage_is_waited_out(run: RunHandle, emulator: Emulator) -> None:
+    troubles: list[Outcome] = [ConnectionResetError(), answer(500), answer(503, "x")]
+    emulator.script("get_run", *troubles * 10)
+    emulator.script("get_run", answer(200, "<html>a proxy's page</html>"))
+    assert (await run.wait()).is_final
+
+
+async def test_a_long_outage_makes_the_run_unreachable(
+    run: RunHandle, emulator: Emulator, client: ExportClient
+) -> None:
+    emulator.script("get_run", *[ConnectionResetError()] * 1000)
+    with pytest.raises(RunUnreachable, match=r"could not be looked at for 9\d\d s") as caught:
+        await run.wait()
+    assert isinstance(caught.value.__cause__, TransportError)
+    assert client.resume(caught.value.token) == run
+
+
+async def test_each_waiter_gets_an_error_of_its_own(run: RunHandle, emulator: Emulator) -> None:
+    emulator.script("get_run", answer(403, '{"error": {"code": "No", "message": "no"}}'))
+    errors = await asyncio.gather(run.wait(), run.wait(), return_exceptions=True)
+    assert [type(error) for error in errors] == [PermissionDenied, PermissionDenied]
+    assert errors[0] is not errors[1]
+    assert str(errors[0]) == str(errors[1])
+
+
+async def test_a_run_just_created_may_be_unknown_for_a_minute(
+    run: RunHandle, emulator: Emulator
+) -> None:
+    unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
+    emulator.script("get_run", *[unknown] * 5)
+    assert (await run.wait()).is_final
+
+
+async def test_a_run_that_stays_unknown_is_not_found(
+    run: RunHandle, emulator: Emulator, client: ExportClient
+) -> None:
+    unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
+    emulator.script("get_run", *[unknown] * 1000)
+    with pytest.raises(NotFound, match="ConnectionRunNotFound"):
+        await run.wait()
+    assert asyncio.get_running_loop().time() > 60
+    looks = emulator.count("get_run")
+    with pytest.raises(NotFound):
+        await client.run(run.connection_id, run.run_id).wait()
+    assert emulator.count("get_run") == looks + 1
+
+
+GATEWAY = answer(
+    404,
+    '{"error": {"code": "ResourceNotFound", "message": "no", "details": '
+    '[{"code": "OperationNotFound", "message": "no"}]}}',
+)
+
+
+async def test_the_gateways_404_is_never_read_as_gone(run: RunHandle, emulator: Emulator) -> None:
+    emulator.script("get_run", GATEWAY)
+    with pytest.raises(NotFound, match="path or API version"):
+        await run.wait()
+    await run.refresh()
+    waiter = asyncio.create_task(run.wait())
+    await asyncio.sleep(20)
+    emulator.script("get_run", *[GATEWAY] * 3)
+    assert (await waiter).is_final
+
+
+async def test_a_shape_that_is_broken_is_raised_at_once(run: RunHandle, emulator: Emulator) -> None:
+    emulator.script("get_run", answer(200, '{"run": {"id": null, "state": "Queued"}}'))
+    with pytest.raises(ProtocolError, match=r"run\.id: is missing"):
+        await run.wait()
+
+
+async def test_an_asked_wait_on_a_poll_is_kept(run: RunHandle, emulator: Emulator) -> None:
+    emulator.script("get_run", answer(429, "{}", Retry_After="200"))
+    await run.wait()
+    refused, then = [r.at for r in emulator.requests if r.operation == "get_run"][:2]
+    assert then - refused >= 200
+
+
+async def test_an_asked_wait_past_the_deadline_ends_the_wait_at_once(
+    run: RunHandle, emulator: Emulator
+) -> None:
+    emulator.script("get_run", answer(429, "{}", Retry_After="200"))
+    with pytest.raises(RunTimeout) as caught:
+        await run.wait(timeout=100)
+    assert isinstance(caught.value.__cause__, RateLimited)
+    assert asyncio.get_running_loop().time() < 10
+
+
+def seen(state: str, result: str | None = None) -> str:
+    told = "null" if result is None else f'"{result}"'
+    return f'{{"run": {{"id": "r1", "state": "{state}", "result": {told}}}}}'
+
+
+async def test_an_end_without_a_result_is_looked_at_five_times_more() -> None:
+    transport = Answers(answer(200, seen("Completed", "Undetermined")))
+    async with ExportClient("t", transport=transport, schedule=FixedInterval(10)) as client:
+        with pytest.raises(RunFailed, match="Undetermined"):
+            await client.run("c1", "r1").wait()
+        assert len(transport.requests) == 6
+    late = Answers(answer(200, seen("Completed")), answer(200, seen("Completed", "Success")))
+    async with ExportClient("t", transport=late) as client:
+        assert (await client.run("c1", "r1").wait()).outcome is ExecutionResult.SUCCESS
+
+
+async def test_an_unknown_state_is_not_the_end_and_a_step_back_is_accepted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    states = ["Executing", "Paused", "Finalizing", "Executing", "Completed"]
+    transport = Answers(*(answer(200, seen(state, "Success")) for state in states))
+    async with ExportClient("t", transport=transport) as client:
+        told = [u.run.state.value async for u in client.run("c1", "r1").updates()]
+    assert told == states
+    assert "went back from Finalizing to Executing" in caplog.text
+
+
+async def test_a_state_without_news_is_not_told() -> None:
+    states = ["Queued", "Queued", "Queued", "Completed"]
+    transport = Answers(*(answer(200, seen(state, "Success")) for state in states))
+    async with ExportClient("t", transport=transport) as client:
+        told = [u.run.state.value async for u in client.run("c1", "r1").updates()]
+    assert told == ["Queued", "Completed"]
+
+
+async def test_closing_the_client_frees_who_still_waits(emulator: Emulator) -> None:
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        connection = await client.create_connection(emulator.add_imodel())
+        run = await client.start_run(connection.id)
+        waiter = asyncio.create_task(run.wait())
+        await asyncio.sleep(5)
+    with pytest.raises(RuntimeError, match="closed"):
+        await waiter
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_schedule_that_fails_fails_the_waiters(emulator: Emulator) -> None:
+    class Broken:
+        def next_wait(self, view: object) -> float:
+            raise ZeroDivisionError("my schedule")
+
+    async with ExportClient(emulator.token(), transport=emulator, schedule=Broken()) as client:
+        connection = await client.create_connection(emulator.add_imodel())
+        run = await client.start_run(connection.id)
+        with pytest.raises(ZeroDivisionError, match="my schedule"):
+            await run.wait()
+
+
+async def test_leaving_updates_early_ends_the_looking(run: RunHandle, emulator: Emulator) -> None:
+    updates: AsyncIterator[RunUpdate] = run.updates()
+    async for _ in updates:
+        break
+    del updates
+    await asyncio.sleep(1)
+    looks = emulator.count("get_run")
+    await asyncio.sleep(1000)
+    assert emulator.count("get_run") == looks
+
+
+async def test_a_refresh_raises_what_the_look_raises(run: RunHandle, emulator: Emulator) -> None:
+    emulator.script("get_run", *[answer(500, "{}")] * 5)
+    with pytest.raises(ServiceUnavailable):
+        await run.refresh()
