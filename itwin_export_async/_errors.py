@@ -27,11 +27,10 @@ appear without their query.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from attrs import define, field, fields, frozen
+from attrs import define, field, fields, frozen, has
 
 from itwin_export_async._models import Run, Task
 
@@ -41,19 +40,22 @@ if TYPE_CHECKING:
 
 def without_query(url: str) -> str:
     """The address without what may hold a secret: its query, fragment and user."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    bare = re.split(r"[?#]", url, maxsplit=1)[0]
+    return re.sub(r"(?<=//)[^/]*@", "", bare, count=1)
 
 
 _SECRETS = re.compile(
-    r"(?P<name>bearer\s+|(?:sig|access_token|refresh_token|client_secret|password)\W{1,4})"
-    r"[^\s&\"'<>]+|\beyJ[\w.-]{20,}",
+    r"(?P<name>\bbearer\s+"
+    r"|\b(?:sig|access_token|refresh_token|client_secret|password)[\"'\\]*\s*[=:][\s\"'\\]*"
+    r"|https?://[^\s?\"'<>]+\?)"
+    r"[^\s\"'<>]+"
+    r"|\beyJ[\w.-]{20,}",
     re.IGNORECASE,
 )
 
 
 def redacted(text: str) -> str:
-    """The text without what looks like a token, a signature or a client secret."""
+    """The text without what looks like a token, a signature, a secret or an address's query."""
     return _SECRETS.sub(lambda found: f"{found['name'] or ''}***", text)
 
 
@@ -64,8 +66,10 @@ def _restore(cls: type["ExportError"], values: dict[str, Any]) -> "ExportError":
 class ExportError(Exception):
     """The root of all that this library raises about the service and the way to it."""
 
-    def __reduce__(self) -> tuple[Callable[..., "ExportError"], tuple[Any, ...]]:
+    def __reduce__(self) -> Any:
         cls: type[Any] = type(self)
+        if not has(cls):
+            return super().__reduce__()
         values = {f.name: getattr(self, f.name) for f in fields(cls)}
         return _restore, (type(self), values)
 
@@ -154,7 +158,7 @@ class NotFound(ResponseError):
     @property
     def is_gateway(self) -> bool:
         """Whether the gateway answered and not the API: the path or the API version is wrong."""
-        return any(detail.code == "OperationNotFound" for detail in self.details)
+        return "OperationNotFound" in (self.code, *(detail.code for detail in self.details))
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -185,13 +189,15 @@ class ServiceUnavailable(ResponseError):
 class ProtocolError(ExportError):
     """The service broke its own contract: unreadable JSON, no Location, a foreign origin.
 
-    `path` is the place in the answer, such as `run.jobs[0].state`, or empty.
+    `path` is the place in the answer, such as `run.jobs[0].state`, or empty. `passing` says that
+    asking again may help: a proxy's page may have stood for the answer.
     """
 
     message: str
     method: str = ""
     url: str = field(default="", converter=without_query)
     path: str = ""
+    passing: bool = False
 
     def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""
@@ -262,20 +268,26 @@ def _told(task: Task) -> str:
     error = task.error
     if error is None:
         return f"task {task.id} ended with {result}, without an explanation"
-    why = error.description or error.message or "no description"
-    remedy = "can be fixed by the user" if error.can_user_fix else "cannot be fixed by the user"
-    link = f"; see {error.kb_article_link}" if error.kb_article_link else ""
-    return f"task {task.id} ended with {result}: {error.error_code}: {why} ({remedy}{link})"
+    why = ": ".join(filter(None, (error.error_code, error.description or error.message)))
+    hints = []
+    if error.can_user_fix is not None:
+        hints.append(f"{'can' if error.can_user_fix else 'cannot'} be fixed by the user")
+    if error.kb_article_link:
+        hints.append(f"see {error.kb_article_link}")
+    told = f"task {task.id} ended with {result}: {why or 'no description'}"
+    return f"{told} ({'; '.join(hints)})" if hints else told
 
 
 class RunFailed(RunError):
     """The run ended, and not well: `run.outcome` says how; the text names each failed task."""
 
     def __str__(self) -> str:
-        text = super().__str__()
-        if self.run is None:
-            return text
-        return "\n  ".join([text, *map(_told, self.run.failed_tasks)])
+        lines = [super().__str__()]
+        if self.run is not None and (fault := self.run.error) is not None:
+            lines.append(": ".join(filter(None, (fault.error_key, fault.description))))
+        if self.run is not None:
+            lines += map(_told, self.run.failed_tasks)
+        return "\n  ".join(lines)
 
 
 class RunPartlyFailed(RunFailed):

@@ -115,29 +115,25 @@ class Following:
     @asynccontextmanager
     async def _watching(self, key: RunKey, fresh: bool) -> AsyncIterator[_Link]:
         follower = self._followers.get(key)
-        if follower is None:
-            follower = self._followers[key] = _Follower()
-            self._begin(key, follower, fresh)
+        if follower is None or follower.has_failed:
+            follower = self._followers[key] = self._begin(key, fresh)
         follower.watchers += 1
         try:
             yield follower.present
         finally:
             follower.watchers -= 1
             if not follower.watchers:
-                self._end(key, follower)
+                follower.loop.cancel()
+                if self._followers.get(key) is follower:
+                    del self._followers[key]
 
-    def _begin(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
-        loop = asyncio.create_task(self._follow(key, follower, fresh))
-        follower.loop = loop
+    def _begin(self, key: RunKey, fresh: bool) -> "_Follower":
+        follower = _Follower()
+        loop = follower.loop = asyncio.create_task(self._follow(key, follower, fresh))
         self._loops.add(loop)
         loop.add_done_callback(follower.loop_ended)
         loop.add_done_callback(self._loops.discard)
-
-    def _end(self, key: RunKey, follower: "_Follower") -> None:
-        if self._followers.get(key) is follower:
-            del self._followers[key]
-        if follower.loop is not None:
-            follower.loop.cancel()
+        return follower
 
     async def close(self) -> None:
         """End all loops; who still waits is told that the client was closed."""
@@ -171,7 +167,7 @@ class Following:
             else:
                 now = clock()
                 before, course = course, course.seen(run, age=age, now=now)
-                _report(key, before, course)
+                _report(run, before, course)
                 if course.is_over or course.brought_news:
                     follower.tell(Sighting(run=run, is_over=course.is_over))
                 if course.is_over:
@@ -189,16 +185,13 @@ class Following:
         )
 
 
-def _report(key: RunKey, before: Course, course: Course) -> None:
-    run = course.run
-    if run is None:
-        return
+def _report(run: Run, before: Course, course: Course) -> None:
     if course.is_over:
-        log.info("run %s ended: %s", key.run_id, run.outcome.value)
+        log.info("run %s ended: %s", run.id, run.outcome.value)
     elif before.run is not None and goes_backwards(before.run.state, run.state):
-        log.warning("run %s went back from %s to %s", key.run_id, before.run.state, run.state)
+        log.warning("run %s went back from %s to %s", run.id, before.run.state, run.state)
     else:
-        log.debug("run %s: %s", key.run_id, run.state.value)
+        log.debug("run %s: %s", run.id, run.state.value)
 
 
 @define(eq=False)
@@ -206,7 +199,7 @@ class _Follower:
     """One followed run: its loop, and the link that a new watcher starts from."""
 
     watchers: int = 0
-    loop: "asyncio.Task[None] | None" = None
+    loop: "asyncio.Task[None]" = field(init=False)
     present: _Link = field(factory=_Link)
     _tail: _Link = field(init=False)
 
@@ -218,6 +211,11 @@ class _Follower:
         self._tail = self._tail.append(news)
         if not isinstance(news, Pause):
             self.present = self._tail
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it came to an end that a new look may not come to."""
+        return isinstance(self.present.news, Ending)
 
     def loop_ended(self, loop: "asyncio.Task[None]") -> None:
         """Whoever still waits must not wait for ever."""

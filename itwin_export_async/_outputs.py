@@ -8,7 +8,6 @@ and it; rounds go on for a while.
 import asyncio
 import logging
 from functools import partial
-from itertools import count
 from os import PathLike
 from pathlib import Path
 
@@ -60,28 +59,27 @@ class Outputs:
         on_progress: Progress | None,
     ) -> Path:
         fetch = partial(self._try, destination, taken, on_progress)
-        clock = asyncio.get_running_loop().time
-        ends = clock() + self._patience
         path = await fetch(file_id)
         if path is not None:
             return path
+        clock = asyncio.get_running_loop().time
+        ends, pause = clock() + self._patience, 1.0
         names = [file_id, *await self._composites(run, file_id)]
-        for pause in count():
+        while True:
             for name in names:
                 path = await fetch(name)
                 if path is not None:
                     return path
-            wait = min(1.0 + pause, ends - clock())
-            if wait <= 0:
-                break
-            log.info("output %s cannot be read yet; again in %.1f s", file_id, wait)
-            await asyncio.sleep(wait)
-        raise DownloadError(
-            message=f"Storage knows no such file, tried as {' and as '.join(names)} "
-            f"for {self._patience:g} s",
-            file_id=file_id,
-            destination=str(destination),
-        )
+            if clock() >= ends:
+                raise DownloadError(
+                    message=f"Storage knows no such file, tried as {' and as '.join(names)} "
+                    f"for {self._patience:g} s",
+                    file_id=file_id,
+                    destination=str(destination),
+                )
+            log.info("output %s cannot be read yet; again in %.1f s", file_id, pause)
+            await asyncio.sleep(min(pause, ends - clock()))
+            pause += 1.0
 
     async def _try(
         self,
@@ -117,9 +115,8 @@ class Outputs:
 
 def _untaken(path: Path, taken: list[Path]) -> Path:
     """The path, or with `-2`, `-3`, ... before its suffix while another output has it."""
-    free = path
-    for number in count(2):
-        if free not in taken:
-            break
+    free, number = path, 1
+    while free in taken:
+        number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free

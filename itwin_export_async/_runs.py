@@ -274,8 +274,7 @@ class RunHandle:
         kind = RunPartlyFailed if outcome == ExecutionResult.PARTIAL_SUCCESS else RunFailed
         called = run.result.value if run.result else outcome.value
         told = "" if called == outcome.value else f", while the service calls it {called}"
-        fault = f": {run.error.description or run.error.error_key}" if run.error else ""
-        raise kind(message=f"ended with {outcome.value}{told}{fault}", **self._facts())
+        raise kind(message=f"ended with {outcome.value}{told}", **self._facts())
 
     def _facts(self) -> dict[str, Any]:
         return {

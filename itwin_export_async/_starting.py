@@ -24,7 +24,6 @@ from itwin_export_async._protocol.refusals import refusal
 from itwin_export_async._protocol.runs import (
     Accepted,
     AlreadyActive,
-    LostRace,
     Service,
     asked_at,
     began_after,
@@ -71,7 +70,7 @@ class RunStarter:
                     if handle is not None:
                         return handle
                     races, self._doubtful = 0, None
-                case LostRace():
+                case _:  # a lost race
                     races += 1
                     wait = self.desk.session.retry.wait_after_race(races)
                     if wait is None:

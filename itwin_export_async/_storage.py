@@ -1,19 +1,12 @@
-"""Storage: metadata, and files brought to disk whole.
-
-A file grows as `name.part` and gets its final name only when it is complete: its length is right,
-its digest too where one was told, and it is on the disk.
-"""
+"""Storage: metadata, and files brought to disk whole, in as many goes as it takes."""
 
 import asyncio
-import hashlib
 import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from attrs import define, field
+from typing import Any
 
 from itwin_export_async._errors import (
     DownloadError,
@@ -25,8 +18,8 @@ from itwin_export_async._errors import (
     TransportError,
 )
 from itwin_export_async._models import StoredFile
+from itwin_export_async._partfile import PartFile
 from itwin_export_async._protocol.storage import (
-    Content,
     download_file,
     get_blob,
     get_file,
@@ -43,8 +36,6 @@ Progress = Callable[[int, int | None], Any]
 """Called with the bytes done and the bytes in total (None when not told); sync or async."""
 
 Locate = Callable[[], Awaitable[str]]
-
-_PIECE = 1024 * 1024
 
 
 class StorageClient:
@@ -87,9 +78,9 @@ class StorageClient:
 
     async def _fetch(self, locate: Locate, path: Path, on_progress: Progress | None) -> None:
         """Fetch in as many goes as it takes, while each go brings something."""
-        part = _Part(path=path)
-        await part.open()
+        part = PartFile(path)
         try:
+            await part.open()
             failures = 0
             while True:
                 done = part.done
@@ -112,7 +103,7 @@ class StorageClient:
         return retry.jitter(retry.bound(failures)) if asked is None else asked
 
     async def _go(
-        self, address: str, part: "_Part", on_progress: Progress | None
+        self, address: str, part: PartFile, on_progress: Progress | None
     ) -> ExportError | None:
         """One request for what is missing: None when all is there, the passing error otherwise."""
         request = get_blob(address, done=part.done, etag=part.etag)
@@ -173,85 +164,3 @@ async def prepare_folder(folder: Path) -> None:
             message=f"the folder cannot be written: {exc.strerror}",
             destination=str(folder),
         ) from exc
-
-
-@define(eq=False)
-class _Part:
-    """The file while it grows. Writing happens in threads, a large piece at a time."""
-
-    path: Path = field(kw_only=True)
-    done: int = 0
-    total: int | None = None
-    etag: str | None = None
-    _md5: bytes | None = None
-    _digest: Any = field(factory=lambda: hashlib.md5(usedforsecurity=False))
-    _waiting: list[bytes] = field(factory=list)
-    _waiting_bytes: int = 0
-    _file: BinaryIO | None = None
-
-    @property
-    def _place(self) -> Path:
-        return self.path.with_name(self.path.name + ".part")
-
-    async def open(self) -> None:
-        self._file = await self._in_thread(lambda: self._place.open("wb"))
-
-    async def begin(self, content: Content) -> None:
-        """Take up a new answer, from the start again where it is the whole file."""
-        if content.start == 0 and self.done:
-            self.done = 0
-            self._digest = hashlib.md5(usedforsecurity=False)
-            await self._in_thread(self._rewind)
-        self.total = content.total
-        self.etag = content.etag
-        self._md5 = content.md5 or self._md5
-
-    def _rewind(self) -> None:
-        assert self._file is not None
-        self._file.seek(0)
-        self._file.truncate()
-
-    async def add(self, piece: bytes) -> None:
-        self._waiting.append(piece)
-        self._waiting_bytes += len(piece)
-        self.done += len(piece)
-        if self._waiting_bytes >= _PIECE:
-            await self.flush()
-
-    async def flush(self) -> None:
-        pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if pieces:
-            await self._in_thread(lambda: self._write(b"".join(pieces)))
-
-    def _write(self, data: bytes) -> None:
-        assert self._file is not None
-        self._digest.update(data)
-        self._file.write(data)
-
-    async def finish(self) -> None:
-        """Check the digest, and give the file its final name once it is on the disk."""
-        if self._md5 is not None and self._digest.digest() != self._md5:
-            raise DownloadError(message="the file that came does not fit its MD5")
-        await self._in_thread(self._commit)
-
-    def _commit(self) -> None:
-        assert self._file is not None
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._place.replace(self.path)
-
-    async def close(self) -> None:
-        """Leave nothing half-done behind."""
-        await asyncio.shield(asyncio.to_thread(self._discard))
-
-    def _discard(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._place.unlink(missing_ok=True)
-
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        try:
-            return await asyncio.to_thread(work)
-        except OSError as exc:
-            raise DownloadError(message=f"cannot be written: {exc.strerror}") from exc

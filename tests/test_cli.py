@@ -1,7 +1,9 @@
 """The command line: in this process for what it says, in its own for how it ends."""
 
 import asyncio
+import contextlib
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -83,6 +85,25 @@ def test_the_demo_ends_with_files_that_are_ifc(tmp_path: Path) -> None:
     for file in files:
         assert file.read_bytes().startswith(b"ISO-10303-21;")
         assert re.search(rf"{file.stem}\s+[0-9a-f]{{8}}\s.*Completed.* s\s+{file.name}.*kB", out)
+
+
+def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    words = [*COMMAND, "demo", "-o", "out", "--imodels", "2", "--speed", "900"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(
+        words, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := os.read(ours, 65536):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"starting" in shown or b"Executing" in shown
+    assert b"Traceback" not in shown
+    assert b"Tunnel.ifc" in shown
 
 
 def test_there_are_names_for_any_number_of_imodels() -> None:

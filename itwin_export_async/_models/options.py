@@ -51,14 +51,14 @@ def _text(_: object, attribute: "Attribute[Any]", value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} must be a string, not {value!r}")
+        raise TypeError(f"{attribute.name} must be a string, not {type(value).__name__}")
     if not value.strip():
         raise ValueError(f"{attribute.name} is empty; leave it out instead")
 
 
 def _ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
-    if isinstance(value, str):
-        raise TypeError(f"model_ids must be a list of strings, not the string {value!r}")
+    if isinstance(value, str) or not isinstance(value, Iterable | None):
+        raise TypeError(f"model_ids must be a list of strings, not {value!r}")
     return None if value is None else tuple(value)
 
 

@@ -125,7 +125,7 @@ class Run:
 
     @property
     def outcome(self) -> ExecutionResult:
-        """How the run truly ended; `UNDETERMINED` while it has not.
+        """How the run truly ended; `UNDETERMINED` while the service has not said.
 
         The run's own result, unless that is `SUCCESS` while tasks (or, where there are none, jobs)
         failed: then `ERROR` if all of them did and `PARTIAL_SUCCESS` if some did. Only results

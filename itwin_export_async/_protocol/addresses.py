@@ -51,7 +51,10 @@ def is_loopback(url: str) -> bool:
 
 def is_safe(url: str) -> bool:
     """Whether secrets may travel there: https, or plain http to loopback."""
-    scheme, host, _ = origin(url)
+    try:
+        scheme, host, _ = origin(url)
+    except ValueError:
+        return False
     return bool(host) and (scheme == "https" or (scheme == "http" and is_loopback(url)))
 
 
@@ -59,18 +62,15 @@ def checked_base(name: str, url: Any) -> str:
     """A base address without its trailing slash, or an error that names it."""
     if not isinstance(url, str):
         raise TypeError(f"{name} must be a string, not {url!r}")
-    try:
-        parts = urlsplit(url)
-        safe = is_safe(url)
-    except ValueError:
-        raise ValueError(f"{name} {url!r} is not an address") from None
-    if parts.username or parts.query or parts.fragment:
-        raise ValueError(f"{name} {without_query(url)!r} must not hold a user, query or fragment")
-    if not safe:
+    address: str = url.strip()
+    shown = without_query(address)
+    if address != shown:
+        raise ValueError(f"{name} {shown!r} must not hold a user, query or fragment")
+    if not is_safe(address):
         raise ValueError(
-            f"{name} {url!r} must be an https address (plain http only for this machine itself)"
+            f"{name} {address!r} must be an https address (plain http only for this machine itself)"
         )
-    return url.rstrip("/")
+    return address.rstrip("/")
 
 
 @frozen(kw_only=True)
@@ -103,6 +103,16 @@ def run_address(response: Response, href: str, *, base_url: str) -> RunAddress |
         case [*_, connections, connection_id, runs, run_id] if (
             connections.casefold().endswith("connections") and runs.casefold() == "runs"
         ):
-            return RunAddress(connection_id=connection_id, run_id=run_id)
+            return _checked(connection_id, run_id)
         case _:
             return None
+
+
+def _checked(connection_id: str, run_id: str) -> RunAddress | None:
+    try:
+        return RunAddress(
+            connection_id=checked_id("connection_id", connection_id),
+            run_id=checked_id("run_id", run_id),
+        )
+    except ValueError:
+        return None

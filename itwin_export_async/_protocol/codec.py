@@ -65,14 +65,12 @@ def moment(text: str) -> datetime | None:
     """An aware UTC time, None for year 1 and for what cannot be read."""
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        if time.tzinfo is not UTC:
+            time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         _report_date(text)
         return None
-    if time.year == 1:
-        return None
-    if time.tzinfo is UTC:
-        return time
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return None if time.year == 1 else time
 
 
 @lru_cache(maxsize=256)  # the cache makes it once per value, and bounds what is remembered
@@ -113,7 +111,10 @@ def _optional_of(kind: Any) -> Any:
 
 
 def _optional_date(value: Any, _: Any) -> datetime | None:
-    return moment(value if type(value) is str else repr(value))
+    if type(value) is str:
+        return moment(value)
+    _report_date(repr(value))
+    return None
 
 
 def _optional_enum(value: Any, kind: Any) -> OpenEnum | None:
@@ -133,8 +134,8 @@ def _structure_class(converter: Converter, cls: type[Any]) -> Callable[[Any, Any
         if type(value) is not dict:
             raise TypeError(f"expected an object, got {_shown(value)}")
         told = {name: v for name, v in value.items() if v is not None}
-        if link and (address := href(value, link)):
-            told[member] = address
+        if link:
+            told[member] = href(value, link)
         model = fill(told, cls)
         if keeps_raw:
             object.__setattr__(model, "raw", value)
@@ -198,8 +199,8 @@ def json_object(response: Response) -> dict[str, Any]:
     """The JSON object that is the answer's body, or a `ProtocolError`."""
     try:
         value = json.loads(response.body)
-    except ValueError as exc:
-        raise _broken(response, "the answer is not JSON") from exc
+    except (ValueError, RecursionError) as exc:
+        raise _broken(response, "the answer is not JSON", passing=True) from exc
     if type(value) is not dict:
         raise _broken(response, "the answer is not a JSON object")
     return value
@@ -243,15 +244,22 @@ def _structured(response: Response, value: Any, path: str, cls: type[T]) -> T:
         raise _broken(response, what, path=place) from exc
 
 
-def _broken(response: Response, message: str, *, path: str = "") -> ProtocolError:
-    return ProtocolError(message=message, method=response.method, url=response.url, path=path)
+def _broken(
+    response: Response, message: str, *, path: str = "", passing: bool = False
+) -> ProtocolError:
+    return ProtocolError(
+        message=message, method=response.method, url=response.url, path=path, passing=passing
+    )
 
 
 def _first_problem(exc: BaseException, path: str) -> tuple[str, str]:
     """The place of the first thing that did not fit, and what was wrong with it."""
     match exc:
         case ClassValidationError():
-            inner, field_note = exc.group_exceptions()[0][0]
+            members, others = exc.group_exceptions()
+            if not members:  # a member is well-formed and yet refused by its model
+                return path, str(others[0])
+            inner, field_note = members[0]
             if isinstance(inner, KeyError):
                 return f"{path}.{inner.args[0]}", "is missing"
             return _first_problem(inner, f"{path}.{spelling(field_note.name)}")

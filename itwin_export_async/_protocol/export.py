@@ -3,7 +3,8 @@
 https://developer.bentley.com/apis/export/operations/
 """
 
-from urllib.parse import quote, urlsplit
+import re
+from urllib.parse import quote
 
 from itwin_export_async._models import (
     AuthenticationType,
@@ -18,6 +19,8 @@ from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.refusals import refusal
 from itwin_export_async._protocol.runs import Service, connection_path
 
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s\[\]]+([/?#]\S*)?$", re.IGNORECASE)
+
 
 def create_connection(
     imodel_id: str,
@@ -27,6 +30,8 @@ def create_connection(
     """Make a connection. Not repeatable: a second request makes a second connection."""
     body = {"iModelId": checked_id("imodel_id", imodel_id)}
     if display_name is not None:
+        if not isinstance(display_name, str):
+            raise TypeError(f"display_name must be a string, not {display_name!r}")
         body["displayName"] = display_name
     if authentication_type is not None:
         kind = member_of(AuthenticationType, "authentication_type", authentication_type)
@@ -76,8 +81,9 @@ def read_deleted_connection(response: Response) -> None:
 
 def get_authorization(redirect_url: str) -> Request:
     """Ask whether the user has agreed to background work."""
-    parts = urlsplit(redirect_url)
-    if not parts.scheme or not parts.netloc:
+    if not isinstance(redirect_url, str):
+        raise TypeError(f"redirect_url must be a string, not {redirect_url!r}")
+    if not _ABSOLUTE.match(redirect_url):
         raise ValueError(f"redirect_url {redirect_url!r} must be an absolute address")
     query = f"redirectUrl={quote(redirect_url, safe='')}"
     return Request(method="GET", url=f"/export/authorizationinformation?{query}")

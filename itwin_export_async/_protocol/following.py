@@ -82,10 +82,8 @@ class Course:
                 if error.is_gateway:  # a wrong path or version, never a run that is gone
                     return self.run is not None
                 return self.fresh and now - self.followed < YOUNG
-            case TokenError():
+            case TokenError() | ProtocolError():
                 return error.passing
-            case ProtocolError():  # a proxy's page may stand for an answer, a wrong shape may not
-                return not error.path
             case ResponseError(status=408):
                 return True
             case _:
@@ -112,7 +110,7 @@ def changes(old: Run | None, new: Run) -> tuple[StateChange, ...]:
     return tuple(
         StateChange(
             level=part[0],
-            id=part[1],
+            id=part[2],
             old=before[part].state if part in before else None,
             new=now.state,
             result=now.result,
@@ -123,9 +121,10 @@ def changes(old: Run | None, new: Run) -> tuple[StateChange, ...]:
     )
 
 
-def _parts(run: Run) -> dict[tuple[Level, str], Run | Job | Task]:
-    parts: dict[tuple[Level, str], Run | Job | Task] = {("run", run.id): run}
+def _parts(run: Run) -> dict[tuple[Level, str, str], Run | Job | Task]:
+    """The run and its parts by level, the job they belong to, and id."""
+    parts: dict[tuple[Level, str, str], Run | Job | Task] = {("run", "", run.id): run}
     for job in run.jobs:
-        parts["job", job.id] = job
-        parts |= {("task", task.id): task for task in job.tasks}
+        parts["job", job.id, job.id] = job
+        parts |= {("task", job.id, task.id): task for task in job.tasks}
     return parts

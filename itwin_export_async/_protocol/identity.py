@@ -8,12 +8,13 @@ from urllib.parse import urlencode
 
 from attrs import field, frozen
 
-from itwin_export_async._errors import ExportError, TokenError
+from itwin_export_async._errors import ExportError, TokenError, redacted, without_query
 from itwin_export_async._protocol.codec import json_object
 from itwin_export_async._protocol.http import Request, Response
 
 IMS = "https://ims.bentley.com"
 TOKEN_PATH = "/connect/token"
+_LONGEST = 10 * 365 * 24 * 3600
 
 
 @frozen
@@ -31,8 +32,12 @@ class AccessToken:
             raise ValueError("the access token has a character that cannot be in a header")
 
     @expires_at.validator
-    def _aware(self, _: object, value: datetime | None) -> None:
-        if value is not None and value.tzinfo is None:
+    def _aware(self, _: object, value: object) -> None:
+        if value is None:
+            return
+        if not isinstance(value, datetime):
+            raise TypeError(f"expires_at must be a datetime, not {value!r}")
+        if value.tzinfo is None:
             raise ValueError("expires_at must be an aware datetime (with a time zone)")
 
 
@@ -62,13 +67,22 @@ def read_token(response: Response, *, now: datetime) -> AccessToken:
     value, lifetime = answer.get("access_token"), answer.get("expires_in")
     if type(value) is not str or not value:
         raise _refused(response, "its answer holds no access_token")
-    if not isinstance(lifetime, int | float):
-        return AccessToken(value)
-    return AccessToken(value, now + timedelta(seconds=lifetime))
+    try:
+        return AccessToken(value, _ends(lifetime, now))
+    except ValueError as exc:
+        raise _refused(response, str(exc)) from exc
+
+
+def _ends(lifetime: object, now: datetime) -> datetime | None:
+    """When a token ends; a lifetime that makes no sense is not known."""
+    if not isinstance(lifetime, int | float) or not 0 < lifetime < _LONGEST:
+        return None
+    return now + timedelta(seconds=lifetime)
 
 
 def _refused(response: Response, reason: str) -> TokenError:
     return TokenError(
-        message=f"no token from {response.url.partition('?')[0]}: {response.status} {reason}",
+        message=f"no token from {without_query(response.url)}: "
+        f"{response.status} {redacted(reason)}",
         passing=response.status >= 500 or response.status in (408, 429),
     )

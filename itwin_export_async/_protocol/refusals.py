@@ -37,6 +37,7 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
 }
 _REQUEST_IDS = ("x-correlation-id", "x-request-id", "request-id", "x-ms-request-id")
 _SECRET_HEADERS = frozenset({"set-cookie", "authorization", "www-authenticate"})
+_ADDRESS_HEADERS = frozenset({"location", "content-location"})
 _BODY_SHOWN = 500
 
 
@@ -68,15 +69,18 @@ def refusal(response: Response) -> ExportError:
 def _told(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...]]:
     try:
         told = json.loads(body)
-    except ValueError:
-        return "", redacted(body[:_BODY_SHOWN].decode(errors="replace").strip()), ()
+    except (ValueError, RecursionError):
+        told = None
     if not isinstance(told, dict):
-        return "", redacted(body[:_BODY_SHOWN].decode(errors="replace")), ()
+        told = {}
     error = told["error"] if isinstance(told.get("error"), dict) else told
-    details = error.get("details")
+    code, message, details = _text(error, "code"), _text(error, "message"), error.get("details")
+    if not code and not message:
+        text = body[: 4 * _BODY_SHOWN].decode(errors="replace")  # a character has 4 bytes at most
+        message = redacted(text[:_BODY_SHOWN].strip())
     return (
-        _text(error, "code"),
-        _text(error, "message"),
+        code,
+        message,
         tuple(
             ErrorDetail(
                 code=_text(detail, "code"),
@@ -95,9 +99,9 @@ def _text(members: Mapping[str, Any], name: str) -> str:
 
 
 def _shown(headers: Mapping[str, str]) -> dict[str, str]:
-    shown = {name.lower(): value for name, value in headers.items()}
+    shown = {name.lower(): redacted(value) for name, value in headers.items()}
     for name in _SECRET_HEADERS & shown.keys():
         del shown[name]
-    if "location" in shown:
-        shown["location"] = without_query(shown["location"])
+    for name in _ADDRESS_HEADERS & shown.keys():
+        shown[name] = without_query(shown[name])
     return shown

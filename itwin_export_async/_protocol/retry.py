@@ -5,7 +5,7 @@ does harm when it is done twice is repeated only if the service surely did not t
 `Retry-After` (RFC 9110, section 10.2.3) is a lower bound: it is neither shortened nor jittered.
 """
 
-import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +20,7 @@ from itwin_export_async._protocol.http import Request, Response
 
 Outcome = Response | TransportError
 
+_SECONDS = re.compile(r"\d{1,9}(\.\d*)?", re.ASCII)
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 521, 522, 524})
 
 
@@ -35,17 +36,17 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None) -> float | 
     held against the answer's own `Date`, so that skewed clocks do no harm, and only without one
     against `now` (None where that is not known).
     """
-    asked = headers.get("Retry-After")
-    if asked is None:
+    asked = headers.get("Retry-After", "").strip()
+    if not asked:
         return None
-    try:
+    if _SECONDS.fullmatch(asked):
         seconds = float(asked)
-    except ValueError:
+    else:
         until, now = _http_date(asked), service_time(headers) or now
         if until is None or now is None:
             return None
         seconds = max(0.0, (until - now).total_seconds())
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return seconds
 
 
 def _http_date(text: str | None) -> datetime | None:
@@ -53,7 +54,7 @@ def _http_date(text: str | None) -> datetime | None:
         return None
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 

@@ -22,7 +22,7 @@ them alike divides the looks in the best way; a demand `pressure` times too high
 by the square of that.
 """
 
-from math import sqrt
+from math import log, sqrt
 from typing import Protocol
 
 from attrs import field, frozen
@@ -99,5 +99,9 @@ class Exponential:
 
     def next_wait(self, view: PollView) -> float:
         """Seconds until the next look."""
-        looks = min(view.looks, 1000)  # the power stays a finite number
-        return min(self.initial * self.factor**looks, self.maximum) * view.pressure
+        growing = log(self.maximum / self.initial, self.factor) if self.factor > 1 else 0.0
+        if view.looks >= growing:  # also where the power would be no number any more
+            wait = self.maximum if self.factor > 1 else self.initial
+        else:
+            wait = self.initial * self.factor**view.looks
+        return min(wait, self.maximum) * view.pressure

@@ -27,7 +27,8 @@ from itwin_export_async._protocol.refusals import refusal
 
 OCTETS = "application/vnd.bentley.itwin-platform.v1+octet-stream"
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\.|$)", re.IGNORECASE)
+_LONGEST_NAME = 240  # bytes; file systems take 255, and `.part` and `-2` need some
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -113,10 +114,15 @@ def _content(response: Response, start: int, total: int | None) -> Content:
     if whole is None and start == 0:
         whole = response.headers.get("Content-MD5")
     try:
-        md5 = base64.b64decode(whole, validate=True) if whole else None
+        md5 = base64.b64decode(whole or "", validate=True)
     except ValueError:
-        md5 = None
-    return Content(start=start, total=total, etag=response.headers.get("ETag"), md5=md5)
+        md5 = b""
+    return Content(
+        start=start,
+        total=total,
+        etag=response.headers.get("ETag"),
+        md5=md5 if len(md5) == 16 else None,
+    )
 
 
 def composite_id(itwin_id: str | None, file_id: str) -> str | None:
@@ -133,8 +139,16 @@ def composite_id(itwin_id: str | None, file_id: str) -> str | None:
 
 def safe_name(display_name: str, *, fallback: str) -> str:
     """A file name that stays in its folder and that every file system takes."""
-    name = re.split(r"[/\\]", display_name)[-1]
-    name = _UNFIT.sub("_", name).strip().rstrip(".")
-    if not name or _RESERVED.match(name):
-        name = f"_{name}" if name else fallback
-    return name[:200]
+    return _cleaned(display_name) or _cleaned(fallback) or "output"
+
+
+def _cleaned(text: str) -> str:
+    name = re.split(r"[/\\]", text)[-1].encode(errors="replace").decode()
+    name = _UNFIT.sub("_", name).strip().rstrip(". ")
+    if _RESERVED.match(name):
+        name = f"_{name}"
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or len(suffix.encode()) > 20:
+        stem, dot, suffix = name, "", ""
+    room = _LONGEST_NAME - len((dot + suffix).encode())
+    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + suffix

@@ -1,6 +1,6 @@
 """What is going on, shown while it goes on: a live table, or plain lines where nobody looks."""
 
-import asyncio
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +14,7 @@ from itwin_export_async import RunUpdate
 
 @define
 class Row:
-    """One export. `began` and `ended` are in the loop's time, `states` those the run passed."""
+    """One export. `began` and `ended` are in monotonic time, `states` those the run passed."""
 
     name: str
     began: float
@@ -57,7 +57,7 @@ class Board:
 
     def add(self, name: str) -> Row:
         """A row for a new export."""
-        row = Row(name=name, began=_now())
+        row = Row(name=name, began=monotonic())
         self._rows.append(row)
         return row
 
@@ -75,22 +75,18 @@ class Board:
 
     def ended(self, row: Row, note: str) -> None:
         """The export is over."""
-        row.note, row.ended = note, _now()
+        row.note, row.ended = note, monotonic()
         self._line(row, note)
 
     def _line(self, row: Row, text: str) -> None:
         if not self._console.is_terminal:
             self._console.print(
-                f"{row.seconds(_now()):7.1f} s  {row.name}: {text}", highlight=False
+                f"{row.seconds(monotonic()):7.1f} s  {row.name}: {text}", highlight=False
             )
 
     def _table(self) -> Table:
         table = Table("iModel", "run", "state", "time", box=None, pad_edge=False)
         for row in self._rows:
             state = row.note or (row.states[-1] if row.states else "starting")
-            table.add_row(row.name, row.run_id, state, f"{row.seconds(_now()):.1f} s")
+            table.add_row(row.name, row.run_id, state, f"{row.seconds(monotonic()):.1f} s")
         return table
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

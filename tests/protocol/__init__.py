@@ -1,0 +1,1 @@
+"""Tests of the rules: values in, values out; no loop, no network, no clock."""

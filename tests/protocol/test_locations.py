@@ -1,0 +1,166 @@
+"""What a Location says, and what an answer to a start means."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from itwin_export_async._errors import (
+    AuthenticationFailed,
+    ExportError,
+    InvalidRequest,
+    ProtocolError,
+    ServiceUnavailable,
+)
+from itwin_export_async._protocol.addresses import RunAddress, run_address
+from itwin_export_async._protocol.runs import (
+    Accepted,
+    AlreadyActive,
+    LostRace,
+    Service,
+    get_run,
+    read_created_run,
+)
+
+from .samples import BASE, answer
+
+R1 = RunAddress(connection_id="c1", run_id="r1")
+
+
+def named(href: str, base: str = BASE) -> RunAddress | None:
+    return run_address(answer(), href, base_url=base)
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        f"{BASE}/export/connections/c1/runs/r1",
+        f"{BASE}:443/export/connections/c1/runs/r1",
+        "https://API.Bentley.com/export/connections/c1/runs/r1",
+        "/export/connections/c1/runs/r1",
+        "/export/connections/c1/runs/r1/",
+        "/export/connections/c1/runs/r1?api-version=1&$top=3",
+        "/export/connections/c1/runs/r1#top",
+        "/Export/Connections/c1/Runs/r1",
+        "/export/v1/connections/c1/runs/r1",
+        "//api.bentley.com/export/connections/c1/runs/r1",
+        "/synchronization/imodels/storageConnections/c1/runs/r1",
+        "runs/r1",
+        "../c1/runs/r1",
+        "/export/connections/c1/%72uns/r1",
+    ],
+)
+def test_a_location_names_its_run(href: str) -> None:
+    assert named(href) == R1
+
+
+def test_a_location_may_name_another_connection() -> None:
+    found = named("/export/connections/other/runs/r%209")
+    assert found == RunAddress(connection_id="other", run_id="r 9")
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "https://evil.example.com/export/connections/c1/runs/r1",
+        "https://api.bentley.com.evil.example.com/export/connections/c1/runs/r1",
+        "https://api.bentley.com@evil.example.com/export/connections/c1/runs/r1",
+        "https://api.bentley.com:8443/export/connections/c1/runs/r1",
+        "http://api.bentley.com/export/connections/c1/runs/r1",
+        "//evil.example.com/export/connections/c1/runs/r1",
+        "javascript:alert(1)",
+    ],
+)
+def test_a_location_of_a_foreign_origin_is_a_protocol_error(href: str) -> None:
+    with pytest.raises(ProtocolError, match="foreign"):
+        named(f"{href}?sig=planted")
+    with pytest.raises(ProtocolError) as caught:
+        named(f"{href}?sig=planted")
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "",
+        "/",
+        "somewhere",
+        "/export/connections/c1",
+        "/export/connections/c1/runs",
+        "/export/connections/c1/runs/",
+        "/export/connections/c1/runs{r1}/",
+        "/export/connections/c1/runs{id}",
+        "/export/connections/c1/runs/r1/jobs",
+        "/export/other/c1/runs/r1",
+        "https://[bad/export/connections/c1/runs/r1",
+        "https://api.bentley.com:port/export/connections/c1/runs/r1",
+        f"{BASE}/export/connections/../runs/r1",
+        "/export/connections/c1/runs/%2e%2e",
+        "/export/connections/c1/runs/%00",
+        "/export/connections/c1/runs/%20",
+    ],
+)
+def test_a_location_that_names_no_run_is_none(href: str) -> None:
+    assert named(href) is None
+
+
+@given(st.text(), st.text())
+def test_whatever_a_location_names_can_be_asked_for(connection: str, run: str) -> None:
+    for href in (run, f"{BASE}/export/connections/{connection}/runs/{run}"):
+        try:
+            found = named(href)
+        except ProtocolError:
+            continue
+        if found is not None:
+            assert get_run(Service.EXPORT, found.connection_id, found.run_id)
+
+
+@given(st.text(), st.text())
+def test_a_location_brings_any_id_back(connection: str, run: str) -> None:
+    try:
+        href = get_run(Service.EXPORT, connection, run).url
+    except ValueError:
+        return
+    assert named(href) == RunAddress(connection_id=connection, run_id=run)
+
+
+def test_a_start_is_accepted_with_and_without_its_run() -> None:
+    location = "/export/connections/c1/runs/r1"
+    assert read_created_run(answer(b"", 202, location=location), base_url=BASE) == Accepted(run=R1)
+    assert read_created_run(answer(b"", 202), base_url=BASE) == Accepted(run=None)
+    assert read_created_run(answer(b"", 202, Location="?"), base_url=BASE) == Accepted(run=None)
+
+
+def test_an_active_run_is_named_with_its_own_connection() -> None:
+    response = answer(b"", 303, LOCATION=f"{BASE}/export/connections/c2/runs/r2")
+    assert read_created_run(response, base_url=BASE) == AlreadyActive(
+        run=RunAddress(connection_id="c2", run_id="r2")
+    )
+
+
+def test_a_lost_race_is_no_error() -> None:
+    assert read_created_run(answer({}, 409), base_url=BASE) == LostRace()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (200, ProtocolError),
+        (201, ProtocolError),
+        (302, ProtocolError),
+        (401, AuthenticationFailed),
+        (422, InvalidRequest),
+        (503, ServiceUnavailable),
+    ],
+)
+def test_any_other_answer_to_a_start_is_raised(status: int, error: type[ExportError]) -> None:
+    with pytest.raises(error):
+        read_created_run(answer(b"", status), base_url=BASE)
+
+
+@pytest.mark.parametrize("status", [202, 303])
+def test_a_start_that_points_to_a_foreign_host_is_refused(status: int) -> None:
+    with pytest.raises(ProtocolError):
+        read_created_run(
+            answer(b"", status, Location="https://evil.example.com/connections/c/runs/r"),
+            base_url=BASE,
+        )

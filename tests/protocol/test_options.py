@@ -1,0 +1,153 @@
+"""What cannot work is refused before anything is sent, by the name of the field."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from itwin_export_async._models import (
+    AuthenticationType,
+    ExportOptions,
+    ExportType,
+    IfcVersion,
+    InputOptions,
+    OutputLocation,
+    OutputOptions,
+    SourceFile,
+)
+from itwin_export_async._protocol.export import create_connection, get_authorization
+
+from .samples import export_options
+
+SAS = "https://blobs.example.com/out.ifc?sv=2024&sig=planted"
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: ExportOptions(export_type="PDF", ifc_version="IFC4.3"), "ifc_version"),
+        (lambda: ExportOptions(export_type="LandXML", ifc_version="IFC2x3"), "ifc_version"),
+        (lambda: ExportOptions(ifc_version="IFC5"), "ifc_version"),
+        (lambda: ExportOptions(export_type="DGN"), "export_type"),
+        (lambda: OutputOptions(location="USER_BLOBS_STORAGE"), "location"),
+        (lambda: OutputOptions(location="USER_BLOB_STORAGE"), "output_sas_url"),
+        (lambda: OutputOptions(location="user_blob_storage", logs_sas_url=SAS), "output_sas_url"),
+        (
+            lambda: OutputOptions(location="USER_BLOB_STORAGE", output_sas_url=SAS, save_logs=True),
+            "logs_sas_url",
+        ),
+        (lambda: InputOptions(model_ids=[]), "model_ids"),
+        (lambda: InputOptions(model_ids=["0x1", ""]), "model_ids"),
+        (lambda: InputOptions(changeset_id=""), "changeset_id"),
+        (lambda: InputOptions(mapping_file_id=" "), "mapping_file_id"),
+        (lambda: InputOptions(mappingfile_blob_url=""), "mappingfile_blob_url"),
+        (lambda: InputOptions(saved_view_id=""), "saved_view_id"),
+        (lambda: OutputOptions(folder_id=""), "folder_id"),
+        (lambda: OutputOptions(output_sas_url=""), "output_sas_url"),
+        (lambda: SourceFile(storage_file_id=""), "storage_file_id"),
+        (lambda: SourceFile(storage_file_id="f", connector_type="CATIA"), "connector_type"),
+        (lambda: create_connection("i1", None, "Robot"), "authentication_type"),
+        (lambda: create_connection("", None, None), "imodel_id"),
+        (lambda: get_authorization("developer.bentley.com"), "redirect_url"),
+        (lambda: get_authorization(""), "redirect_url"),
+        (lambda: get_authorization("https://[bad"), "redirect_url"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(make: Callable[[], object], field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "value"),
+    [
+        (ExportOptions, "export_type", None),
+        (ExportOptions, "ifc_version", 4),
+        (ExportOptions, "input", {"changeset_id": "a"}),
+        (ExportOptions, "output", None),
+        (InputOptions, "model_ids", "0x1"),
+        (InputOptions, "model_ids", 1),
+        (InputOptions, "changeset_id", 7),
+        (OutputOptions, "location", True),
+        (OutputOptions, "replace_older_file", "yes"),
+        (OutputOptions, "save_logs", 1),
+        (SourceFile, "connector_type", 3),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(cls: Any, field: str, value: object) -> None:
+    more = {"storage_file_id": "f"} if cls is SourceFile else {}
+    with pytest.raises(TypeError, match=field):
+        cls(**{field: value}, **more)
+
+
+@pytest.mark.parametrize("value", [b"30", 30, ["30"]])
+def test_a_display_name_that_is_no_text_is_named(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="display_name"):
+        create_connection("i1", value, None)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"https://me.example.com"])
+def test_a_redirect_url_that_is_no_text_is_named(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="redirect_url"):
+        get_authorization(value)
+
+
+def test_a_plain_string_stands_for_a_known_value() -> None:
+    options = ExportOptions(
+        export_type="ifc", ifc_version="IFC2X3", output=OutputOptions(location="storage")
+    )
+    assert options.export_type is ExportType.IFC
+    assert options.ifc_version is IfcVersion.IFC2X3
+    assert options.output.location is OutputLocation.STORAGE
+
+
+def test_a_newer_value_passes_as_its_enumeration() -> None:
+    options = ExportOptions(ifc_version=IfcVersion("IFC5"))
+    assert options.ifc_version == "IFC5"
+
+
+def test_an_unknown_value_is_told_how_it_can_pass() -> None:
+    with pytest.raises(ValueError, match=r"IfcVersion\('IFC5'\)"):
+        ExportOptions(ifc_version="IFC5")
+
+
+def test_logs_need_their_own_address_only_in_the_callers_blobs() -> None:
+    assert OutputOptions(save_logs=True).logs_sas_url is None
+    assert OutputOptions(
+        location="USER_BLOB_STORAGE", output_sas_url=SAS, save_logs=True, logs_sas_url=SAS
+    ).save_logs
+
+
+def test_ids_are_opaque() -> None:
+    odd = "anything goes/here?#%"
+    assert InputOptions(changeset_id=odd, model_ids=[odd]).model_ids == (odd,)
+    assert AuthenticationType("user") is AuthenticationType.USER
+
+
+def test_a_signed_address_is_in_no_repr() -> None:
+    options = ExportOptions(
+        input=InputOptions(mappingfile_blob_url=SAS),
+        output=OutputOptions(output_sas_url=SAS, logs_sas_url=SAS),
+    )
+    assert "planted" not in repr(options)
+
+
+@pytest.mark.parametrize("field", ["output_sas_url", "logs_sas_url"])
+def test_a_signed_address_of_the_wrong_type_is_not_shown(field: str) -> None:
+    wrong: Any = {field: SAS.encode()}
+    with pytest.raises(TypeError) as caught:
+        OutputOptions(**wrong)
+    assert "planted" not in str(caught.value)
+
+
+@given(export_options())
+def test_options_pickle_whole(options: ExportOptions) -> None:
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(options, protocol)) == options
+
+
+@given(export_options())
+def test_equal_options_are_one_in_a_set(options: ExportOptions) -> None:
+    assert len({options, pickle.loads(pickle.dumps(options))}) == 1

@@ -1,0 +1,201 @@
+"""What a run says of itself, and the operations that start and read runs."""
+
+import json
+import pickle
+from datetime import timedelta
+
+import pytest
+from attrs import evolve
+from attrs.exceptions import FrozenInstanceError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from itwin_export_async._errors import NotFound, PermissionDenied
+from itwin_export_async._models import (
+    ExecutionResult,
+    ExecutionState,
+    ExportOptions,
+    Run,
+    TaskError,
+)
+from itwin_export_async._protocol.runs import (
+    Service,
+    asked_at,
+    began_after,
+    create_run,
+    get_connection,
+    get_run,
+    list_runs,
+    newest,
+    read_connection,
+    read_last_run,
+    read_run,
+    read_runs,
+)
+
+from .samples import BASE, NOW, answer, finals, job, run, runs, states, task
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [
+        (run(), "Success"),
+        (run(job(task())), "Success"),
+        (run(job(task("a", "Error"))), "Error"),
+        (run(job(task("a", "Error"), task("b", "TimedOut"))), "Error"),
+        (run(job(task("a", "Error"), task("b"))), "PartialSuccess"),
+        (run(job(task("a", "Canceled")), job(task("b"), id="j2")), "PartialSuccess"),
+        (run(job(task("a"), result="Error")), "Success"),
+        (run(job(result="Error")), "Error"),
+        (run(job(result="Error"), job(id="j2")), "PartialSuccess"),
+        (run(job(task("a", None))), "Success"),
+        (run(job(task("a", "Skipped"))), "Success"),
+        (run(job(task("a", "Error")), result="Skipped"), "Skipped"),
+        (run(job(task("a")), result="Error"), "Error"),
+        (run(job(task("a")), result="PartialSuccess"), "PartialSuccess"),
+        (run(job(task("a")), result="Exploded"), "Exploded"),
+        (run(job(task("a")), result=None), "Undetermined"),
+    ],
+)
+def test_the_outcome_is_the_truth_beneath_the_result(seen: Run, outcome: str) -> None:
+    assert seen.outcome == outcome
+
+
+def test_an_error_beside_a_success_does_not_count() -> None:
+    assert run(job(task(error=TaskError(error_code="TAE_BRG_1000")))).outcome == "Success"
+
+
+@given(runs())
+def test_the_outcome_departs_from_the_result_only_for_a_success(seen: Run) -> None:
+    if seen.result is not None and seen.result is not ExecutionResult.SUCCESS:
+        assert seen.outcome == seen.result
+
+
+@given(finals)
+def test_a_success_means_that_nothing_failed(seen: Run) -> None:
+    if seen.outcome is ExecutionResult.SUCCESS:
+        assert seen.failed_tasks == ()
+        assert seen.result is ExecutionResult.SUCCESS
+
+
+@given(runs())
+def test_a_run_is_final_when_it_is_completed_and_decided(seen: Run) -> None:
+    decided = seen.result not in (None, ExecutionResult.UNDETERMINED)
+    assert seen.is_final == (seen.state is ExecutionState.COMPLETED and decided)
+    assert not seen.is_final or seen.outcome is not ExecutionResult.UNDETERMINED
+
+
+def test_an_unknown_state_is_not_final() -> None:
+    assert not run(state="Paused").is_final
+
+
+@given(runs())
+def test_failed_tasks_are_tasks_whose_work_was_lost(seen: Run) -> None:
+    lost = {"Error", "Canceled", "TimedOut"}
+    assert {t.id for t in seen.failed_tasks} == {t.id for t in seen.tasks if t.result in lost}
+
+
+def test_output_files_are_told_once_and_in_order() -> None:
+    files = ["f2", "f1", None, "", "f2"]
+    tasks = [task(f"t{n}", export_output_file_id=id) for n, id in enumerate(files)]
+    assert run(job(*tasks[:2]), job(*tasks[2:], id="j2")).output_file_ids == ("f2", "f1")
+
+
+def test_a_failed_task_may_have_an_output_file() -> None:
+    assert run(job(task("a", "Error", export_output_file_id="f"))).output_file_ids == ("f",)
+
+
+@given(runs())
+def test_the_duration_is_known_with_both_ends(seen: Run) -> None:
+    if seen.start_date_time is None or seen.end_date_time is None:
+        assert seen.duration is None
+    else:
+        assert seen.start_date_time + timedelta(seconds=seen.duration or 0) == seen.end_date_time
+
+
+def test_a_snapshot_cannot_be_changed() -> None:
+    seen = run()
+    with pytest.raises(FrozenInstanceError):
+        seen.state = ExecutionState.IDLE  # type: ignore[misc]
+
+
+@given(runs())
+def test_a_run_pickles(seen: Run) -> None:
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(seen, protocol)) == seen
+
+
+def test_starting_a_run_may_be_repeated() -> None:
+    request = create_run("c 1", ExportOptions())
+    assert (request.method, request.url) == ("POST", "/export/connections/c%201/runs")
+    assert request.repeatable
+    assert request.headers["Content-Type"] == "application/json"
+    assert json.loads(request.body or b"") == {"exportType": "IFC"}
+
+
+@pytest.mark.parametrize(
+    ("service", "path"),
+    [
+        (Service.EXPORT, "/export/connections/c1"),
+        (Service.SYNCHRONIZATION, "/synchronization/imodels/storageconnections/c1"),
+    ],
+)
+def test_the_twins_differ_only_in_their_paths(service: Service, path: str) -> None:
+    assert get_connection(service, "c1").url == path
+    assert get_run(service, "c1", "r1").url == f"{path}/runs/r1"
+    assert list_runs(service, "c1", page_size=None, offset=0).url == f"{path}/runs"
+    paged = list_runs(service, "c1", page_size=20, offset=40).url
+    assert paged == f"{path}/runs?$skip=40&$top=20"
+
+
+def test_a_run_without_its_connection_has_that_of_the_request() -> None:
+    told = {"id": "r1", "state": "Idle"}
+    assert read_run(answer({"run": told}), "c1").connection_id == "c1"
+    assert read_run(answer({"run": told | {"connectionId": "c2"}}), "c1").connection_id == "c2"
+    page = read_runs(answer({"runs": [told, told | {"id": "r2", "connectionId": "c2"}]}), "c1")
+    assert [seen.connection_id for seen in page.items] == ["c1", "c2"]
+
+
+def test_a_refusal_of_a_read_is_raised() -> None:
+    with pytest.raises(NotFound):
+        read_run(answer({}, 404), "c1")
+    with pytest.raises(PermissionDenied):
+        read_runs(answer({}, 403), "c1")
+    with pytest.raises(NotFound):
+        read_connection(answer({}, 404))
+
+
+def test_a_connection_without_a_last_run_has_none() -> None:
+    body = {"connection": {"id": "c1", "_links": {}}}
+    assert read_last_run(answer(body), base_url=BASE) is None
+
+
+@given(st.lists(runs()))
+def test_the_newest_run_began_last(several: list[Run]) -> None:
+    found = newest(several)
+    if found is None:
+        assert several == []
+    elif found.start_date_time is None:
+        assert any(seen.start_date_time is None for seen in several)
+    else:
+        starts = [seen.start_date_time for seen in several]
+        assert None not in starts
+        assert found.start_date_time == max(s for s in starts if s is not None)
+
+
+@pytest.mark.parametrize(("seconds", "after"), [(0, True), (-5, True), (-6, False), (60, True)])
+def test_a_run_began_after_a_moment_give_or_take_five_seconds(seconds: int, after: bool) -> None:
+    seen = run(start_date_time=NOW + timedelta(seconds=seconds))
+    assert began_after(seen, NOW) is after
+
+
+@given(states)
+def test_a_run_without_a_start_did_not_surely_begin_after_anything(state: ExecutionState) -> None:
+    assert not began_after(evolve(run(), state=state), NOW)
+
+
+def test_the_services_own_clock_says_when_we_asked() -> None:
+    skewed = NOW + timedelta(hours=3)
+    dated = answer({}, Date="Sat, 01 Mar 2025 12:00:00 GMT")
+    assert asked_at(dated, 20.0, now=skewed) == NOW - timedelta(seconds=20)
+    assert asked_at(answer({}), 20.0, now=skewed) == skewed - timedelta(seconds=20)

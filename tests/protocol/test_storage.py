@@ -1,0 +1,253 @@
+"""Files in Storage: two ids for one file, safe names, and pieces of content."""
+
+import base64
+import uuid
+from pathlib import PurePosixPath, PureWindowsPath
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from itwin_export_async._errors import (
+    DownloadError,
+    NotFound,
+    PermissionDenied,
+    ProtocolError,
+    ServiceUnavailable,
+)
+from itwin_export_async._models import StoredFile
+from itwin_export_async._protocol.storage import (
+    Content,
+    composite_id,
+    download_file,
+    get_blob,
+    get_file,
+    read_blob,
+    read_download,
+    read_file,
+    safe_name,
+)
+
+from .samples import answer
+
+SIGNED = (
+    "https://blobs.example.com/a%2Fb/c.ifc?sv=2017&sig=4Nf%2FoEP%2BPo%3D&se=2020-10-19T15:12:51Z"
+)
+MD5 = bytes(range(16))
+
+
+@pytest.mark.parametrize(
+    ("container", "own", "packed"),
+    [
+        (
+            "a0471655-6b18-419e-ab01-ebf4fbff9dff",
+            "bcca2f1c-81e3-46a5-91ae-7053debb43b3",
+            "VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7M",
+        ),
+        (
+            "c36c0051-0590-4282-be2f-ed3e8520ad01",
+            "c36c0051-0590-4282-be2f-ed3e8520ad01",
+            "UQBsw5AFgkK-L-0-hSCtAVEAbMOQBYJCvi_tPoUgrQE",
+        ),
+    ],
+)
+def test_a_composite_id_packs_two_guids(container: str, own: str, packed: str) -> None:
+    assert composite_id(container, own) == packed
+
+
+@given(st.uuids(), st.uuids())
+def test_a_composite_id_gives_both_guids_back(container: uuid.UUID, own: uuid.UUID) -> None:
+    packed = composite_id(str(container), str(own))
+    assert packed is not None
+    assert len(packed) == 43
+    raw = base64.urlsafe_b64decode(packed + "=")
+    assert uuid.UUID(bytes_le=raw[:16]) == container
+    assert uuid.UUID(bytes_le=raw[16:]) == own
+
+
+@pytest.mark.parametrize(
+    ("container", "own"),
+    [
+        (None, str(uuid.UUID(int=1))),
+        ("", str(uuid.UUID(int=1))),
+        (str(uuid.UUID(int=1)), ""),
+        (str(uuid.UUID(int=1)), "TYJsPN0xtkWId0yUrXkS5pN5AQzuullIkxz5aDnDJSI"),
+        ("no guid", "no guid"),
+    ],
+)
+def test_what_is_no_guid_has_no_composite_id(container: str | None, own: str) -> None:
+    assert composite_id(container, own) is None
+
+
+@pytest.mark.parametrize(
+    ("display_name", "name"),
+    [
+        ("bridge.ifc", "bridge.ifc"),
+        ("Brücke 3 (neu).ifc", "Brücke 3 (neu).ifc"),
+        ("../../etc/passwd", "passwd"),
+        ("..\\..\\boot.ini", "boot.ini"),
+        ("/abs/olute.ifc", "olute.ifc"),
+        ("C:\\temp\\a.ifc", "a.ifc"),
+        ("a:b*c?.ifc", "a_b_c_.ifc"),
+        ("nul", "_nul"),
+        ("CON.ifc", "_CON.ifc"),
+        ("conduit.ifc", "conduit.ifc"),
+        ("a.ifc. .", "a.ifc"),
+        ("a\x00b\n.ifc", "a_b_.ifc"),
+        ("", "f1"),
+        (".", "f1"),
+        ("..", "f1"),
+        ("folder/", "f1"),
+        ("  ", "f1"),
+    ],
+)
+def test_a_name_is_made_safe(display_name: str, name: str) -> None:
+    assert safe_name(display_name, fallback="f1") == name
+
+
+nasty = st.text() | st.lists(
+    st.sampled_from(["..", "/", "\\", ".", " ", "con", "a", "\x00", ":", "橋" * 90, "x" * 250])
+).map("".join)
+
+
+@given(nasty, nasty)
+@example("", "../../x")
+@example("..", "..")
+@example("", "")
+@example("橋" * 250 + ".ifc", "f")
+@example("x" * 199 + ". y.ifc", "f")
+@example("a .", "f")
+@example("\ud800.ifc", "f")
+def test_any_name_stays_in_its_folder_and_fits_any_file_system(
+    display_name: str, fallback: str
+) -> None:
+    name = safe_name(display_name, fallback=fallback)
+    assert name not in ("", ".", "..")
+    assert PurePosixPath("out", name).parent == PurePosixPath("out")
+    assert PureWindowsPath("out", name).parent == PureWindowsPath("out")
+    assert PureWindowsPath("out", name).name == name
+    assert not PureWindowsPath(name).drive
+    assert not set(name) & set('\x00/\\<>:"|?*')
+    assert name == name.strip().rstrip(".")
+    assert len(f"{name}.part".encode()) <= 255
+
+
+@pytest.mark.parametrize("long", ["x" * 300, "橋" * 300])
+def test_a_long_name_keeps_its_ending(long: str) -> None:
+    name = safe_name(f"{long}.ifc", fallback="f1")
+    assert name.startswith(long[:40])
+    assert name.endswith(".ifc")
+
+
+def test_ids_are_one_segment_of_the_path() -> None:
+    assert get_file("a/b").url == "/storage/files/a%2Fb"
+    assert download_file("a/b").url == "/storage/files/a%2Fb/download"
+    assert "octet-stream" in download_file("f1").headers["Accept"]
+
+
+def test_a_files_metadata_or_its_refusal_is_read() -> None:
+    body = {"file": {"id": "f1", "displayName": "a.ifc", "size": 9}}
+    assert read_file(answer(body)) == StoredFile(id="f1", display_name="a.ifc", size=9)
+    with pytest.raises(NotFound):
+        read_file(answer({}, 404))
+
+
+@pytest.mark.parametrize("status", [302, 303, 307])
+def test_a_signed_address_is_kept_byte_for_byte(status: int) -> None:
+    assert read_download(answer(b"", status, Location=SIGNED)) == SIGNED
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://blobs.example.com/x?sig=planted", "ftp://blobs.example.com/x?sig=planted",
+     "/x?sig=planted", "", "https://", "https://[bad?sig=planted", "https://h:port/?sig=planted"],
+)  # fmt: skip
+def test_a_redirect_that_cannot_be_followed_is_a_protocol_error(location: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        read_download(answer(b"", 302, Location=location))
+    assert "planted" not in str(caught.value)
+
+
+def test_a_redirect_without_an_address_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError):
+        read_download(answer(b"", 302))
+    with pytest.raises(ProtocolError):
+        read_download(answer(b"content", 200))
+    with pytest.raises(NotFound):
+        read_download(answer({}, 404))
+
+
+def test_content_is_asked_for_whole_or_from_where_it_stopped() -> None:
+    assert "Range" not in get_blob(SIGNED, done=0, etag=None).headers
+    assert "Range" not in get_blob(SIGNED, done=7, etag=None).headers
+    resumed = get_blob(SIGNED, done=7, etag='"v1"')
+    assert resumed.headers["Range"] == "bytes=7-"
+    assert resumed.headers["If-Match"] == '"v1"'
+    assert resumed.url == SIGNED
+
+
+@pytest.mark.parametrize("done", [0, 7])
+def test_the_blob_store_never_sees_the_token_or_compresses(done: int) -> None:
+    headers = get_blob(SIGNED, done=done, etag='"v1"').headers
+    assert "Authorization" not in headers
+    assert headers["Accept-Encoding"] == "identity"
+    assert "sig" not in repr(get_blob(SIGNED, done=done, etag=None))
+
+
+def test_a_whole_answer_begins_at_the_beginning() -> None:
+    response = answer(b"", Content_Length="100", ETag='"v1"')
+    for done in (0, 7):
+        assert read_blob(response, done=done) == Content(start=0, total=100, etag='"v1"', md5=None)
+
+
+@pytest.mark.parametrize("length", ["", "many", "-1", "1.5"])
+def test_an_untold_length_is_none(length: str) -> None:
+    content = read_blob(answer(b"", Content_Length=length), done=0)
+    assert isinstance(content, Content)
+    assert content.total is None
+
+
+def test_the_rest_of_a_file_begins_where_it_stopped() -> None:
+    response = answer(b"", 206, Content_Range="bytes 7-99/100", ETag='"v1"')
+    assert read_blob(response, done=7) == Content(start=7, total=100, etag='"v1"', md5=None)
+
+
+@pytest.mark.parametrize(
+    "range_", ["", "bytes 8-99/100", "bytes */100", "bytes 7-99/*", "7-99/100"]
+)
+def test_another_range_than_asked_for_is_an_error(range_: str) -> None:
+    assert isinstance(read_blob(answer(b"", 206, Content_Range=range_), done=7), DownloadError)
+
+
+@pytest.mark.parametrize("status", [412, 416])
+def test_a_file_that_changed_is_an_error(status: int) -> None:
+    error = read_blob(answer(b"", status), done=7)
+    assert isinstance(error, DownloadError)
+    assert "changed" in str(error)
+
+
+def test_a_refusal_of_the_blob_store_is_returned() -> None:
+    assert isinstance(read_blob(answer(b"<Error/>", 403), done=0), PermissionDenied)
+    assert isinstance(read_blob(answer(b"", 503), done=0), ServiceUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "md5"),
+    [
+        (200, {"Content-MD5": base64.b64encode(MD5).decode()}, MD5),
+        (200, {"x-ms-blob-content-md5": base64.b64encode(MD5).decode()}, MD5),
+        (206, {"x-ms-blob-content-md5": base64.b64encode(MD5).decode()}, MD5),
+        (206, {"Content-MD5": base64.b64encode(MD5).decode()}, None),
+        (200, {"Content-MD5": "no base64!"}, None),
+        (200, {"Content-MD5": "é"}, None),
+        (200, {"Content-MD5": ""}, None),
+        (200, {"Content-MD5": "AAAA"}, None),
+        (200, {}, None),
+    ],
+)
+def test_only_a_digest_of_the_whole_file_counts(
+    status: int, headers: dict[str, str], md5: bytes | None
+) -> None:
+    content = read_blob(answer(b"", status, Content_Range="bytes 7-9/10", **headers), done=7)
+    assert isinstance(content, Content)
+    assert content.md5 == md5
