@@ -1,7 +1,6 @@
 """The command line: in this process for what it says, in its own for how it ends."""
 
 import asyncio
-import contextlib
 import os
 import pty
 import re
@@ -11,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -96,7 +96,7 @@ def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
     ) as process:
         os.close(theirs)
         shown = b""
-        with contextlib.suppress(OSError):  # the end of a terminal
+        with suppress(OSError):  # the end of a terminal
             while piece := os.read(ours, 65536):
                 shown += piece
     os.close(ours)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from itwin_export_async import (
     ExportClient,
     NotFound,
     ProtocolError,
+    Request,
+    Response,
     RunHandle,
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
-from tests.fakes import Answers, Outcome, answer
+from tests.fakes import Answer, Answers, Outcome, answer
 
 
 @pytest.fixture
@@ -150,7 +153,7 @@ def digest(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data).digest()).decode()
 
 
-def blob(start: int = 0, stop: int | None = None, *, etag: str = '"1"', md5: str = "") -> object:
+def blob(start: int = 0, stop: int | None = None, *, etag: str = '"1"', md5: str = "") -> Response:
     """Part of the file as a blob store answers, cut off at `stop` without saying so."""
     total, part = len(FILE), FILE[start:stop]
     headers = {"ETag": etag, "x-ms-blob-content-md5": md5 or digest(FILE)}
@@ -164,8 +167,8 @@ def blob(start: int = 0, stop: int | None = None, *, etag: str = '"1"', md5: str
 SIGNED = answer(302, Location="https://blobs.example/f?sig=a%2Fb%2Bc%3D")
 
 
-async def fetch(path: Path, *answers: object) -> Answers:
-    transport = Answers(*answers)  # type: ignore[arg-type]
+async def fetch(path: Path, *answers: Answer) -> Answers:
+    transport = Answers(*answers)
     async with ExportClient("t", transport=transport) as client:
         await client.storage.download("f1", path)
     return transport
@@ -210,7 +213,7 @@ async def test_a_store_without_ranges_starts_again(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_fetched_leaves_nothing(
-    tmp_path: Path, answers: tuple[object, ...], reason: str
+    tmp_path: Path, answers: tuple[Answer, ...], reason: str
 ) -> None:
     with pytest.raises(DownloadError, match=reason) as caught:
         await fetch(tmp_path / "f", *answers)
@@ -232,14 +235,87 @@ async def test_an_address_that_is_not_safe_is_not_fetched(tmp_path: Path, locati
 
 async def test_a_name_from_the_service_stays_in_the_folder(tmp_path: Path) -> None:
     named = answer(200, '{"file": {"id": "f1", "displayName": "../../etc/passwd"}}')
-    transport = Answers(named, SIGNED, blob())  # type: ignore[arg-type]
+    transport = Answers(named, SIGNED, blob())
     async with ExportClient("t", transport=transport) as client:
         assert await client.storage.download("f1", tmp_path) == tmp_path / "passwd"
 
 
+async def test_two_downloads_to_one_place_do_not_mix(tmp_path: Path) -> None:
+    class Slow(Answers):
+        async def send(self, request: Request, /) -> Response:
+            await asyncio.sleep(1)
+            return await super().send(request)
+
+    answers = [SIGNED, blob(0, 500), SIGNED, blob(500)]
+    async with ExportClient("t", transport=Slow(*answers)) as client:
+        first = asyncio.create_task(client.storage.download("f1", tmp_path / "f"))
+        await asyncio.sleep(1.5)
+        with pytest.raises(DownloadError, match="another download is writing it"):
+            await client.storage.download("f1", tmp_path / "f")
+        await first
+    assert (tmp_path / "f").read_bytes() == FILE
+    assert os.listdir(tmp_path) == ["f"]
+
+
+async def test_what_an_earlier_process_left_half_done_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "f.part").write_bytes(b"left" * 1000)
+    await fetch(tmp_path / "f", SIGNED, blob())
+    assert (tmp_path / "f").read_bytes() == FILE
+    assert os.listdir(tmp_path) == ["f"]
+
+
+async def test_large_files_are_written_piece_by_piece(tmp_path: Path) -> None:
+    large = "x" * 3_000_000
+    await fetch(tmp_path / "f", SIGNED, answer(200, large))
+    assert (tmp_path / "f").read_text() == large
+
+
+async def test_outputs_of_one_name_get_numbers(tmp_path: Path) -> None:
+    tasks = [{"id": n, "state": "Completed", "exportOutputFileId": n} for n in "abc"]
+    jobs = [{"id": "j", "state": "Completed", "tasks": tasks}]
+    run = {"id": "r1", "state": "Completed", "result": "Success", "jobs": jobs}
+
+    def serve(request: Request) -> Response:
+        path = request.url.partition("?")[0].rsplit("/", 2)
+        if "blobs" in request.url:
+            return answer(200, "content")
+        if path[-1] == "download":
+            return SIGNED
+        if path[-2] == "files":
+            return answer(200, '{"file": {"id": "x", "displayName": "out.ifc"}}')
+        return answer(200, json.dumps({"run": run}))
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        paths = await client.run("c1", "r1").download(tmp_path)
+        named = await client.run("c1", "r1").download(tmp_path / "b.ifc")
+    assert [path.name for path in paths] == ["out.ifc", "out-2.ifc", "out-3.ifc"]
+    assert [path.name for path in named] == ["b.ifc", "b-2.ifc", "b-3.ifc"]
+
+
+async def test_a_file_without_a_composite_id_is_tried_as_it_is(tmp_path: Path) -> None:
+    tasks = '[{"id": "t", "state": "Completed", "exportOutputFileId": "no-guid"}]'
+    jobs = f'[{{"id": "j", "state": "Completed", "tasks": {tasks}}}]'
+
+    def serve(request: Request) -> Response:
+        if "/files/" in request.url:
+            return answer(404, "{}")
+        if request.url.endswith("/runs/r1"):
+            run = f'"id": "r1", "state": "Completed", "result": "Success", "jobs": {jobs}'
+            return answer(200, f'{{"run": {{{run}}}}}')
+        return answer(200, connection("a0471655-6b18-419e-ab01-ebf4fbff9dff"))
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        with pytest.raises(DownloadError, match="tried as no-guid for 30 s"):
+            await client.run("c1", "r1").download(tmp_path / "x.ifc")
+
+
+def connection(itwin_id: str) -> str:
+    return f'{{"connection": {{"id": "c1", "iTwinId": "{itwin_id}"}}}}'
+
+
 async def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     class Stuck(Answers):
-        async def send(self, request, /):  # type: ignore[no-untyped-def]
+        async def send(self, request: Request, /) -> Response:
             if "blobs" in request.url:
                 await asyncio.sleep(1e6)
             return await super().send(request)

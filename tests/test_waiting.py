@@ -291,6 +291,21 @@ async def test_each_waiter_gets_an_error_of_its_own(run: RunHandle, emulator: Em
     assert str(errors[0]) == str(errors[1])
 
 
+async def test_a_failure_is_not_kept_for_who_comes_later(
+    run: RunHandle, emulator: Emulator, client: ExportClient
+) -> None:
+    hold = asyncio.Event()
+    emulator.script("get_run", answer(200, '{"run": {"id": "r", "state": "Queued"}}'))
+    slow = asyncio.create_task(run.wait(on_update=lambda _: hold.wait()))
+    await asyncio.sleep(5)
+    emulator.script("get_run", answer(403, "{}"))
+    await asyncio.sleep(30)
+    assert (await client.resume(run).wait()).is_final
+    hold.set()
+    with pytest.raises(PermissionDenied):
+        await slow
+
+
 async def test_a_run_just_created_may_be_unknown_for_a_minute(
     run: RunHandle, emulator: Emulator
 ) -> None:
