@@ -7,6 +7,8 @@ async with ExportClient(ClientCredentials.from_env()) as client:
     paths = await run.download("out/")
 """
 
+import logging
+
 from itwin_export_async._auth import ClientCredentials, TokenProvider
 from itwin_export_async._client import ExportClient
 from itwin_export_async._errors import (
@@ -134,3 +136,5 @@ __all__ = [
     "Transport",
     "TransportError",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless asked to speak

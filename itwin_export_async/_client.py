@@ -7,7 +7,7 @@ from typing import Any, Self
 import aiohttp
 
 from itwin_export_async._auth import Auth, auth_from_env
-from itwin_export_async._errors import NotFound, ResponseError, TransportError
+from itwin_export_async._errors import NotFound, ProtocolError, ResponseError, TransportError
 from itwin_export_async._following import Following
 from itwin_export_async._models import (
     AuthenticationType,
@@ -22,7 +22,7 @@ from itwin_export_async._paging import Listing, runs_of
 from itwin_export_async._protocol import export, runs
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.paging import checked_page_size
-from itwin_export_async._protocol.retry import RetryPolicy
+from itwin_export_async._protocol.retry import TRANSIENT, RetryPolicy
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.schedule import Inspection, PollSchedule
 from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin, read_run_token
@@ -158,8 +158,8 @@ class ExportClient:
             return await self.create_connection(
                 imodel_id, display_name=display_name, authentication_type=wanted
             )
-        except (TransportError, ResponseError) as error:
-            if isinstance(error, ResponseError) and error.status < 500:
+        except (TransportError, ProtocolError, ResponseError) as error:
+            if isinstance(error, ResponseError) and error.status not in TRANSIENT:
                 raise
             found = await self._find_connection(imodel_id, display_name, wanted)
             if found is None:
@@ -228,11 +228,15 @@ class ExportClient:
         https://developer.bentley.com/apis/export/operations/create-export-connection-run/
         """
         checked_if_active(if_active)
+        if options is None:
+            options = ExportOptions()
+        if not isinstance(options, ExportOptions):
+            raise TypeError(f"options must be ExportOptions, not {type(options).__name__}")
         starter = RunStarter(
             desk=self._desk,
             service=Service.EXPORT,
             connection_id=connection_id,
-            request=runs.create_run(connection_id, options or ExportOptions()),
+            request=runs.create_run(connection_id, options),
             if_active=if_active,
         )
         return await starter.start()

@@ -208,11 +208,13 @@ class ProtocolError(ExportError):
 class TokenError(ExportError):
     """No token could be had: the token service refused, or what provides it failed.
 
-    `passing` says that trying again later may help.
+    `passing` says that trying again later may help. `retry_after` is the wait in seconds that the
+    token service asked for, None when it asked for none.
     """
 
     message: str
     passing: bool = False
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         return self.message
@@ -268,7 +270,7 @@ def _told(task: Task) -> str:
     error = task.error
     if error is None:
         return f"task {task.id} ended with {result}, without an explanation"
-    why = ": ".join(filter(None, (error.error_code, error.description or error.message)))
+    why = redacted(": ".join(filter(None, (error.error_code, error.description or error.message))))
     hints = []
     if error.can_user_fix is not None:
         hints.append(f"{'can' if error.can_user_fix else 'cannot'} be fixed by the user")
@@ -284,7 +286,7 @@ class RunFailed(RunError):
     def __str__(self) -> str:
         lines = [super().__str__()]
         if self.run is not None and (fault := self.run.error) is not None:
-            lines.append(": ".join(filter(None, (fault.error_key, fault.description))))
+            lines.append(redacted(": ".join(filter(None, (fault.error_key, fault.description)))))
         if self.run is not None:
             lines += map(_told, self.run.failed_tasks)
         return "\n  ".join(lines)

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 from attrs import define, evolve, field, frozen
 
-from itwin_export_async._errors import ExportError, ResponseError
+from itwin_export_async._errors import ExportError, ResponseError, TokenError
 from itwin_export_async._models import Run
-from itwin_export_async._protocol.following import Course, goes_backwards
+from itwin_export_async._protocol.following import UNDECIDED_WAIT, Course, goes_backwards
 from itwin_export_async._protocol.http import Response
 from itwin_export_async._protocol.retry import RetryPolicy, service_time
 from itwin_export_async._protocol.runs import Service, get_run, read_run
@@ -46,7 +46,7 @@ class Pause:
     """The service asked to wait until `until`, in the loop's time, and refused with `error`."""
 
     until: float
-    error: ResponseError
+    error: ResponseError | TokenError
 
 
 @frozen(kw_only=True)
@@ -157,13 +157,14 @@ class Following:
                 now = clock()
                 if not course.may_pass(error, now=now):
                     return follower.tell(Ending(error=error))
-                course = course.missed(now=now)
+                log.info("looking at run %s failed, trying on: %s", key.run_id, error)
+                if isinstance(error, ResponseError | TokenError) and error.retry_after:
+                    asked, course = error.retry_after, course.put_off()
+                    follower.tell(Pause(until=now + asked, error=error))
+                else:
+                    course = course.missed(now=now)
                 if course.outage(now) > self._allowance:
                     return follower.tell(Ending(error=error, outage=course.outage(now)))
-                log.info("looking at run %s failed, trying on: %s", key.run_id, error)
-                if isinstance(error, ResponseError) and error.retry_after:
-                    asked = error.retry_after
-                    follower.tell(Pause(until=now + asked, error=error))
             else:
                 now = clock()
                 before, course = course, course.seen(run, age=age, now=now)
@@ -175,6 +176,8 @@ class Following:
             wait = max(asked, self._next_wait(course, now))
 
     def _next_wait(self, course: Course, now: float) -> float:
+        if course.undecided:
+            return UNDECIDED_WAIT
         return self._schedule.next_wait(
             PollView(
                 age=now - course.began,

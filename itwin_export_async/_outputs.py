@@ -13,8 +13,9 @@ from pathlib import Path
 
 from itwin_export_async._errors import DownloadError, NotFound
 from itwin_export_async._models import Run
+from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.runs import Service, get_connection, read_connection
-from itwin_export_async._protocol.storage import composite_id, safe_name
+from itwin_export_async._protocol.storage import composite_id, outputs_of, safe_name
 from itwin_export_async._session import Session
 from itwin_export_async._storage import Progress, StorageClient, is_folder
 
@@ -40,13 +41,14 @@ class Outputs:
         on_progress: Progress | None = None,
     ) -> list[Path]:
         """Bring every output file of the run to disk. Raises `DownloadError`."""
-        if not run.output_file_ids:
+        file_ids = outputs_of(run)
+        if not file_ids:
             raise DownloadError(
                 message=f"run {run.id} names no output file",
                 destination=str(destination),
             )
         paths: list[Path] = []
-        for file_id in run.output_file_ids:
+        for file_id in file_ids:
             paths.append(await self._one(run, file_id, destination, paths, on_progress))
         return paths
 
@@ -58,6 +60,10 @@ class Outputs:
         taken: list[Path],
         on_progress: Progress | None,
     ) -> Path:
+        try:
+            checked_id("exportOutputFileId", file_id)
+        except ValueError as exc:
+            raise DownloadError(message=str(exc), destination=str(destination)) from None
         fetch = partial(self._try, destination, taken, on_progress)
         path = await fetch(file_id)
         if path is not None:
@@ -108,7 +114,10 @@ class Outputs:
 
     async def _composites(self, run: Run, file_id: str) -> list[str]:
         request = get_connection(Service.EXPORT, run.connection_id)
-        connection = read_connection(await self._session.send(request))
+        try:
+            connection = read_connection(await self._session.send(request))
+        except NotFound:  # the connection may be deleted by now; the file is still there
+            return []
         composite = composite_id(connection.itwin_id, file_id)
         return [] if composite is None else [composite]
 

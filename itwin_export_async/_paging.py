@@ -5,7 +5,7 @@ from typing import Generic, Self, TypeVar
 
 from itwin_export_async._models import Run
 from itwin_export_async._protocol.http import Request, Response
-from itwin_export_async._protocol.paging import Page, checked_page_size, ids_of, is_last
+from itwin_export_async._protocol.paging import Page, checked_page_size, ids_of, is_new
 from itwin_export_async._protocol.runs import Service, list_runs, read_runs
 from itwin_export_async._session import Session
 
@@ -38,14 +38,15 @@ class Listing(Generic[T]):
 
     async def pages(self) -> AsyncIterator[tuple[T, ...]]:
         """The pages, as tuples; none is empty."""
-        received, earlier = 0, set[tuple[str, ...]]()
+        received, earlier = 0, set[str]()
         while True:
             page = self._read(await self._session.send(self._ask(received)))
-            if page.items and ids_of(page) not in earlier:
-                yield page.items
-            if is_last(page, earlier):
+            if not is_new(page, earlier):
                 return
-            earlier.add(ids_of(page))
+            yield page.items
+            if not page.has_next:
+                return
+            earlier.update(ids_of(page))
             received += len(page.items)
 
     async def _each(self) -> AsyncIterator[T]:

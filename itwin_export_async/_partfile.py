@@ -7,6 +7,7 @@ cancelled caller finds the file closed and does nothing.
 """
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -142,8 +143,8 @@ def _is_locked(file: BinaryIO) -> bool:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as exc:  # a file system without locks has no other writer to tell
+        return exc.errno in (errno.EAGAIN, errno.EACCES)
     return False
 
 

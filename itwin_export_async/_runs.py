@@ -39,6 +39,7 @@ from itwin_export_async._session import Session
 from itwin_export_async._storage import Progress
 
 DAY = 24 * 3600.0
+_FOR_EVER = 100 * 365 * DAY
 OnUpdate = Callable[[RunUpdate], Any]
 """Called with each update; sync or async. What it raises goes to the one who passed it."""
 
@@ -145,13 +146,14 @@ class RunHandle:
         Cancelling it ends the waiting and never the export: the service has no call for that.
         """
         ends = self._ends(timeout)
+        deadline = self.deadline
         try:
             async with asyncio.timeout_at(ends) as limit:
                 run = await self._see_through(ends, on_update)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise self._timed_out() from None
+            raise self._timed_out(deadline) from None
         if check:
             self._check(run)
         return run
@@ -194,7 +196,7 @@ class RunHandle:
 
     def _ends(self, timeout: float | _Unset | None) -> float | None:
         """When the waiting ends, in the loop's time. A timeout given becomes the deadline."""
-        if timeout is None:
+        if timeout is None or (not isinstance(timeout, _Unset) and timeout > _FOR_EVER):
             self.deadline = None
             return None
         now = datetime.now(UTC)
@@ -237,7 +239,7 @@ class RunHandle:
                         seen = self.last = news.run
                         yield update
                     case Pause() if ends is not None and news.until > ends:
-                        raise self._timed_out() from news.error
+                        raise self._timed_out(self.deadline) from news.error
                     case Ending():
                         raise self._ended(news)
 
@@ -258,8 +260,9 @@ class RunHandle:
         own.__cause__ = error.__cause__
         return own
 
-    def _timed_out(self) -> RunTimeout:
-        self.deadline = None  # it has passed; what resumes the run sets its own
+    def _timed_out(self, deadline: datetime | None) -> RunTimeout:
+        if self.deadline is deadline:  # it has passed; what resumes the run sets its own
+            self.deadline = None
         state = f"still {self.last.state.value}" if self.last else "not yet seen"
         return RunTimeout(
             message=f"is {state} after the time allowed; it may well go on, "
@@ -292,11 +295,13 @@ def read_run_token(token: Any) -> dict[str, Any]:
         if told["v"] != 1:
             raise ValueError(f"version {told['v']!r} is not known")
         deadline = told.get("deadline")
+        if deadline is not None:
+            deadline = datetime.fromisoformat(deadline).astimezone(UTC)
         return {
             "service": Service(told["service"]),
             "connection_id": checked_id("connection_id", told["connection"]),
             "run_id": checked_id("run_id", told["run"]),
-            "deadline": None if deadline is None else datetime.fromisoformat(deadline),
+            "deadline": deadline,
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise ValueError(f"this is no resume token of this release: {exc}") from exc

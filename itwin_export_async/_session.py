@@ -25,7 +25,7 @@ from itwin_export_async._errors import (
 )
 from itwin_export_async._protocol.addresses import checked_base, is_safe, origin
 from itwin_export_async._protocol.http import BodyStream, Request, Response
-from itwin_export_async._protocol.retry import Outcome, RetryPolicy, leaves_doubt
+from itwin_export_async._protocol.retry import Outcome, RetryPolicy, dated, leaves_doubt
 from itwin_export_async._transport import AiohttpTransport, Transport
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,8 @@ class Session:
             self._http, read_timeout=self._timeout
         )
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
-        self._tokens = TokenKeeper(self._auth, self._exchange)
+        self._blob_slots = asyncio.Semaphore(REQUESTS_AT_ONCE)  # slow ones must not stop the polls
+        self._tokens = TokenKeeper(self._auth, self._exchange, self.retry, self._timeout)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -123,7 +124,7 @@ class Session:
                 method=request.method,
                 url=request.url,
             )
-        async with self._slots, self._carrier.stream(request) as stream:
+        async with self._blob_slots, self._carrier.stream(request) as stream:
             yield stream
 
     async def _exchange(self, request: Request) -> Response:
@@ -135,6 +136,7 @@ class Session:
         attempt = 0
         while True:
             attempt += 1
+            self.check_open()  # it may have been closed while this request slept
             sent = loop.time()
             outcome = await (self._authorized(request) if authorized else self._once(request))
             wait = retry.next_wait(request, outcome, attempt, now=datetime.now(UTC))
@@ -160,9 +162,9 @@ class Session:
         try:
             async with self._slots:
                 async with asyncio.timeout(self._timeout) as limit:
-                    return await self._carrier.send(request)
+                    return dated(await self._carrier.send(request), now=datetime.now(UTC))
         except TransportError as error:
-            return error
+            return error if error.url else _located(error, request)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -185,6 +187,12 @@ class Session:
 
 def _with_token(request: Request, token: str) -> Request:
     return evolve(request, headers={**request.headers, "Authorization": f"Bearer {token}"})
+
+
+def _located(error: TransportError, request: Request) -> TransportError:
+    return type(error)(
+        message=error.message, method=request.method, url=request.url, sent=error.sent
+    )
 
 
 def _settle(outcome: Outcome, doubt: float | None) -> Response:

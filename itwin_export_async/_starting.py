@@ -14,8 +14,7 @@ from typing import Literal, TypeAlias
 
 from attrs import define
 
-from itwin_export_async._errors import Conflict, ProtocolError
-from itwin_export_async._following import RunKey, look
+from itwin_export_async._errors import Conflict, ExportError, NotFound, ProtocolError
 from itwin_export_async._models import Run
 from itwin_export_async._paging import runs_of
 from itwin_export_async._protocol.addresses import RunAddress
@@ -36,6 +35,8 @@ from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin
 
 log = logging.getLogger(__name__)
 
+STALE_ANSWERS = 20  # how often the service may name a run as active that has ended
+
 IfActive: TypeAlias = Literal["join", "wait", "raise"]
 
 
@@ -55,6 +56,9 @@ class RunStarter:
     request: Request
     if_active: IfActive
     _doubtful: float | None = None  # since when, in the loop's time, a run of ours may exist
+    _sent: float = 0.0  # when, in the loop's time, the latest request went out
+    _ended: RunAddress | None = None  # the run that was waited for, and has ended
+    _stale: int = 0  # how often the service has named it again since
 
     async def start(self) -> RunHandle:
         """The handle of the run that was started, found again, or active already."""
@@ -62,26 +66,34 @@ class RunStarter:
         while True:
             response = await self._send()
             answer = read_created_run(response, base_url=self.desk.session.base_url)
-            match answer:
-                case Accepted():
-                    return await self._accepted(answer, response)
-                case AlreadyActive():
-                    handle = await self._active(answer, response)
-                    if handle is not None:
-                        return handle
-                    races, self._doubtful = 0, None
-                case _:  # a lost race
-                    races += 1
-                    wait = self.desk.session.retry.wait_after_race(races)
-                    if wait is None:
-                        raise refusal(response)
-                    log.info("lost a race for the iModel; asking again in %.1f s", wait)
-                    await asyncio.sleep(wait)
+            if isinstance(answer, Accepted):
+                return await self._accepted(answer, response)
+            if isinstance(answer, AlreadyActive):
+                handle = await self._active(answer, response)
+                if handle is not None:
+                    return handle
+                races = 0
+                continue
+            races += 1
+            await self._pause(races, self.desk.session.retry.attempts, refusal(response))
+
+    async def _pause(self, turn: int, turns: int, otherwise: ExportError) -> None:
+        """Wait before the next turn, or raise when there is to be none."""
+        if turn >= turns:
+            raise otherwise
+        log.info("the iModel is busy (%d); asking again", turn)
+        await self._nap(turn)
+
+    async def _nap(self, turn: int) -> None:
+        retry = self.desk.session.retry
+        await asyncio.sleep(retry.jitter(retry.bound(turn)))
 
     async def _send(self) -> Response:
+        clock = asyncio.get_running_loop().time
+        self._sent = clock()
         response = await self.desk.session.send(self.request)
         if response.doubt is not None and self._doubtful is None:
-            self._doubtful = asyncio.get_running_loop().time() - response.doubt
+            self._doubtful = clock() - response.doubt
         return response
 
     async def _accepted(self, answer: Accepted, response: Response) -> RunHandle:
@@ -98,16 +110,6 @@ class RunStarter:
             handle.origin = RunOrigin.RECOVERED
             log.info("run %s is ours: its answer had been lost", handle.run_id)
             return handle
-        if self.if_active == "raise":
-            raise Conflict(
-                status=303,
-                code="RunAlreadyActive",
-                message=f"run {address.run_id} of connection {address.connection_id} is active "
-                "for this iModel",
-                method=response.method,
-                url=response.url,
-                run=handle,
-            )
         if self.if_active == "join":
             log.warning(
                 "joined run %s of connection %s, which was active already; it may have "
@@ -116,50 +118,80 @@ class RunStarter:
                 address.connection_id,
             )
             return handle
-        log.info("waiting for run %s, which is active for this iModel", address.run_id)
-        await handle.wait(timeout=None, check=False)
+        conflict = Conflict(
+            status=303,
+            code="RunAlreadyActive",
+            message=f"run {address.run_id} of connection {address.connection_id} is active "
+            "for this iModel",
+            method=response.method,
+            url=response.url,
+            run=handle,
+        )
+        if self.if_active == "raise":
+            raise conflict
+        await self._outlast(handle, address, conflict)
+        self._doubtful = None
         return None
+
+    async def _outlast(self, handle: RunHandle, address: RunAddress, conflict: Conflict) -> None:
+        """Wait until the run has ended, and the service has noticed that it has."""
+        self._stale = self._stale + 1 if address == self._ended else 0
+        if self._stale:
+            await self._pause(self._stale, STALE_ANSWERS, conflict)
+            return
+        log.info("waiting for run %s, which is active for this iModel", address.run_id)
+        try:
+            await handle.wait(timeout=None, check=False)
+        except NotFound as error:  # it is gone, and so no longer in the way
+            if error.is_gateway:
+                raise
+        self._ended = address
 
     async def _is_ours(self, handle: RunHandle, response: Response) -> bool:
         """Whether the active run is one that an earlier sending of ours made."""
         if self._doubtful is None or handle.connection_id != self.connection_id:
             return False
-        return began_after(await handle.refresh(), self._asked(response))
+        asked = self._asked(response)
+        for turn in range(1, self.desk.session.retry.attempts):
+            try:
+                return began_after(await handle.refresh(), asked)
+            except NotFound:  # a young run may not be known everywhere yet
+                await self._nap(turn)
+        return False
 
     def _asked(self, response: Response) -> datetime:
-        """When the service saw our first asking, at the earliest, by its own clock."""
-        ago = 0.0
-        if self._doubtful is not None:
-            ago = asyncio.get_running_loop().time() - self._doubtful
+        """When we first asked, at the earliest, by the service's own clock."""
+        first = self._sent if self._doubtful is None else self._doubtful
+        ago = asyncio.get_running_loop().time() - first
         return asked_at(response, ago, now=datetime.now(UTC))
 
     async def _find(self, response: Response, fits: Callable[[Run], bool]) -> RunAddress:
         """The run, where the answer does not say which: the connection's last, or the newest."""
-        session = self.desk.session
-        told = await session.send(get_connection(self.service, self.connection_id))
-        address = read_last_run(told, base_url=session.base_url)
+        address = await self._last_run(fits)
         if address is not None:
-            key = RunKey(
-                service=self.service,
-                connection_id=address.connection_id,
-                run_id=address.run_id,
-            )
-            run, _ = await look(session, key)
-            if fits(run):
-                return address
-        run_or_none = newest(run for run in await self._all_runs() if fits(run))
-        if run_or_none is None:
+            return address
+        runs = runs_of(self.desk.session, self.service, self.connection_id)
+        run = newest([run async for run in runs if fits(run)])
+        if run is None:
             raise ProtocolError(
                 message=f"answered {response.status} but named no run, and connection "
                 f"{self.connection_id} has none that it can mean",
                 method=response.method,
                 url=response.url,
             )
-        return RunAddress(connection_id=run_or_none.connection_id, run_id=run_or_none.id)
+        return RunAddress(connection_id=run.connection_id, run_id=run.id)
 
-    async def _all_runs(self) -> list[Run]:
-        runs = runs_of(self.desk.session, self.service, self.connection_id)
-        return [run async for run in runs]
+    async def _last_run(self, fits: Callable[[Run], bool]) -> RunAddress | None:
+        session = self.desk.session
+        told = await session.send(get_connection(self.service, self.connection_id))
+        address = read_last_run(told, base_url=session.base_url)
+        if address is None:
+            return None
+        try:
+            run = await self._handle(address, RunOrigin.ATTACHED).refresh()
+        except NotFound:
+            return None
+        return address if fits(run) else None
 
     def _handle(self, address: RunAddress, origin: RunOrigin) -> RunHandle:
         return RunHandle(

@@ -81,25 +81,29 @@ class StorageClient:
         part = PartFile(path)
         try:
             await part.open()
-            failures = 0
+            failures = furthest = 0
             while True:
-                done = part.done
                 address = await locate()
                 error = await self._go(address, part, on_progress)
                 if error is None:
                     break
-                failures = 1 if part.done > done else failures + 1
-                if failures >= self._session.retry.attempts:
+                failures = 1 if part.done > furthest else failures + 1
+                furthest = max(furthest, part.done)
+                wait = self._wait(error, failures)
+                if wait is None:
                     raise DownloadError(message=f"gave up: {error}") from error
                 log.info("%s: %s; going on after %d bytes", path.name, error, part.done)
-                await asyncio.sleep(self._wait(error, failures))
+                await asyncio.sleep(wait)
             await part.finish()
         finally:
             await part.close()
 
-    def _wait(self, error: ExportError, failures: int) -> float:
+    def _wait(self, error: ExportError, failures: int) -> float | None:
+        """Seconds until the next go, None when there is to be none."""
         retry = self._session.retry
         asked = error.retry_after if isinstance(error, ResponseError) else None
+        if failures >= retry.attempts or (asked is not None and asked > retry.max_retry_after):
+            return None
         return retry.jitter(retry.bound(failures)) if asked is None else asked
 
     async def _go(
@@ -121,7 +125,7 @@ class StorageClient:
                             await told
         except TransportError as error:
             await part.flush()
-            return error
+            return None if part.done == part.total else error
         await part.flush()
         if part.total is not None and part.done != part.total:
             return DownloadError(message=f"{part.done} of {part.total} bytes came")

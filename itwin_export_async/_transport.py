@@ -24,7 +24,8 @@ __all__ = ["AiohttpTransport", "Transport"]
 
 BODY_LIMIT = 16 * 1024 * 1024
 _CONNECT = 15.0  # seconds for one attempt to connect
-_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_FAILURES = (aiohttp.ClientError, OSError, UnicodeError)
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, UnicodeError)
 
 
 class AiohttpTransport:
@@ -38,6 +39,7 @@ class AiohttpTransport:
     ) -> None:
         self._http = http
         self._borrowed = http is not None
+        self._closed = False
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT, sock_read=read_timeout
         )
@@ -71,10 +73,12 @@ class AiohttpTransport:
         try:
             async with self._open(request) as answer:
                 yield answer
-        except (aiohttp.ClientError, OSError) as exc:
-            raise _no_answer(request, exc) from exc
+        except _FAILURES as exc:
+            raise _no_answer(request, exc) from None  # its text may hold a signed address
 
     def _open(self, request: Request) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        if self._closed:
+            raise RuntimeError("the client was closed")
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),  # the session counts, not the pool
@@ -92,10 +96,10 @@ class AiohttpTransport:
         )
 
     async def close(self) -> None:
-        """Close the client session if it is our own."""
+        """Close the client session if it is our own. Nothing is sent after that."""
+        self._closed = True
         if self._http is not None and not self._borrowed:
             await self._http.close()
-            self._http = None
 
 
 async def _whole(answer: aiohttp.ClientResponse, request: Request) -> bytes:
@@ -118,8 +122,8 @@ async def _pieces(answer: aiohttp.ClientResponse, request: Request) -> AsyncIter
     try:
         while piece := await answer.content.readany():
             yield piece
-    except (aiohttp.ClientError, OSError) as exc:
-        raise _no_answer(request, exc) from exc
+    except _FAILURES as exc:
+        raise _no_answer(request, exc) from None
 
 
 def _no_answer(request: Request, exc: Exception) -> TransportError:
@@ -143,5 +147,7 @@ def _reason(exc: Exception) -> str:
             return "the answer broke off"
         case OSError():
             return exc.strerror or type(exc).__name__
+        case UnicodeError():
+            return "its host is no name that can be looked up"
         case _:
             return type(exc).__name__

@@ -120,6 +120,21 @@ def test_one_export_ends_with_its_file(service: Service, tmp_path: Path) -> None
     assert "Success" in err
 
 
+def test_a_folder_is_a_folder_also_before_it_exists(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    assert invoke("run", imodel_id, "-o", f"{tmp_path}/new/")[0] == 0
+    assert (tmp_path / "new/Bridge.ifc").is_file()
+
+
+def test_a_failed_run_is_not_to_be_continued(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.fate(imodel_id, "Error")
+    code, _, err = invoke("run", imodel_id, "-o", f"{tmp_path}/")
+    assert code == 1
+    assert "TAE_" in err
+    assert "continues" not in err
+
+
 def test_a_joined_run_is_told(service: Service, tmp_path: Path) -> None:
     imodel_id = service.emulator.add_imodel("Bridge")
     service.emulator.fate(imodel_id, "Success", seconds=2)

@@ -15,7 +15,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
-from tests.fakes import Answers, answer
+from tests.fakes import Answers, Outcome, answer
 
 
 async def test_a_connection_is_made_read_and_deleted(
@@ -107,9 +107,14 @@ async def test_another_authentication_type_is_another_connection(
     assert user.id != service.id
 
 
-async def test_a_lost_answer_makes_no_twin(client: ExportClient, emulator: Emulator) -> None:
+@pytest.mark.parametrize(
+    "lost", [ConnectionResetError(), answer(408), answer(502), answer(201, "garbage")]
+)
+async def test_a_lost_answer_makes_no_twin(
+    client: ExportClient, emulator: Emulator, lost: Outcome
+) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.script("create_connection", ConnectionResetError(), after=True)
+    emulator.script("create_connection", lost, after=True)
     made = await client.find_or_create_connection(imodel_id, display_name="nightly")
     assert [c.id async for c in client.list_connections(imodel_id)] == [made.id]
     assert emulator.count("create_connection") == 1

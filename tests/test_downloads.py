@@ -2,9 +2,12 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from itwin_export_async import (
     RunHandle,
     TransportError,
 )
+from itwin_export_async._protocol.http import BodyStream
 from itwin_export_async.emulator import Emulator
 from tests.fakes import Answer, Answers, Outcome, answer
 
@@ -311,6 +315,125 @@ async def test_a_file_without_a_composite_id_is_tried_as_it_is(tmp_path: Path) -
 
 def connection(itwin_id: str) -> str:
     return f'{{"connection": {{"id": "c1", "iTwinId": "{itwin_id}"}}}}'
+
+
+async def test_a_break_after_the_last_byte_is_no_break(tmp_path: Path) -> None:
+    class Breaking(Answers):
+        @asynccontextmanager
+        async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
+            async with super().stream(request) as stream:
+
+                async def chunks() -> AsyncIterator[bytes]:
+                    async for chunk in stream.chunks:
+                        yield chunk
+                    raise TransportError(message="reset")
+
+                yield BodyStream(head=stream.head, chunks=chunks())
+
+    async with ExportClient("t", transport=Breaking(SIGNED, blob())) as client:
+        await client.storage.download("f1", tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == FILE
+
+
+async def test_goes_that_get_no_further_come_to_an_end(tmp_path: Path) -> None:
+    goes = [SIGNED, blob(0, 5, etag=""), SIGNED, blob(0, 6, etag="")] * 50
+    with pytest.raises(DownloadError, match=r"gave up: .*6 of 1300 bytes"):
+        await fetch(tmp_path / "f", *goes)
+
+
+async def test_a_weak_version_is_not_asked_for(tmp_path: Path) -> None:
+    goes = [SIGNED, blob(0, 500, etag='W/"1"'), SIGNED, blob()]
+    transport = await fetch(tmp_path / "f", *goes)
+    assert "If-Match" not in transport.requests[3].headers
+    assert (tmp_path / "f").read_bytes() == FILE
+
+
+async def test_a_blob_store_may_not_ask_for_hours(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="gave up: 503"):
+        await fetch(tmp_path / "f", SIGNED, answer(503, Retry_After="1000000"))
+    assert asyncio.get_running_loop().time() < 1
+
+
+async def test_what_is_told_of_an_encoded_file_does_not_fit_the_decoded_one(tmp_path: Path) -> None:
+    encoded = answer(200, "decoded", Content_Encoding="gzip", Content_Length="3", ETag='"1"')
+    await fetch(tmp_path / "f", SIGNED, encoded)
+    assert (tmp_path / "f").read_text() == "decoded"
+
+
+async def test_a_file_system_without_locks_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="only some systems have locks at all")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    await fetch(tmp_path / "f", SIGNED, blob())
+    assert (tmp_path / "f").read_bytes() == FILE
+
+
+async def test_slow_downloads_do_not_stop_the_polls(tmp_path: Path) -> None:
+    class Stalled(Answers):
+        async def send(self, request: Request, /) -> Response:
+            if "blobs" in request.url:
+                await asyncio.sleep(1e6)
+            return SIGNED if "download" in request.url else answer(200, RUNNING)
+
+    async with ExportClient("t", transport=Stalled(SIGNED)) as client:
+        calls = [
+            asyncio.create_task(client.storage.download("f1", tmp_path / str(n)))
+            for n in range(150)
+        ]
+        await asyncio.sleep(10)
+        async with asyncio.timeout(1):
+            assert (await client.get_run("c1", "r1")).id == "r1"
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+
+
+RUNNING = '{"run": {"id": "r1", "state": "Executing"}}'
+
+
+async def test_an_output_id_that_is_none_is_told(tmp_path: Path) -> None:
+    run = RUNNING.replace("Executing", "Completed").replace(
+        "}}", ', "jobs": [{"id": "j", "state": "Completed", "tasks": [{"id": "t", "state": '
+        '"Completed", "exportOutputFileId": ".."}]}], "result": "Success"}}'
+    )  # fmt: skip
+    async with ExportClient("t", transport=Answers(answer(200, run))) as client:
+        with pytest.raises(DownloadError, match=r"exportOutputFileId '\.\.' is not an id"):
+            await client.run("c1", "r1").download(tmp_path)
+
+
+async def test_what_was_done_of_a_partial_success_is_fetched(tmp_path: Path) -> None:
+    tasks = [
+        {"id": "1", "state": "Completed", "result": "Error", "exportOutputFileId": "bad"},
+        {"id": "2", "state": "Completed", "result": "Success", "exportOutputFileId": "good"},
+    ]
+    jobs = [{"id": "j", "state": "Completed", "tasks": tasks}]
+    run = {"id": "r1", "state": "Completed", "result": "PartialSuccess", "jobs": jobs}
+
+    def serve(request: Request) -> Response:
+        if "/runs/" in request.url:
+            return answer(200, json.dumps({"run": run}))
+        if "blobs" in request.url:
+            return answer(200, "content")
+        return SIGNED if "good" in request.url else answer(404, "{}")
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        await client.run("c1", "r1").download(tmp_path / "x.ifc")
+    assert (tmp_path / "x.ifc").read_text() == "content"
+
+
+async def test_a_connection_that_is_gone_is_no_obstacle(
+    run: RunHandle, client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    await client.delete_connection(run.connection_id)
+    missing = answer(404, '{"error": {"code": "FileNotFound", "message": "not yet"}}')
+    emulator.script("download_file", missing, missing)
+    (path,) = await run.download(tmp_path / "x.ifc")
+    assert path.read_bytes() == content(run, emulator)
 
 
 async def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:

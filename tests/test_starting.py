@@ -11,7 +11,10 @@ from itwin_export_async import (
     ExportClient,
     ExportOptions,
     InvalidRequest,
+    NotFound,
     ProtocolError,
+    Request,
+    Response,
     RetryPolicy,
     RunOrigin,
     ServiceUnavailable,
@@ -22,6 +25,9 @@ from tests.fakes import Answers, Outcome, answer
 
 RUN = '{"run": {"id": "r1", "state": "Executing", "startDateTime": "2026-11-22T12:00:%02dZ"}}'
 RUNS = '{"runs": [%s]}'
+GATEWAY = answer(
+    404, '{"error": {"code": "ResourceNotFound", "details": [{"code": "OperationNotFound"}]}}'
+)
 DATE = "Sun, 22 Nov 2026 12:00:30 GMT"
 
 
@@ -216,7 +222,7 @@ async def test_without_a_location_the_last_run_counts_if_it_is_new_enough() -> N
         answer(200, RUNS % f"{older}, {newer}"),
     )
     async with ExportClient("t", transport=old) as client:
-        assert (await client.start_run("c1")).run_id == "r3"
+        assert (await client.start_run("c1")).run_id == "r2"  # not even begun
 
 
 @pytest.mark.parametrize("link", [None, "https://api.bentley.com/export/connections/c1/runsr1/"])
@@ -238,3 +244,85 @@ async def test_a_run_that_cannot_be_named_breaks_the_contract() -> None:
     async with ExportClient("t", transport=transport) as client:
         with pytest.raises(ProtocolError, match="202 but named no run"):
             await client.start_run("c1")
+
+
+async def test_a_run_that_has_ended_but_is_still_named_is_not_asked_for_in_a_hurry() -> None:
+    ended = '{"run": {"id": "r1", "state": "Completed", "result": "Success"}}'
+    posts = []
+
+    def serve(request: Request) -> Response:
+        if request.method == "GET":
+            return answer(200, ended)
+        posts.append(asyncio.get_running_loop().time())
+        return answer(303, Location="/export/connections/c1/runs/r1")
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        with pytest.raises(Conflict, match="r1") as caught:
+            await client.start_run("c1", if_active="wait")
+    assert caught.value.run is not None
+    assert len(posts) < 30
+    assert posts[-1] > 60
+
+
+async def test_a_run_that_is_gone_is_no_longer_in_the_way() -> None:
+    posts: list[Request] = []
+
+    def serve(request: Request) -> Response:
+        if request.method == "GET":
+            return answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "gone"}}')
+        posts.append(request)
+        location = f"/export/connections/c1/runs/r{len(posts)}"
+        return answer(303 if len(posts) == 1 else 202, Location=location)
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        assert (await client.start_run("c1", if_active="wait")).run_id == "r2"
+
+
+async def test_a_gateways_404_on_the_run_that_is_waited_for_is_raised() -> None:
+    joined = answer(303, Location="/export/connections/c1/runs/r1")
+    async with ExportClient("t", transport=Answers(joined, GATEWAY)) as client:
+        with pytest.raises(NotFound, match="gateway"):
+            await client.start_run("c1", if_active="wait")
+
+
+async def test_a_run_found_again_may_be_too_young_to_be_read(
+    client: ExportClient, connection_id: str, emulator: Emulator
+) -> None:
+    unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
+    emulator.script("create_run", ConnectionResetError(), after=True)
+    emulator.script("get_run", unknown, unknown)
+    assert (await client.start_run(connection_id)).origin is RunOrigin.RECOVERED
+    emulator.script("create_run", ConnectionResetError())
+    emulator.script("get_run", *[unknown] * 4)
+    lost = await client.start_run(connection_id)
+    assert lost.origin is RunOrigin.JOINED  # whose it is cannot be told, but it is held
+
+
+async def test_a_slow_202_without_a_location_is_still_found() -> None:
+    class Slow(Answers):
+        async def send(self, request: Request, /) -> Response:
+            if request.method == "POST":
+                await asyncio.sleep(15)
+            return await super().send(request)
+
+    began = answer(200, RUN % 14)  # the answer says 12:00:30
+    transport = Slow(answer(202, Date=DATE), answer(200, LAST_RUN), began)
+    async with ExportClient("t", transport=transport) as client:
+        assert (await client.start_run("c1")).run_id == "r1"
+
+
+async def test_a_last_run_that_is_gone_is_looked_for_in_the_list() -> None:
+    transport = Answers(
+        answer(202, Date=DATE),
+        answer(200, LAST_RUN),
+        answer(404, "{}"),
+        answer(200, RUNS % '{"id": "r9", "state": "Queued"}'),
+    )
+    async with ExportClient("t", transport=transport) as client:
+        assert (await client.start_run("c1")).run_id == "r9"
+
+
+@pytest.mark.parametrize("options", [{"exportType": None}, "IFC", 0])
+async def test_options_of_another_kind_are_refused(client: ExportClient, options: object) -> None:
+    with pytest.raises(TypeError, match="options must be ExportOptions"):
+        await client.start_run("c1", options)  # type: ignore[arg-type]

@@ -1,13 +1,16 @@
 """`await run.wait()` and its relatives."""
 
 import asyncio
+import json
 import pickle
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
 from itwin_export_async import (
+    ClientCredentials,
     ExecutionResult,
     ExecutionState,
     ExportClient,
@@ -16,6 +19,8 @@ from itwin_export_async import (
     PermissionDenied,
     ProtocolError,
     RateLimited,
+    Request,
+    Response,
     RunFailed,
     RunHandle,
     RunOrigin,
@@ -442,3 +447,82 @@ async def test_a_refresh_raises_what_the_look_raises(run: RunHandle, emulator: E
     emulator.script("get_run", *[answer(500, "{}")] * 5)
     with pytest.raises(ServiceUnavailable):
         await run.refresh()
+
+
+async def test_an_asked_wait_is_no_outage(run: RunHandle, emulator: Emulator) -> None:
+    emulator.script("get_run", *[answer(429, "{}", Retry_After="600")] * 4, answer(503, "{}"))
+    assert (await run.wait()).is_final
+
+
+async def test_an_asked_wait_by_date_is_kept_without_a_clock_of_the_service() -> None:
+    at: list[float] = []
+
+    def serve(request: Request) -> Response:
+        at.append(asyncio.get_running_loop().time())
+        if len(at) == 1:
+            later = datetime.now(UTC) + timedelta(seconds=200)
+            return answer(429, "{}", Retry_After=format_datetime(later, usegmt=True))
+        return answer(200, seen("Completed", "Success"))
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        await client.run("c1", "r1").wait()
+    assert at[1] - at[0] >= 198
+
+
+async def test_the_grace_of_an_undecided_end_is_short() -> None:
+    body = '{"run": {"id": "r1", "state": "Completed", "startDateTime": "2020-01-01T00:00:00Z"}}'
+    async with ExportClient("t", transport=Answers(answer(200, body))) as client:
+        with pytest.raises(RunFailed):
+            await client.run("c1", "r1").wait()
+    assert asyncio.get_running_loop().time() < 60
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e15])
+async def test_a_timeout_beyond_all_bounds_is_none(run: RunHandle, timeout: float) -> None:
+    assert (await run.wait(timeout=timeout)).is_final
+    assert run.deadline is None
+
+
+async def test_a_deadline_without_a_zone_and_a_bottomless_token(client: ExportClient) -> None:
+    token = client.run("c", "r").token.replace("}", ',"deadline":"2024-01-01T00:00:00"}')
+    with pytest.raises(RunTimeout):
+        await client.resume(token).wait()
+    with pytest.raises(ValueError, match="no resume token"):
+        client.resume("[" * 200_000)
+
+
+async def test_a_short_wait_leaves_the_deadline_of_a_longer_one(run: RunHandle) -> None:
+    short = asyncio.create_task(run.wait(timeout=10))
+    await asyncio.sleep(1)
+    longer = asyncio.create_task(run.wait(timeout=50_000))
+    with pytest.raises(RunTimeout):
+        await short
+    assert run.deadline is not None
+    await longer
+
+
+async def test_a_token_service_that_asks_for_time_gets_it(emulator: Emulator) -> None:
+    emulator.token_lifetime = 100
+    auth = ClientCredentials(emulator.client_id, emulator.client_secret)
+    async with ExportClient(auth, transport=emulator) as client:
+        imodel_id = emulator.add_imodel()
+        emulator.fate(imodel_id, "Success", seconds=2000)
+        run = await client.start_run((await client.create_connection(imodel_id)).id)
+        emulator.script("issue_token", *[answer(429, '{"error": "slow"}', Retry_After="400")] * 2)
+        assert (await run.wait()).is_final
+    asked = [r.at for r in emulator.requests if r.operation == "issue_token"]
+    refused = next(n for n, r in enumerate(asked) if n and r - asked[n - 1] >= 400)
+    assert asked[refused + 1] - asked[refused] >= 400
+
+
+async def test_no_signature_of_a_task_is_shown() -> None:
+    error = {"errorCode": "E1", "description": "PUT https://a.blob/x?sv=1&sig=PLANTED failed"}
+    task = {"id": "t", "state": "Completed", "result": "Error", "error": error}
+    job = {"id": "j", "state": "Completed", "tasks": [task]}
+    run = {"id": "r1", "state": "Completed", "result": "Error", "jobs": [job]}
+    transport = Answers(answer(200, json.dumps({"run": run})))
+    async with ExportClient("t", transport=transport) as client:
+        with pytest.raises(RunFailed, match=r"E1: PUT https://a\.blob/x") as caught:
+            await client.run("c1", "r1").wait()
+    assert "PLANTED" not in str(caught.value)
+    assert b"PLANTED" not in pickle.dumps(caught.value)

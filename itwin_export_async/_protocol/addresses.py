@@ -53,7 +53,8 @@ def is_safe(url: str) -> bool:
     """Whether secrets may travel there: https, or plain http to loopback."""
     try:
         scheme, host, _ = origin(url)
-    except ValueError:
+        host.encode("idna")
+    except ValueError:  # a UnicodeError is one
         return False
     return bool(host) and (scheme == "https" or (scheme == "http" and is_loopback(url)))
 

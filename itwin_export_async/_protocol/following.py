@@ -35,6 +35,7 @@ _STAGE = {
     ExecutionState.COMPLETED: 3,
 }
 UNDECIDED_LOOKS = 5
+UNDECIDED_WAIT = 5.0  # seconds between them
 YOUNG = 60.0  # seconds for which a run just created may still be unknown to the service
 
 
@@ -74,6 +75,10 @@ class Course:
     def missed(self, *, now: float) -> "Course":
         """After a look that failed for a passing reason."""
         return evolve(self, failing=now if self.failing is None else self.failing)
+
+    def put_off(self) -> "Course":
+        """After a look to which the service said when to come again: it is there."""
+        return evolve(self, failing=None)
 
     def may_pass(self, error: ExportError, *, now: float) -> bool:
         """Whether waiting can cure a look that failed like this."""

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from itwin_export_async._errors import ExportError, TokenError, redacted, without_query
 from itwin_export_async._protocol.codec import json_object
 from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.retry import retry_after
 
 IMS = "https://ims.bentley.com"
 TOKEN_PATH = "/connect/token"
@@ -85,4 +86,5 @@ def _refused(response: Response, reason: str) -> TokenError:
         message=f"no token from {without_query(response.url)}: "
         f"{response.status} {redacted(reason)}",
         passing=response.status >= 500 or response.status in (408, 429),
+        retry_after=retry_after(response.headers, now=None),
     )

@@ -2,8 +2,8 @@
 
 The service's `next` links cannot be followed as they stand: they lose parameters, use `&` for `?`,
 jump, hold a literal `{connectionId}`, and stand on the last page too. So the query is built anew
-for every page, the offset advances by what was received, and a page that is empty, repeats an
-earlier one or has no `next` is the last.
+for every page, the offset advances by what was received, and a page that is empty, brings nothing
+new or has no `next` is the last.
 """
 
 from collections.abc import Mapping
@@ -61,11 +61,11 @@ def page_of(response: Response, member: str, cls: type[T]) -> Page[T]:
             raise refusal(response)
 
 
-def is_last(page: Page[Any], earlier: set[tuple[str, ...]]) -> bool:
-    """Whether nothing can follow this page. `earlier` are the ids of the pages before it."""
-    return not page.has_next or not page.items or ids_of(page) in earlier
+def is_new(page: Page[Any], earlier: set[str]) -> bool:
+    """Whether the page holds anything that is not among `earlier`, the ids of those before it."""
+    return not earlier.issuperset(ids_of(page))
 
 
 def ids_of(page: Page[Any]) -> tuple[str, ...]:
-    """What tells one page from another."""
+    """What tells its items apart."""
     return tuple(item.id for item in page.items)

@@ -8,11 +8,11 @@ does harm when it is done twice is repeated only if the service surely did not t
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from itertools import islice
 
 import backoff
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import ge, gt, instance_of
 
 from itwin_export_async._errors import TransportError
@@ -47,6 +47,13 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None) -> float | 
             return None
         seconds = max(0.0, (until - now).total_seconds())
     return seconds
+
+
+def dated(response: Response, *, now: datetime) -> Response:
+    """The answer with a `Date`: where the service tells none, an asked wait counts from `now`."""
+    if "Retry-After" not in response.headers or "Date" in response.headers:
+        return response
+    return evolve(response, headers={**response.headers, "Date": format_datetime(now, usegmt=True)})
 
 
 def _http_date(text: str | None) -> datetime | None:
@@ -116,7 +123,3 @@ class RetryPolicy:
             return self.jitter(self.bound(attempt))
         # kept to the letter: an asked wait has no jitter
         return asked if asked <= self.max_retry_after else None
-
-    def wait_after_race(self, attempt: int) -> float | None:
-        """Seconds until a start that lost a race is tried again, None when it no longer is."""
-        return self.jitter(self.bound(attempt)) if attempt < self.attempts else None

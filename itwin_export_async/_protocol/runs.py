@@ -1,5 +1,6 @@
 """Runs, of exports and of synchronizations alike: the twins differ only in their paths."""
 
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,6 +15,7 @@ from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.refusals import refusal
 from itwin_export_async._protocol.retry import service_time
 
+_SIGNATURE = re.compile(rb"\bsig=[^&\s\"'\\<>]+")
 CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
@@ -96,8 +98,13 @@ def asked_at(response: Response, seconds: float, *, now: datetime) -> datetime:
 
 
 def began_after(run: Run, moment: datetime) -> bool:
-    """Whether the run surely is no older than `moment`, give or take the clocks' tolerance."""
-    return run.start_date_time is not None and run.start_date_time >= moment - CLOCK_TOLERANCE
+    """Whether the run is no older than `moment`, give or take the clocks' tolerance.
+
+    One whose start is not told yet has not even begun.
+    """
+    if run.start_date_time is None:
+        return not run.is_completed
+    return run.start_date_time >= moment - CLOCK_TOLERANCE
 
 
 def newest(runs: Iterable[Run]) -> Run | None:
@@ -140,7 +147,7 @@ def read_run(response: Response, connection_id: str) -> Run:
     """The run as it is now."""
     match response.status:
         case 200:
-            return _of(decode(response, "run", Run), connection_id)
+            return _of(decode(_unsigned(response), "run", Run), connection_id)
         case _:
             raise refusal(response)
 
@@ -155,8 +162,15 @@ def list_runs(
 
 def read_runs(response: Response, connection_id: str) -> Page[Run]:
     """One page of a connection's runs, in no order."""
-    page = page_of(response, "runs", Run)
+    page = page_of(_unsigned(response), "runs", Run)
     return evolve(page, items=tuple(_of(run, connection_id) for run in page.items))
+
+
+def _unsigned(response: Response) -> Response:
+    """The answer without signatures, which a task's error may quote from a signed address."""
+    if b"sig=" not in response.body:
+        return response
+    return evolve(response, body=_SIGNATURE.sub(b"sig=***", response.body))
 
 
 def _of(run: Run, connection_id: str) -> Run:

@@ -19,7 +19,7 @@ from itwin_export_async._errors import (
     ProtocolError,
     without_query,
 )
-from itwin_export_async._models import StoredFile
+from itwin_export_async._models import Run, StoredFile
 from itwin_export_async._protocol.addresses import is_safe, segment
 from itwin_export_async._protocol.codec import decode
 from itwin_export_async._protocol.http import Request, Response
@@ -29,7 +29,8 @@ OCTETS = "application/vnd.bentley.itwin-platform.v1+octet-stream"
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\.|$)", re.IGNORECASE)
 _LONGEST_NAME = 240  # bytes; file systems take 255, and `.part` and `-2` need some
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
 def get_file(file_id: str) -> Request:
@@ -87,22 +88,22 @@ class Content:
     """
 
     start: int
-    total: int | None
-    etag: str | None
-    md5: bytes | None
+    total: int | None = None
+    etag: str | None = None
+    md5: bytes | None = None
 
 
 def read_blob(response: Response, *, done: int) -> Content | ExportError:
     """What the answer holds. A refusal is returned: an expired signature is asked for anew."""
     match response.status:
         case 200:
-            length = response.headers.get("Content-Length", "")
-            return _content(response, 0, int(length) if length.isdecimal() else None)
+            length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
+            return _content(response, 0, int(length[0]) if length else None)
         case 206:
             found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if not found or int(found[1]) != done:
                 return DownloadError(message="the server sent another range than it was asked for")
-            return _content(response, done, int(found[3]))
+            return _content(response, done, int(found[2]))
         case 412 | 416:
             return DownloadError(message="the file changed while it was fetched")
         case _:
@@ -117,12 +118,22 @@ def _content(response: Response, start: int, total: int | None) -> Content:
         md5 = base64.b64decode(whole or "", validate=True)
     except ValueError:
         md5 = b""
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        return Content(start=start)  # what arrives is decoded: nothing told of the file fits it
+    etag = response.headers.get("ETag", "")
     return Content(
         start=start,
         total=total,
-        etag=response.headers.get("ETag"),
+        etag=None if etag.startswith("W/") else etag or None,  # If-Match takes strong ones only
         md5=md5 if len(md5) == 16 else None,
     )
+
+
+def outputs_of(run: Run) -> tuple[str, ...]:
+    """The ids of the files worth fetching: those of tasks that did not fail, or all if all did."""
+    failed = {task.export_output_file_id for task in run.failed_tasks}
+    good = tuple(file_id for file_id in run.output_file_ids if file_id not in failed)
+    return good or run.output_file_ids
 
 
 def composite_id(itwin_id: str | None, file_id: str) -> str | None:

@@ -31,12 +31,16 @@ BaseUrl = Annotated[
     ),
 ]
 Output = Annotated[
-    Path,
+    str,
     typer.Option("--output", "-o", help="File to write, or a folder (it gets a name there)."),
 ]
 Timeout = Annotated[
-    float,
-    typer.Option(min=0.001, help="Seconds to wait for the run; then exit code 3."),
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Seconds to wait for the run, then exit code 3. 24 hours by default.",
+        show_default=False,
+    ),
 ]
 Speed = Annotated[float, typer.Option(min=0.001, help="How much faster than life the runs go.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal runs.")]
@@ -103,7 +107,7 @@ def run(
     if_active: Annotated[
         str, typer.Option(help="What to do about an active run: join, wait or raise.")
     ] = "join",
-    timeout: Timeout = 24 * 3600.0,
+    timeout: Timeout = None,
 ) -> None:
     """Export one iModel: connection, run, wait, download.
 
@@ -127,7 +131,7 @@ def watch(
     token: Annotated[str, typer.Argument(help="What an interrupted run printed.")],
     output: Output,
     base_url: BaseUrl = None,
-    timeout: Timeout = 24 * 3600.0,
+    timeout: Timeout = None,
 ) -> None:
     """Take up a run that was left, wait for it and download its files."""
     conclude(watch_run(lambda: _client(base_url), token, output, timeout, base_url))

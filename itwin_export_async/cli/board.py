@@ -80,9 +80,8 @@ class Board:
 
     def _line(self, row: Row, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(
-                f"{row.seconds(monotonic()):7.1f} s  {row.name}: {text}", highlight=False
-            )
+            line = f"{row.seconds(monotonic()):7.1f} s  {row.name}: {text}"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table("iModel", "run", "state", "time", box=None, pad_edge=False)

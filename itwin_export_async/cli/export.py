@@ -1,5 +1,6 @@
 """`itwin-export run` and `watch`: one real export."""
 
+import asyncio
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from attrs import frozen
 from rich.console import Console
 from rich.filesize import decimal
 
-from itwin_export_async import ExportClient, ExportOptions, RunHandle
+from itwin_export_async import ExportClient, ExportOptions, RunHandle, RunTimeout, RunUnreachable
+from itwin_export_async._runs import UNSET
 from itwin_export_async._starting import IfActive, checked_if_active
 from itwin_export_async._storage import is_folder, prepare_folder
 from itwin_export_async.cli.board import Board, Row
@@ -21,12 +23,12 @@ class ExportOrder:
     """What was asked for on the command line."""
 
     imodel_id: str
-    output: Path
+    output: str
     ifc_version: str | None
     connection: str
     authentication_type: str | None
     if_active: str
-    timeout: float
+    timeout: float | None
 
 
 async def run_export(
@@ -35,7 +37,7 @@ async def run_export(
     """Connection, run, wait, download. What cannot work is said before anything is sent."""
     options = ExportOptions(ifc_version=cast(Any, order.ifc_version))
     checked_if_active(order.if_active)
-    await prepare_folder(order.output if is_folder(order.output) else order.output.parent)
+    await _prepare(order.output)
     async with open_client() as client:
         with Board(Console(stderr=True)) as board:
             row = board.add(order.imodel_id)
@@ -55,40 +57,45 @@ async def run_export(
 async def watch_run(
     open_client: Callable[[], ExportClient],
     token: str,
-    output: Path,
-    timeout: float,
+    output: str,
+    timeout: float | None,
     base_url: str | None,
 ) -> None:
     """Wait for a run that was left, and download what it made."""
     async with open_client() as client:
         run = client.resume(token)
-        await prepare_folder(output if is_folder(output) else output.parent)
+        await _prepare(output)
         with Board(Console(stderr=True)) as board:
             await _see_through(run, board, board.add("run"), output, timeout, base_url)
+
+
+async def _prepare(output: str) -> None:
+    await prepare_folder(Path(output) if is_folder(output) else Path(output).parent)
 
 
 async def _see_through(
     run: RunHandle,
     board: Board,
     row: Row,
-    output: Path,
-    timeout: float,
+    output: str,
+    timeout: float | None,
     base_url: str | None,
 ) -> None:
     board.started(row, run.run_id)
-    ended = False
     try:
-        final = await run.wait(timeout=timeout, on_update=lambda update: board.updated(row, update))
+        final = await run.wait(
+            timeout=UNSET if timeout is None else timeout,
+            on_update=lambda update: board.updated(row, update),
+        )
         paths = await run.download(output)
-        ended = True
-    finally:
-        if not ended and (run.last is None or not run.last.is_final):
-            say(f"the run goes on; this continues:\n  {_continuation(run, output, base_url)}")
+    except (RunTimeout, RunUnreachable, asyncio.CancelledError):
+        say(f"this continues:\n  {_continuation(run, output, base_url)}")
+        raise
     board.ended(row, final.outcome.value)
     for path in paths:
         print(f"{path} ({decimal(path.stat().st_size)})")
 
 
-def _continuation(run: RunHandle, output: Path, base_url: str | None) -> str:
-    words = ["itwin-export", "watch", run.token, "-o", str(output)]
+def _continuation(run: RunHandle, output: str, base_url: str | None) -> str:
+    words = ["itwin-export", "watch", run.token, "-o", output]
     return shlex.join(words + (["--base-url", base_url] if base_url else []))

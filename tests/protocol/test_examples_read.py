@@ -26,7 +26,7 @@ from itwin_export_async._protocol.export import (
     read_connections,
     read_created_connection,
 )
-from itwin_export_async._protocol.paging import is_last, page_of
+from itwin_export_async._protocol.paging import is_new, page_of
 from itwin_export_async._protocol.runs import read_connection, read_last_run, read_run, read_runs
 from itwin_export_async._protocol.storage import read_file
 
@@ -80,7 +80,7 @@ def check_connections(name: str) -> None:
         "a0471655-6b18-419e-ab01-ebf4fbff9dff" if newer else "7dbd531d-6967-47b2-8945-a722a437ad7a"
     )
     assert page.has_next
-    assert not is_last(page, set())
+    assert is_new(page, set())
 
 
 def check_run(name: str) -> None:
@@ -218,7 +218,7 @@ def check_empty_top_level(name: str) -> None:
     page = page_of(answer(example(name)), "items", StoredFile)
     assert page.items == ()
     assert page.has_next  # the link is there, and proves nothing
-    assert is_last(page, set())
+    assert not is_new(page, set())
     assert href(example(name), "folder") == (
         f"{BASE}/storage/folders/UQBsw5AFgkK-L-0-hSCtAVEAbMOQBYJCvi_tPoUgrQE"
     )

@@ -13,7 +13,7 @@ from itwin_export_async._protocol.paging import (
     Page,
     checked_page_size,
     ids_of,
-    is_last,
+    is_new,
     page_of,
     page_query,
 )
@@ -70,21 +70,17 @@ def test_a_page_size_of_the_wrong_type_is_named(size: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "last"),
+    ("seen", "new"),
     [
-        (page("a", "b"), False),
-        (page("a", "b", has_next=False), True),
-        (page(), True),
-        (page(has_next=False), True),
-        (page("e", "f"), True),
-        (page("f", "e"), False),
-        (page("e"), False),
+        (page("a", "b"), True),
+        (page("a", "e"), True),
+        (page("e", "f"), False),
+        (page("f"), False),
+        (page(), False),
     ],
 )
-def test_a_list_ends_without_next_with_nothing_or_with_a_repetition(
-    seen: Page[Run], last: bool
-) -> None:
-    assert is_last(seen, {("e", "f")}) is last
+def test_a_page_without_anything_new_is_none(seen: Page[Run], new: bool) -> None:
+    assert is_new(seen, {"e", "f"}) is new
 
 
 def test_a_page_is_known_by_its_ids() -> None:

@@ -193,11 +193,6 @@ def test_a_wait_asked_too_long_is_not_waited(asked: str, wait: float | None) -> 
     assert RetryPolicy().next_wait(GET, at(429, Retry_After=asked), 1, now=NOW) == wait
 
 
-def test_a_lost_race_is_tried_again_within_the_policy() -> None:
-    policy = RetryPolicy(attempts=3, jitter=lambda s: s)
-    assert [policy.wait_after_race(n) for n in (1, 2, 3)] == [0.5, 1.0, None]
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [("attempts", 0), ("attempts", -1), ("initial", 0), ("maximum", -1.0), ("max_retry_after", -1)],
