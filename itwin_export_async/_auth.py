@@ -248,12 +248,10 @@ class TokenKeeper:
         ask: Any = getattr(auth, "get_token", auth)
         async with asyncio.timeout(self._patience):
             if inspect.iscoroutinefunction(ask) or inspect.iscoroutinefunction(type(ask).__call__):
-                told = await ask()
+                told = ask()
             else:
                 told = await asyncio.to_thread(_called, ask)  # it may block
-                if inspect.isawaitable(told):
-                    told = await told
-        return told  # type: ignore[no-any-return]
+            return await told if inspect.isawaitable(told) else told  # type: ignore[no-any-return]
 
 
 def _called(ask: Callable[[], Any]) -> Any:

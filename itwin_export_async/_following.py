@@ -121,11 +121,15 @@ class Following:
         try:
             yield follower.present
         finally:
-            follower.watchers -= 1
-            if not follower.watchers:
-                follower.loop.cancel()
-                if self._followers.get(key) is follower:
-                    del self._followers[key]
+            self._leave(key, follower)
+
+    def _leave(self, key: RunKey, follower: "_Follower") -> None:
+        follower.watchers -= 1
+        if follower.watchers:
+            return
+        follower.loop.cancel()
+        if self._followers.get(key) is follower:
+            del self._followers[key]
 
     def _begin(self, key: RunKey, fresh: bool) -> "_Follower":
         follower = _Follower()

@@ -95,15 +95,15 @@ class PartFile:
             raise DownloadError(message=f"cannot be written: {exc.strerror}") from exc
 
     def _open(self) -> None:
-        while self._file is None:
+        while True:
             file = self._place.open("ab")
-            if _is_locked(file) or not _is_at(file, self._place):
-                busy = _is_at(file, self._place)
+            if _is_locked(file):
                 file.close()
-                if busy:
-                    raise DownloadError(message="another download is writing it")
-                continue  # it was finished, and moved away, between opening and locking
-            self._file = file
+                raise DownloadError(message="another download is writing it")
+            if _is_at(file, self._place):
+                break
+            file.close()  # it was finished, and moved away, between opening and locking
+        self._file = file
         self._truncate()
 
     def _truncate(self) -> None:

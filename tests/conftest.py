@@ -1,12 +1,18 @@
 """What all tests share: virtual time unless a test asks for the real one, and an emulator."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
+from hypothesis import settings
 
 from itwin_export_async import ExportClient
 from itwin_export_async.emulator import Emulator, VirtualTimeLoop
+
+# no deadline, because machines are busy; the checks always try the same cases
+settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("ours")
 
 
 def pytest_asyncio_loop_factories(

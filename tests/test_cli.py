@@ -295,6 +295,14 @@ def test_ctrl_c_is_how_the_emulator_is_meant_to_end(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
 
 
+def test_another_missing_module_is_a_fault_to_be_seen() -> None:
+    hide = "import sys; sys.modules['itwin_export_async.cli.board'] = None; "
+    done = subprocess.run(
+        [*COMMAND[:-1], hide + COMMAND[-1]], capture_output=True, text=True, check=False
+    )
+    assert "ModuleNotFoundError" in done.stderr
+
+
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     hide = "import sys; sys.modules['typer'] = None; "
     done = subprocess.run(

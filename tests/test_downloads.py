@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -22,6 +23,7 @@ from itwin_export_async import (
     RunHandle,
     TransportError,
 )
+from itwin_export_async import _partfile as partfile
 from itwin_export_async._protocol.http import BodyStream
 from itwin_export_async.emulator import Emulator
 from tests.fakes import Answer, Answers, Outcome, answer
@@ -369,6 +371,24 @@ async def test_a_file_system_without_locks_will_do(
         raise OSError(errno.ENOTSUP, "not supported")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
+    await fetch(tmp_path / "f", SIGNED, blob())
+    assert (tmp_path / "f").read_bytes() == FILE
+
+
+async def test_a_part_that_another_download_just_finished_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = partfile._is_locked
+    (tmp_path / "f.part").write_text("finished by another")
+
+    def finish_first(file: BinaryIO) -> bool:
+        if not (tmp_path / "f").exists():
+            (tmp_path / "f.part").rename(tmp_path / "f")
+        else:
+            assert (tmp_path / "f").read_text() == "finished by another"
+        return locked(file)
+
+    monkeypatch.setattr(partfile, "_is_locked", finish_first)
     await fetch(tmp_path / "f", SIGNED, blob())
     assert (tmp_path / "f").read_bytes() == FILE
 

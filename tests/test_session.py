@@ -228,6 +228,28 @@ async def test_a_refused_token_is_renewed_once(emulator: Emulator) -> None:
         assert emulator.count("issue_token") == 3
 
 
+async def test_a_refusal_of_an_older_token_leaves_the_newer_one_alone(emulator: Emulator) -> None:
+    async with ExportClient(credentials(emulator), transport=emulator) as client:
+        emulator.script("create_connection", *[answer(401, "{}")] * 3)
+        imodel_id = emulator.add_imodel()
+        await asyncio.gather(*(client.create_connection(imodel_id) for _ in range(3)))
+        assert emulator.count("issue_token") == 2
+
+
+async def test_late_refusals_do_not_renew_twice() -> None:
+    class Late(Answers):
+        async def send(self, request: Request, /) -> Response:
+            await asyncio.sleep(5 if request.url.endswith("late") else 1)
+            return answer(401 if request.headers["Authorization"].endswith("token1") else 204)
+
+    provider = Provider()
+    async with Session(provider, transport=Late(answer(204))) as session:
+        soon = session.send(GET)
+        late = session.send(Request(method="GET", url="/late"))
+        assert [a.status for a in await asyncio.gather(soon, late)] == [204, 204]
+    assert provider.asked == 2
+
+
 async def test_a_fixed_token_that_is_refused_is_not_tried_again(emulator: Emulator) -> None:
     async with ExportClient("stale", transport=emulator) as client:
         with pytest.raises(AuthenticationFailed):

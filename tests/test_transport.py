@@ -1,6 +1,8 @@
 """Real sockets: aiohttp on our side, the emulator or a server that misbehaves on the other."""
 
 import asyncio
+import socket
+import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -116,6 +118,20 @@ async def test_a_broken_answer_is_no_answer(reply: bytes, reason: str) -> None:
     assert caught.value.sent
     text = "".join(traceback.format_exception(caught.value))
     assert SECRET not in text
+
+
+async def test_a_reset_connection_is_no_answer() -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        linger = struct.pack("ii", 1, 0)  # hang up without a word
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(reset, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(TransportError, match="reset") as caught:
+            await get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert caught.value.sent
 
 
 async def test_a_broken_answer_is_asked_for_again() -> None:
