@@ -9,7 +9,7 @@ async with ExportClient(ClientCredentials.from_env()) as client:
 
 import logging
 
-from itwin_export_async._auth import ClientCredentials, TokenProvider
+from itwin_export_async._auth import ClientCredentials, RefreshTokenCredentials, TokenProvider
 from itwin_export_async._client import ExportClient
 from itwin_export_async._errors import (
     AuthenticationFailed,
@@ -61,6 +61,7 @@ from itwin_export_async._models import (
 from itwin_export_async._paging import Listing
 from itwin_export_async._protocol.http import Request, Response, Transport
 from itwin_export_async._protocol.identity import AccessToken
+from itwin_export_async._protocol.rate import RateLimit
 from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.schedule import (
     Exponential,
@@ -106,7 +107,9 @@ __all__ = [
     "PollSchedule",
     "PollView",
     "ProtocolError",
+    "RateLimit",
     "RateLimited",
+    "RefreshTokenCredentials",
     "Request",
     "RequestTimeout",
     "Response",

@@ -13,7 +13,7 @@ from copy import copy
 from datetime import UTC, datetime
 from typing import Any, Protocol, Self, TypeAlias
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from itwin_export_async._errors import TokenError, TransportError, redacted
 from itwin_export_async._protocol.addresses import checked_base
@@ -22,6 +22,7 @@ from itwin_export_async._protocol.identity import (
     IMS,
     TOKEN_PATH,
     AccessToken,
+    read_refresh_token,
     read_token,
     token_request,
 )
@@ -81,11 +82,7 @@ class ClientCredentials:
 
     async def get_token(self) -> AccessToken:
         """A new token, fetched over a connection of its own. Raises `TokenError`."""
-        transport = AiohttpTransport()
-        try:
-            return await self.fetch(transport.send)
-        finally:
-            await transport.close()
+        return await _alone(self.fetch)
 
     async def fetch(self, exchange: Exchange) -> AccessToken:
         """A new token by way of `exchange`, which sends a request and brings the answer."""
@@ -95,11 +92,64 @@ class ClientCredentials:
             "client_secret": self.client_secret,
             "scope": self.scope,
         }
-        try:
-            response = await exchange(token_request(self.token_url, form))
-        except TransportError as exc:
-            raise TokenError(message=f"no token: {exc}", passing=True) from exc
-        return read_token(response, now=datetime.now(UTC))
+        return read_token(*await _asked(exchange, self.token_url, form))
+
+
+@define(eq=False)
+class RefreshTokenCredentials:
+    """A user who has signed in: tokens come by way of their refresh token (OAuth 2).
+
+    The service may hand out a new refresh token with each token; the newest is kept in
+    `refresh_token` and given to `on_rotate` (sync or async), so that you can store it.
+    """
+
+    client_id: str = field(validator=_filled)
+    refresh_token: str = field(validator=_filled, repr=False)
+    client_secret: str | None = field(default=None, kw_only=True, repr=False)
+    scope: str = field(default="itwin-platform offline_access", kw_only=True)
+    token_url: str = field(default=IMS + TOKEN_PATH, kw_only=True, converter=_token_url)
+    on_rotate: Callable[[str], Any] | None = field(default=None, kw_only=True, repr=False)
+
+    async def get_token(self) -> AccessToken:
+        """A new token, fetched over a connection of its own. Raises `TokenError`."""
+        return await _alone(self.fetch)
+
+    async def fetch(self, exchange: Exchange) -> AccessToken:
+        """A new token by way of `exchange`, which sends a request and brings the answer."""
+        form = {
+            "grant_type": "refresh_token",
+            "client_id": self.client_id,
+            "refresh_token": self.refresh_token,
+            "scope": self.scope,
+        }
+        if self.client_secret is not None:
+            form["client_secret"] = self.client_secret
+        response, now = await _asked(exchange, self.token_url, form)
+        token, newest = read_token(response, now), read_refresh_token(response)
+        if newest is not None and newest != self.refresh_token:
+            self.refresh_token = newest
+            if self.on_rotate is not None:
+                stored = self.on_rotate(newest)
+                if inspect.isawaitable(stored):
+                    await stored
+        return token
+
+
+async def _asked(exchange: Exchange, url: str, form: dict[str, str]) -> tuple[Response, datetime]:
+    """The token service's answer, and when it came."""
+    try:
+        response = await exchange(token_request(url, form))
+    except TransportError as exc:
+        raise TokenError(message=f"no token: {exc}", passing=True) from exc
+    return response, datetime.now(UTC)
+
+
+async def _alone(fetch: Callable[[Exchange], Awaitable[AccessToken]]) -> AccessToken:
+    transport = AiohttpTransport()
+    try:
+        return await fetch(transport.send)
+    finally:
+        await transport.close()
 
 
 def _variable(name: str) -> str:
@@ -243,7 +293,7 @@ class TokenKeeper:
 
     async def _ask(self) -> str | AccessToken:
         auth = self._auth
-        if isinstance(auth, ClientCredentials):
+        if isinstance(auth, ClientCredentials | RefreshTokenCredentials):
             return await auth.fetch(self._exchange)
         ask: Any = getattr(auth, "get_token", auth)
         async with asyncio.timeout(self._patience):

@@ -22,6 +22,7 @@ from itwin_export_async._paging import Listing, runs_of
 from itwin_export_async._protocol import export, runs
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.paging import checked_page_size
+from itwin_export_async._protocol.rate import RateLimit
 from itwin_export_async._protocol.retry import TRANSIENT, RetryPolicy
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.schedule import Inspection, PollSchedule
@@ -39,7 +40,8 @@ class ExportClient:
 
     `auth`: a token, an object with `async get_token()`, or a callable that gives either; or
     `session`, an open `Session` that is used instead and stays open. `base_url`: where the API is,
-    Bentley's by default. `retry`: how often requests are repeated. `schedule`: when runs are looked
+    Bentley's by default. `rate_limit`: how many calls the subscription allows, by default
+    `RateLimit.STANDARD`. `retry`: how often requests are repeated. `schedule`: when runs are looked
     at. `request_timeout`: seconds for one request, 30 by default. `outage_allowance`: seconds for
     which looks at a run may fail before its `wait` gives up. `http`: your own
     `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests instead of
@@ -52,6 +54,7 @@ class ExportClient:
         *,
         session: Session | None = None,
         base_url: str | None = None,
+        rate_limit: RateLimit | None = None,
         retry: RetryPolicy | None = None,
         schedule: PollSchedule | None = None,
         request_timeout: float | None = None,
@@ -61,6 +64,7 @@ class ExportClient:
     ) -> None:
         own = {
             "base_url": base_url,
+            "rate_limit": rate_limit,
             "retry": retry,
             "request_timeout": request_timeout,
             "http": http,

@@ -20,6 +20,7 @@ from itwin_export_async._protocol.retry import RetryPolicy, service_time
 from itwin_export_async._protocol.runs import Service, get_run, read_run
 from itwin_export_async._protocol.schedule import PollSchedule, PollView
 from itwin_export_async._session import Session
+from itwin_export_async._tracing import event, run_span
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ async def look(
 ) -> tuple[Run, float | None]:
     """The run as it is now, and its age in seconds by the service's clock (None if untold)."""
     request = get_run(key.service, key.connection_id, key.run_id)
-    response = await session.send(request, retry=retry)
+    response = await session.send(request, retry=retry, is_poll=retry is not None)
     run = read_run(response, key.connection_id)
     return run, _age(run, response)
 
@@ -133,7 +134,7 @@ class Following:
 
     def _begin(self, key: RunKey, fresh: bool) -> "_Follower":
         follower = _Follower()
-        loop = follower.loop = asyncio.create_task(self._follow(key, follower, fresh))
+        loop = follower.loop = asyncio.create_task(self._traced(key, follower, fresh))
         self._loops.add(loop)
         loop.add_done_callback(follower.loop_ended)
         loop.add_done_callback(self._loops.discard)
@@ -146,6 +147,10 @@ class Following:
         if self._loops:
             await asyncio.wait(self._loops)
         self._followers.clear()
+
+    async def _traced(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
+        with run_span(key.service.value, key.connection_id, key.run_id):
+            await self._follow(key, follower, fresh)
 
     async def _follow(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
         clock = asyncio.get_running_loop().time
@@ -162,6 +167,7 @@ class Following:
                 if not course.may_pass(error, now=now):
                     return follower.tell(Ending(error=error))
                 log.info("looking at run %s failed, trying on: %s", key.run_id, error)
+                event("look failed", error=str(error))
                 if isinstance(error, ResponseError | TokenError) and error.retry_after:
                     asked, course = error.retry_after, course.put_off()
                     follower.tell(Pause(until=now + asked, error=error))
@@ -173,6 +179,7 @@ class Following:
                 now = clock()
                 before, course = course, course.seen(run, age=age, now=now)
                 _report(run, before, course)
+                event("look", state=run.state.value, outcome=run.outcome.value)
                 if course.is_over or course.brought_news:
                     follower.tell(Sighting(run=run, is_over=course.is_over))
                 if course.is_over:

@@ -7,10 +7,12 @@ answers. What an answer means is for the operations to say.
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from math import ceil
 from typing import Self
 
 import aiohttp
@@ -23,10 +25,21 @@ from itwin_export_async._errors import (
     TransportError,
     without_query,
 )
+from itwin_export_async._gate import Gate
 from itwin_export_async._protocol.addresses import checked_base, is_safe, origin
 from itwin_export_async._protocol.http import BodyStream, Request, Response
-from itwin_export_async._protocol.retry import Outcome, RetryPolicy, dated, leaves_doubt
-from itwin_export_async._transport import AiohttpTransport, Transport
+from itwin_export_async._protocol.rate import RateLimit, remaining_calls
+from itwin_export_async._protocol.retry import (
+    Outcome,
+    RetryBudget,
+    RetryPolicy,
+    dated,
+    is_trouble,
+    leaves_doubt,
+    retry_after,
+)
+from itwin_export_async._tracing import event
+from itwin_export_async._transport import AiohttpTransport, Transport, check_borrowed
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +52,8 @@ class Session:
     """An authorized way to the iTwin Platform, opened by `async with`.
 
     `auth`: a token, an object with `async get_token()`, or a callable that gives either.
-    `base_url`: where the API is. `retry`: how often requests are repeated. `request_timeout`:
+    `base_url`: where the API is. `rate_limit`: how many calls the subscription allows; none goes
+    out beyond that. `retry`: how often requests are repeated. `request_timeout`:
     seconds for one sending and its answer. `http`: your own `aiohttp.ClientSession`, which stays
     open. `transport`: what carries the requests instead of aiohttp.
     """
@@ -49,6 +63,7 @@ class Session:
         auth: Auth,
         *,
         base_url: str = BASE_URL,
+        rate_limit: RateLimit = RateLimit.STANDARD,
         retry: RetryPolicy | None = None,
         request_timeout: float = 30.0,
         http: aiohttp.ClientSession | None = None,
@@ -56,10 +71,15 @@ class Session:
     ) -> None:
         if http is not None and transport is not None:
             raise ValueError("http and transport exclude each other")
+        if http is not None:
+            check_borrowed(http)
         if not request_timeout > 0:
             raise ValueError(f"request_timeout must be more than 0 seconds, not {request_timeout}")
+        if not isinstance(rate_limit, RateLimit):
+            raise TypeError(f"rate_limit must be a RateLimit, not {type(rate_limit).__name__}")
         self.base_url = checked_base("base_url", base_url)
         self.retry = RetryPolicy() if retry is None else retry
+        self.rate_limit = rate_limit
         self._origin = origin(self.base_url)
         self._auth = checked_auth(auth)
         self._timeout = request_timeout
@@ -81,6 +101,10 @@ class Session:
         )
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._blob_slots = asyncio.Semaphore(REQUESTS_AT_ONCE)  # slow ones must not stop the polls
+        self._gate = Gate(self.rate_limit)
+        self._budget = RetryBudget()
+        self._refusal = Response(status=429)
+        self._refusals = 0
         self._tokens = TokenKeeper(self._auth, self._exchange, self.retry, self._timeout)
         return self
 
@@ -99,17 +123,22 @@ class Session:
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("the client belongs to another event loop: open one in each loop")
 
-    async def send(self, request: Request, *, retry: RetryPolicy | None = None) -> Response:
+    async def send(
+        self, request: Request, *, retry: RetryPolicy | None = None, is_poll: bool = False
+    ) -> Response:
         """The answer to an API request, repeated as the retry policy and its kind allow.
 
-        `retry`: another policy than the session's own, None for that.
-
-        A refusal is an answer too. Raises `TransportError` when none came, `TokenError` without a
-        token, and `ProtocolError` before the token would go to a foreign origin.
+        `retry`: another policy than the session's own, None for that. `is_poll`: when calls are
+        scarce, it lets go ahead what moves work on. A refusal is an answer too. Raises
+        `TransportError` when none came, `TokenError` without a token, `RateLimited` when the
+        service refuses all calls for longer than the policy waits, and `ProtocolError` before the
+        token would go to a foreign origin.
         """
         self.check_open()
         request = self._addressed(request)
-        return await self._persist(request, retry or self.retry, authorized=True)
+        policy = retry or self.retry
+        send = partial(self._authorized, policy=policy, is_poll=is_poll)
+        return await self._persist(request, policy, send)
 
     @asynccontextmanager
     async def stream_blob(self, request: Request) -> AsyncIterator[BodyStream]:
@@ -128,9 +157,11 @@ class Session:
             yield stream
 
     async def _exchange(self, request: Request) -> Response:
-        return await self._persist(request, self.retry, authorized=False)
+        return await self._persist(request, self.retry, self._once)
 
-    async def _persist(self, request: Request, retry: RetryPolicy, *, authorized: bool) -> Response:
+    async def _persist(
+        self, request: Request, retry: RetryPolicy, send: Callable[[Request], Awaitable[Outcome]]
+    ) -> Response:
         loop = asyncio.get_running_loop()
         doubtful: float | None = None
         attempt = 0
@@ -138,25 +169,77 @@ class Session:
             attempt += 1
             self.check_open()  # it may have been closed while this request slept
             sent = loop.time()
-            outcome = await (self._authorized(request) if authorized else self._once(request))
+            outcome = await send(request)
             wait = retry.next_wait(request, outcome, attempt, now=datetime.now(UTC))
-            if wait is None:
+            if wait is None or not self._affords(outcome):
                 return _settle(outcome, None if doubtful is None else loop.time() - doubtful)
             if doubtful is None and leaves_doubt(outcome):
                 doubtful = sent
-            log.info("%s; attempt %d again in %.1f s", _said(request, outcome), attempt, wait)
+            said = _said(request, outcome)
+            log.info("%s; attempt %d again in %.1f s", said, attempt, wait)
+            event("retry", reason=said, attempt=attempt, wait=wait)
             await asyncio.sleep(wait)
 
-    async def _authorized(self, request: Request) -> Outcome:
+    def _affords(self, outcome: Outcome) -> bool:
+        """Whether the budget has room for a repetition; one that was asked for costs nothing."""
+        if isinstance(outcome, Response) and "Retry-After" in outcome.headers:
+            return True
+        if self._budget.is_empty:
+            log.warning("too many requests fail: not repeating them any more")
+            return False
+        self._budget = self._budget.spent()
+        return True
+
+    async def _authorized(self, request: Request, *, policy: RetryPolicy, is_poll: bool) -> Outcome:
         """One sending; a token that is refused is renewed once, and the request repeated once."""
         token = await self._tokens.get()
-        outcome = await self._once(_with_token(request, token))
+        outcome = await self._gated(_with_token(request, token), policy, is_poll)
         refused = isinstance(outcome, Response) and outcome.status == 401
         if refused and self._tokens.invalidate(token):
             log.info("the token was refused: asking for a new one")
             token = await self._tokens.get()
-            outcome = await self._once(_with_token(request, token))
+            outcome = await self._gated(_with_token(request, token), policy, is_poll)
         return outcome
+
+    async def _gated(self, request: Request, policy: RetryPolicy, is_poll: bool) -> Outcome:
+        """One sending, as soon as the rate limit and a pause after a 429 allow it."""
+        if self._gate.pause_left > policy.max_retry_after:
+            return self._still_refused(request)
+        is_probe = await self._gate.enter(is_poll=is_poll)
+        counted, clears = True, False
+        try:
+            outcome = await self._once(request)
+            counted = not isinstance(outcome, TransportError) or outcome.sent
+            if not is_trouble(outcome):
+                self._budget = self._budget.earned()
+            if isinstance(outcome, Response):
+                clears = outcome.status != 429
+                self._heed(outcome)
+            return outcome
+        finally:
+            self._gate.leave(is_probe=is_probe, counted=counted, clears=clears)
+
+    def _heed(self, response: Response) -> None:
+        """What the answer says of the rate limit holds for all requests."""
+        if response.status == 429:
+            self._refusal = response
+            self._refusals += 1
+            asked = retry_after(response.headers, now=datetime.now(UTC))
+            self._gate.pause(self.retry.bound(self._refusals) if asked is None else asked)
+            return
+        self._refusals = 0
+        if (room := remaining_calls(response.headers)) is not None:
+            self._gate.tell_room(room)
+
+    def _still_refused(self, request: Request) -> Response:
+        """The refusal that holds for all, as the answer to this request; it is not sent."""
+        left = max(1, ceil(self._gate.pause_left))
+        return evolve(
+            self._refusal,
+            headers={**self._refusal.headers, "Retry-After": str(left)},
+            method=request.method,
+            url=request.url,
+        )
 
     async def _once(self, request: Request) -> Outcome:
         try:
@@ -169,9 +252,7 @@ class Session:
             if not limit.expired():
                 raise
             return RequestTimeout(
-                message=f"none within {self._timeout:g} s",
-                method=request.method,
-                url=request.url,
+                message=f"none within {self._timeout:g} s", method=request.method, url=request.url
             )
 
     def _addressed(self, request: Request) -> Request:

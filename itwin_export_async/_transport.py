@@ -29,16 +29,19 @@ _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, Unico
 
 
 class AiohttpTransport:
-    """The transport over an `aiohttp.ClientSession`: one of its own, or yours, left open.
+    """The transport over aiohttp: a connector of its own, or that of your `ClientSession`.
 
-    `read_timeout` is the longest silence in seconds while an answer is read.
+    Of a session of yours its connections, proxies' environment, tracing and headers are used; it is
+    neither changed nor closed. Its cookies, `auth` and `Authorization` stay out, because they would
+    go to every host, the blob store too. `read_timeout` is the longest silence in seconds while an
+    answer is read.
     """
 
     def __init__(
         self, http: aiohttp.ClientSession | None = None, *, read_timeout: float = 30.0
     ) -> None:
-        self._http = http
-        self._borrowed = http is not None
+        self._lender = http
+        self._http: aiohttp.ClientSession | None = None
         self._closed = False
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT, sock_read=read_timeout
@@ -80,10 +83,7 @@ class AiohttpTransport:
         if self._closed:
             raise RuntimeError("the client was closed")
         if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the session counts, not the pool
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            self._http = _client_session(self._lender)
         options: dict[str, Any] = {"headers": request.headers, "data": request.body}
         return self._http.request(
             request.method,
@@ -96,10 +96,39 @@ class AiohttpTransport:
         )
 
     async def close(self) -> None:
-        """Close the client session if it is our own. Nothing is sent after that."""
+        """Close what is our own. Nothing is sent after that."""
         self._closed = True
-        if self._http is not None and not self._borrowed:
+        if self._http is not None:
             await self._http.close()
+
+
+def check_borrowed(http: aiohttp.ClientSession) -> None:
+    """Raise an error that says why a client session cannot be used, if so."""
+    if not isinstance(http, aiohttp.ClientSession):
+        raise TypeError(f"http must be an aiohttp.ClientSession, not {type(http).__name__}")
+    if hasattr(http, "cache"):
+        raise ValueError("http caches answers: a run would never be seen to change")
+    if http.closed:
+        raise ValueError("http is closed")
+
+
+def _client_session(lender: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+    if lender is None:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # the session counts, not the pool
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+    headers = lender.headers.copy()
+    for name in ("Authorization", "Cookie"):
+        headers.popall(name, None)
+    return aiohttp.ClientSession(
+        connector=lender.connector,
+        connector_owner=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers=headers,
+        trace_configs=lender.trace_configs,
+        trust_env=lender.trust_env,
+    )
 
 
 async def _whole(answer: aiohttp.ClientResponse, request: Request) -> bytes:

@@ -162,6 +162,8 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         Session("t", request_timeout=0)
     with pytest.raises(ValueError, match="exclude"):
         Session("t", http=object(), transport=Answers(answer(200)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"http must be an aiohttp\.ClientSession"):
+        Session("t", http=object())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="token is empty"):
         Session("  ")
     with pytest.raises(ValueError, match="cannot be in a header"):

@@ -56,7 +56,7 @@ def token_request(url: str, form: dict[str, str]) -> Request:
     )
 
 
-def read_token(response: Response, *, now: datetime) -> AccessToken:
+def read_token(response: Response, now: datetime) -> AccessToken:
     """The token of an answer, or a `TokenError` with the service's reason."""
     try:
         answer = json_object(response)
@@ -72,6 +72,12 @@ def read_token(response: Response, *, now: datetime) -> AccessToken:
         return AccessToken(value, _ends(lifetime, now))
     except ValueError as exc:
         raise _refused(response, str(exc)) from exc
+
+
+def read_refresh_token(response: Response) -> str | None:
+    """The refresh token that came with a token, None where there was none."""
+    value = json_object(response).get("refresh_token")
+    return value if isinstance(value, str) and value else None
 
 
 def _ends(lifetime: object, now: datetime) -> datetime | None:

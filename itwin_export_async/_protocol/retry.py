@@ -20,6 +20,7 @@ from itwin_export_async._protocol.http import Request, Response
 
 Outcome = Response | TransportError
 
+_OLDER_RETRY_AFTER = "iTwinPlatform-RateLimit-Retry-After-Seconds"  # July to November 2024
 _SECONDS = re.compile(r"\d{1,9}(\.\d*)?", re.ASCII)
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 521, 522, 524})
 
@@ -36,7 +37,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None) -> float | 
     held against the answer's own `Date`, so that skewed clocks do no harm, and only without one
     against `now` (None where that is not known).
     """
-    asked = headers.get("Retry-After", "").strip()
+    asked = (headers.get("Retry-After") or headers.get(_OLDER_RETRY_AFTER) or "").strip()
     if not asked:
         return None
     if _SECONDS.fullmatch(asked):
@@ -86,6 +87,38 @@ def leaves_doubt(outcome: Outcome) -> bool:
     """Whether the service may have done what was asked although it did not say so."""
     if surely_not_taken(outcome):
         return False
+    return isinstance(outcome, TransportError) or outcome.status in TRANSIENT
+
+
+@frozen
+class RetryBudget:
+    """What a session may still spend on repeating requests, so that no outage is amplified.
+
+    A repetition costs 1, unless the service itself asked for it; an answer that was none of its
+    troubles earns a fifth back. An empty budget leaves every request its first sending.
+    """
+
+    left: float = 100.0
+    most: float = 100.0
+
+    def spent(self) -> "RetryBudget":
+        """After one repetition."""
+        return evolve(self, left=max(0.0, self.left - 1.0))
+
+    def earned(self) -> "RetryBudget":
+        """After an answer."""
+        return (
+            self if self.left >= self.most else evolve(self, left=min(self.left + 0.2, self.most))
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing left for another repetition."""
+        return self.left < 1.0
+
+
+def is_trouble(outcome: Outcome) -> bool:
+    """Whether the service, or the way to it, is in trouble."""
     return isinstance(outcome, TransportError) or outcome.status in TRANSIENT
 
 

@@ -29,19 +29,19 @@ def test_a_token_is_asked_for_by_a_form_that_is_not_shown() -> None:
 
 def test_a_token_holds_as_long_as_it_says() -> None:
     told = {"access_token": "abc", "token_type": "Bearer", "expires_in": 3600}
-    assert read_token(answer(told), now=NOW) == AccessToken("abc", NOW + timedelta(hours=1))
+    assert read_token(answer(told), NOW) == AccessToken("abc", NOW + timedelta(hours=1))
 
 
 @pytest.mark.parametrize("lifetime", [None, "soon", [], {}])
 def test_an_untold_lifetime_is_none(lifetime: object) -> None:
-    token = read_token(answer({"access_token": "abc", "expires_in": lifetime}), now=NOW)
+    token = read_token(answer({"access_token": "abc", "expires_in": lifetime}), NOW)
     assert token == AccessToken("abc")
 
 
 @pytest.mark.parametrize("lifetime", [b"1e999", b"-1e999", b"NaN", b"1e15", b"1" + b"0" * 30])
 def test_a_senseless_lifetime_is_no_obstacle(lifetime: bytes) -> None:
     body = b'{"access_token": "abc", "expires_in": %s}' % lifetime
-    assert read_token(answer(body), now=NOW).value == "abc"
+    assert read_token(answer(body), NOW).value == "abc"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_senseless_lifetime_is_no_obstacle(lifetime: bytes) -> None:
 @pytest.mark.parametrize("body", [{"error": "invalid_client"}, b"<html>", b""])
 def test_a_refusal_says_whether_it_may_pass(status: int, passing: bool, body: Any) -> None:
     with pytest.raises(TokenError) as caught:
-        read_token(answer(body, status), now=NOW)
+        read_token(answer(body, status), NOW)
     assert caught.value.passing is passing
     assert str(status) in str(caught.value)
 
@@ -59,7 +59,7 @@ def test_a_refusal_says_whether_it_may_pass(status: int, passing: bool, body: An
 def test_a_refusal_gives_the_services_reason() -> None:
     body = {"error": "invalid_client", "error_description": "unknown client"}
     with pytest.raises(TokenError, match="invalid_client: unknown client"):
-        read_token(answer(body, 400), now=NOW)
+        read_token(answer(body, 400), NOW)
 
 
 @pytest.mark.parametrize(
@@ -67,20 +67,20 @@ def test_a_refusal_gives_the_services_reason() -> None:
 )
 def test_an_answer_without_a_token_is_a_token_error(body: object) -> None:
     with pytest.raises(TokenError, match="access_token"):
-        read_token(answer(body), now=NOW)
+        read_token(answer(body), NOW)
 
 
 @pytest.mark.parametrize("value", ["ä", "a b", " ", "a\r\nX-Evil: 1"])
 def test_a_token_that_fits_no_header_is_a_token_error(value: str) -> None:
     with pytest.raises(TokenError):
-        read_token(answer({"access_token": value}), now=NOW)
+        read_token(answer({"access_token": value}), NOW)
 
 
 def test_no_secret_is_in_a_token_error() -> None:
     body = {"error": "invalid_request", "error_description": "bad client_secret=planted"}
     response = Response(status=400, url=f"{URL}?client_secret=planted", body=answer(body).body)
     with pytest.raises(TokenError) as caught:
-        read_token(response, now=NOW)
+        read_token(response, NOW)
     assert "planted" not in str(caught.value)
     assert "planted" not in pickle.dumps(caught.value).decode("latin-1")
     assert "/connect/token" in str(caught.value)
@@ -92,7 +92,7 @@ MEMBERS = st.sampled_from(["access_token", "expires_in", "error", "error_descrip
 @given(st.sampled_from([200, 400, 503]), st.dictionaries(MEMBERS, json_values()))
 def test_whatever_comes_is_a_token_or_a_token_error(status: int, body: dict[str, Any]) -> None:
     try:
-        token = read_token(answer(body, status), now=NOW)
+        token = read_token(answer(body, status), NOW)
     except TokenError as error:
         assert str(status) in str(error)
     else:

@@ -1,0 +1,104 @@
+"""The gate that every request of a session goes through: the rate limit, and the pause after a 429.
+
+A 429 means everybody: after it all requests wait, then one goes ahead as a probe, and the rest
+follow once that was not refused too.
+"""
+
+import asyncio
+import logging
+from heapq import heappop, heappush
+from itertools import count
+
+from itwin_export_async._protocol.rate import RateLimit, Windows, place_in_line
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """Lets requests through, in their order, as soon as the rate limit and the service allow."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._windows = Windows(limit)
+        self._line: list[tuple[float, int, asyncio.Future[bool]]] = []
+        self._numbers = count()
+        self._paused_until = 0.0
+        self._probing = False
+        self._is_clear = True  # False from a 429 until a probe was not refused
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def pause_left(self) -> float:
+        """Seconds until the pause after a 429 is over; 0 when there is none."""
+        return max(0.0, self._paused_until - self._loop.time())
+
+    @property
+    def room(self) -> int | None:
+        """How many calls may go now, None where there is no limit."""
+        return self._windows.room(self._loop.time())
+
+    def pause(self, seconds: float) -> None:
+        """After a 429: nobody goes for so long, and then one alone."""
+        until = self._loop.time() + seconds
+        if until > self._paused_until:
+            log.warning("the service refuses calls (429): pausing all for %.1f s", seconds)
+            self._paused_until = until
+        self._is_clear = False
+        self._admit()
+
+    def tell_room(self, room: int) -> None:
+        """Take the service's word for how many calls are left in this minute."""
+        self._windows.tell_room(room, self._loop.time())
+
+    async def enter(self, *, is_poll: bool) -> bool:
+        """Wait for the turn to go, and say whether it goes as a probe. `leave` has to follow."""
+        if not self._line and self._may_go():
+            return self._begin()
+        turn: asyncio.Future[bool] = self._loop.create_future()
+        place = place_in_line(self._loop.time(), is_poll=is_poll)
+        heappush(self._line, (place, next(self._numbers), turn))
+        self._admit()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was let in, but is gone
+                self.leave(is_probe=turn.result(), counted=False, clears=False)
+            raise
+
+    def leave(self, *, is_probe: bool, counted: bool, clears: bool) -> None:
+        """A request has come to its end.
+
+        `counted`: the service may have counted it. `clears`: it was answered, and not with a 429.
+        """
+        self._windows.end(self._loop.time(), counted=counted)
+        if is_probe:
+            self._probing = False
+            self._is_clear = self._is_clear or clears
+        self._admit()
+
+    def _begin(self) -> bool:
+        self._windows.begin()
+        self._probing = not self._is_clear
+        return self._probing
+
+    def _may_go(self) -> bool:
+        now = self._loop.time()
+        if self._probing or now < self._paused_until:
+            return False
+        return self._windows.free_at(now) == now
+
+    def _admit(self) -> None:
+        """Let in whoever may go, and look again when the next may."""
+        while self._line and self._may_go():
+            _, _, turn = heappop(self._line)
+            if turn.done():
+                continue
+            turn.set_result(self._begin())
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if not self._line or self._probing:
+            return
+        free = self._windows.free_at(self._loop.time())
+        if free is not None:
+            self._alarm = self._loop.call_at(max(free, self._paused_until), self._admit)

@@ -1,0 +1,128 @@
+"""The rate limit: how many calls may be made, and whose turn it is.
+
+The platform counts calls per subscription in sliding windows (Community: 500 a minute and 5,000 an
+hour; all others 5,000 a minute, https://developer.bentley.com/apis/overview/rate-limits/). When a
+call is counted there lies somewhere between its sending and its answer, so that here a call fills
+its place from the one until a whole window after the other: then no window of the service can hold
+more than allowed, however the network dawdles.
+"""
+
+import re
+from collections import deque
+from collections.abc import Mapping
+from typing import ClassVar
+
+from attrs import define, field, frozen
+from attrs.validators import ge, instance_of, optional
+
+MINUTE, HOUR = 60.1, 3600.1  # a breath longer, for the edges of the service's own windows
+POLLS_STEP_BACK = 30.0  # seconds by which a poll queues up later than it came
+
+_REMAINING = "iTwinPlatform-RateLimit-RemainingCalls"
+
+_limit = optional([instance_of(int), ge(1)])
+
+
+@frozen(kw_only=True)
+class RateLimit:
+    """How many calls the subscription allows, in any minute and in any hour.
+
+    None is no limit. `RateLimit.COMMUNITY` and `RateLimit.STANDARD` are those of the platform.
+    """
+
+    COMMUNITY: ClassVar["RateLimit"]
+    STANDARD: ClassVar["RateLimit"]
+
+    per_minute: int | None = field(default=None, validator=_limit)
+    per_hour: int | None = field(default=None, validator=_limit)
+
+
+RateLimit.COMMUNITY = RateLimit(per_minute=500, per_hour=5000)
+RateLimit.STANDARD = RateLimit(per_minute=5000)
+
+
+@define
+class Window:
+    """The calls of one sliding window: how many are under way, and when the others ended."""
+
+    seconds: float
+    limit: int
+    under_way: int = 0
+    ended: deque[float] = field(factory=deque)
+
+    def free_at(self, now: float) -> float | None:
+        """When the next call may go: `now`, or later; None when only an answer can make room."""
+        self._forget(now)
+        over = self.under_way + len(self.ended) - self.limit
+        if over < 0:
+            return now
+        return self.ended[over] + self.seconds if over < len(self.ended) else None
+
+    def tell_room(self, room: int, now: float) -> None:
+        """Take the service's word for how few calls are left, where that is fewer than we think."""
+        self._forget(now)
+        missing = self.limit - room - self.under_way - len(self.ended)
+        self.ended.extend([now] * missing)
+
+    def room(self, now: float) -> int:
+        """How many calls may go now."""
+        self._forget(now)
+        return max(0, self.limit - self.under_way - len(self.ended))
+
+    def _forget(self, now: float) -> None:
+        while self.ended and self.ended[0] + self.seconds <= now:
+            self.ended.popleft()
+
+
+class Windows:
+    """All windows of a rate limit; they hold at once."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        told = ((MINUTE, limit.per_minute), (HOUR, limit.per_hour))
+        self._windows = [Window(seconds, calls) for seconds, calls in told if calls is not None]
+
+    def free_at(self, now: float) -> float | None:
+        """When the next call may go: `now`, or later; None when only an answer can make room."""
+        latest = now
+        for window in self._windows:
+            moment = window.free_at(now)
+            if moment is None:
+                return None
+            latest = max(latest, moment)
+        return latest
+
+    def begin(self) -> None:
+        """A call goes."""
+        for window in self._windows:
+            window.under_way += 1
+
+    def end(self, now: float, *, counted: bool = True) -> None:
+        """A call has its answer, or will have none. Not `counted`: it surely never went out."""
+        for window in self._windows:
+            window.under_way -= 1
+            if counted:
+                window.ended.append(now)
+
+    def tell_room(self, room: int, now: float) -> None:
+        """Take the service's word for how many calls are left in this minute."""
+        for window in self._windows[:1]:
+            window.tell_room(room, now)
+
+    def room(self, now: float) -> int | None:
+        """How many calls may go now, None where there is no limit."""
+        return min((window.room(now) for window in self._windows), default=None)
+
+
+def remaining_calls(headers: Mapping[str, str]) -> int | None:
+    """How many calls the service says are left in this minute, None where it does not say."""
+    told = headers.get(_REMAINING, "").strip()
+    return int(told) if re.fullmatch(r"[0-9]{1,9}", told) else None
+
+
+def place_in_line(now: float, *, is_poll: bool) -> float:
+    """Where a call queues up: the smaller, the sooner.
+
+    What moves work on goes before the polls that watch it, but a poll waits no longer than
+    `POLLS_STEP_BACK` seconds behind what came after it: nobody starves.
+    """
+    return now + POLLS_STEP_BACK if is_poll else now
