@@ -32,11 +32,6 @@ class Gate:
         """Seconds until the pause after a 429 is over; 0 when there is none."""
         return max(0.0, self._paused_until - self._loop.time())
 
-    @property
-    def room(self) -> int | None:
-        """How many calls may go now, None where there is no limit."""
-        return self._windows.room(self._loop.time())
-
     def pause(self, seconds: float) -> None:
         """After a 429: nobody goes for so long, and then one alone."""
         until = self._loop.time() + seconds

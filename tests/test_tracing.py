@@ -1,5 +1,7 @@
 """Spans, where OpenTelemetry is installed."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +36,12 @@ async def test_a_run_is_one_span_with_its_looks_and_troubles(
     assert names.count("look") + names.count("retry") == emulator.count("get_run") - 1
     assert names.count("look failed") == 1
     assert dict(span.events[-1].attributes or {})["itwin.outcome"] == "Success"
+
+
+def test_the_library_does_without_opentelemetry() -> None:
+    hide = "import sys; sys.modules['opentelemetry'] = None; import itwin_export_async as i; "
+    check = "sys.exit(i._tracing.trace is not None)"
+    assert subprocess.run([sys.executable, "-c", hide + check], check=False).returncode == 0
 
 
 async def test_without_opentelemetry_nothing_is_traced(

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from itwin_export_async import (
 )
 from itwin_export_async._transport import BODY_LIMIT, AiohttpTransport
 from itwin_export_async.emulator import Emulator
+from tests.servers import web_server
 
 pytestmark = pytest.mark.real_time
 
@@ -53,22 +54,6 @@ async def raw_server(*replies: bytes | None) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         if replies:
             await served.wait()
-
-
-@asynccontextmanager
-async def web_server(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def test_the_whole_way_from_an_imodel_to_a_file(tmp_path: Path) -> None:
