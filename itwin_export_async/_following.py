@@ -6,13 +6,14 @@ that none misses a change and none disturbs another. The loop ends when its last
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from attrs import define, evolve, field, frozen
 
 from itwin_export_async._errors import ExportError, ResponseError, TokenError
+from itwin_export_async._history import PAYS_AFTER, History
 from itwin_export_async._models import Run
 from itwin_export_async._protocol.following import UNDECIDED_WAIT, Course, goes_backwards
 from itwin_export_async._protocol.http import Response
@@ -20,9 +21,11 @@ from itwin_export_async._protocol.retry import RetryPolicy, service_time
 from itwin_export_async._protocol.runs import Service, get_run, read_run
 from itwin_export_async._protocol.schedule import PollSchedule, PollView
 from itwin_export_async._session import Session
-from itwin_export_async._tracing import event, run_span
+from itwin_export_async._tracing import event, traced
 
 log = logging.getLogger(__name__)
+
+POLLS_SHARE = 0.8  # of the calls that the rate limit leaves; the rest is for what moves work on
 
 
 @frozen(kw_only=True)
@@ -68,12 +71,34 @@ class _Link:
 
     news: News | None = None
     next: "_Link | None" = None
-    ready: asyncio.Event = field(factory=asyncio.Event)
+    _waiting: "list[asyncio.Future[None]]" = field(factory=list)
 
     def append(self, news: News) -> "_Link":
+        """The next link; who waits for it goes on."""
         self.next = _Link(news)
-        self.ready.set()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
         return self.next
+
+    async def follow(self) -> "_Link":
+        """The next link, as soon as there is one."""
+        if self.next is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.remove(waiter)
+        assert self.next is not None
+        return self.next
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing can follow."""
+        return isinstance(self.news, Ending) or (
+            isinstance(self.news, Sighting) and self.news.is_over
+        )
 
 
 async def look(
@@ -101,28 +126,25 @@ class Following:
         self._schedule = schedule
         self._allowance = outage_allowance
         self._retry = evolve(session.retry, max_retry_after=0.0)  # watchers see an asked wait
+        self._history = History(session)
+        self._demand = 0.0  # looks a second that all followed runs together want
         self._followers: dict[RunKey, _Follower] = {}
         self._loops: set[asyncio.Task[None]] = set()
 
-    async def news(self, key: RunKey, *, fresh: bool) -> AsyncGenerator[News, None]:
-        """What is seen of the run, the present state first, until it is over or out of reach.
+    def watch(self, key: RunKey, *, fresh: bool) -> "Watch":
+        """A walk along what is seen of the run; it has to be closed.
 
         `fresh`: the run was started just now, so there is no hurry to look and a 404 may pass.
         """
-        async with self._watching(key, fresh) as link, aclosing(_walk(link)) as walk:
-            async for news in walk:
-                yield news
-
-    @asynccontextmanager
-    async def _watching(self, key: RunKey, fresh: bool) -> AsyncIterator[_Link]:
         follower = self._followers.get(key)
         if follower is None or follower.has_failed:
             follower = self._followers[key] = self._begin(key, fresh)
         follower.watchers += 1
-        try:
-            yield follower.present
-        finally:
-            self._leave(key, follower)
+        return Watch(follower.present, partial(self._leave, key, follower))
+
+    def look_back(self, run: Run) -> "Watch":
+        """The walk along a run that is known to have ended: it takes no look any more."""
+        return Watch(_Link(Sighting(run=run, is_over=True)), lambda: None)
 
     def _leave(self, key: RunKey, follower: "_Follower") -> None:
         follower.watchers -= 1
@@ -134,11 +156,18 @@ class Following:
 
     def _begin(self, key: RunKey, fresh: bool) -> "_Follower":
         follower = _Follower()
-        loop = follower.loop = asyncio.create_task(self._traced(key, follower, fresh))
-        self._loops.add(loop)
-        loop.add_done_callback(follower.loop_ended)
-        loop.add_done_callback(self._loops.discard)
+        work = self._follow(key, follower, fresh)
+        follower.loop = asyncio.create_task(
+            traced(work, key.service.value, key.connection_id, key.run_id)
+        )
+        self._loops.add(follower.loop)
+        follower.loop.add_done_callback(partial(self._retire, follower))
         return follower
+
+    def _retire(self, follower: "_Follower", loop: "asyncio.Task[None]") -> None:
+        self._loops.discard(loop)
+        self._demand -= follower.demand
+        follower.loop_ended(loop)
 
     async def close(self) -> None:
         """End all loops; who still waits is told that the client was closed."""
@@ -148,15 +177,11 @@ class Following:
             await asyncio.wait(self._loops)
         self._followers.clear()
 
-    async def _traced(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
-        with run_span(key.service.value, key.connection_id, key.run_id):
-            await self._follow(key, follower, fresh)
-
     async def _follow(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
         clock = asyncio.get_running_loop().time
         start = clock()
         course = Course(began=start, followed=start, changed=start, fresh=fresh)
-        wait = self._next_wait(course, start) if fresh else 0.0
+        wait = self._next_wait(key, follower, course, start) if fresh else 0.0
         while True:
             await asyncio.sleep(wait)
             asked = 0.0
@@ -183,20 +208,32 @@ class Following:
                 if course.is_over or course.brought_news:
                     follower.tell(Sighting(run=run, is_over=course.is_over))
                 if course.is_over:
+                    self._history.add(key.service, run)
                     return None
-            wait = max(asked, self._next_wait(course, now))
+                if now - course.began > PAYS_AFTER:
+                    await self._history.ask(key.service, key.connection_id)
+                    now = clock()
+            wait = max(asked, self._next_wait(key, follower, course, now))
 
-    def _next_wait(self, course: Course, now: float) -> float:
+    def _next_wait(self, key: RunKey, follower: "_Follower", course: Course, now: float) -> float:
+        """Seconds until the next look. What all want together may stretch it."""
         if course.undecided:
             return UNDECIDED_WAIT
-        return self._schedule.next_wait(
-            PollView(
-                age=now - course.began,
-                looks=course.looks,
-                state=course.run.state if course.run else None,
-                since_change=now - course.changed,
-            )
+        view = PollView(
+            age=now - course.began,
+            looks=course.looks,
+            state=course.run.state if course.run else None,
+            since_change=now - course.changed,
+            history=self._history.durations(key.service, key.connection_id),
         )
+        wait = self._schedule.next_wait(view)
+        wanted = 1.0 / max(wait, 0.001)
+        self._demand += wanted - follower.demand
+        follower.demand = wanted
+        pressure = self._demand / (POLLS_SHARE * self._session.call_rate)
+        if pressure <= 1.0:
+            return wait
+        return self._schedule.next_wait(evolve(view, pressure=pressure))
 
 
 def _report(run: Run, before: Course, course: Course) -> None:
@@ -208,11 +245,30 @@ def _report(run: Run, before: Course, course: Course) -> None:
         log.debug("run %s: %s", run.id, run.state.value)
 
 
+class Watch:
+    """One watcher's walk along what is seen of a run, the present state first."""
+
+    def __init__(self, link: _Link, close: Callable[[], None]) -> None:
+        self._link = link
+        self._at_start = True
+        self.close = close
+
+    async def next(self) -> News | None:
+        """The next piece of news as soon as there is one, None when nothing more can come."""
+        at_start, self._at_start = self._at_start, False
+        if not at_start or self._link.news is None:
+            if self._link.is_last:
+                return None
+            self._link = await self._link.follow()
+        return self._link.news
+
+
 @define(eq=False)
 class _Follower:
     """One followed run: its loop, and the link that a new watcher starts from."""
 
     watchers: int = 0
+    demand: float = 0.0  # looks a second that it wants
     loop: "asyncio.Task[None]" = field(init=False)
     present: _Link = field(factory=_Link)
     _tail: _Link = field(init=False)
@@ -237,18 +293,3 @@ class _Follower:
             self.tell(Ending(error=RuntimeError("the client was closed")))
         elif (error := loop.exception()) is not None:
             self.tell(Ending(error=error))
-
-
-async def _walk(link: _Link) -> AsyncGenerator[News, None]:
-    if link.news is not None:
-        yield link.news
-    while not isinstance(link.news, Ending) and not _is_over(link.news):
-        await link.ready.wait()
-        assert link.next is not None
-        link = link.next
-        assert link.news is not None
-        yield link.news
-
-
-def _is_over(news: News | None) -> bool:
-    return isinstance(news, Sighting) and news.is_over

@@ -32,6 +32,11 @@ class Gate:
         """Seconds until the pause after a 429 is over; 0 when there is none."""
         return max(0.0, self._paused_until - self._loop.time())
 
+    @property
+    def rate(self) -> float:
+        """Calls a second that may be spent, as things stand now; infinite without a limit."""
+        return self._windows.rate(self._loop.time())
+
     def pause(self, seconds: float) -> None:
         """After a 429: nobody goes for so long, and then one alone."""
         until = self._loop.time() + seconds

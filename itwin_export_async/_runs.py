@@ -5,7 +5,6 @@ import copy
 import inspect
 import json
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from os import PathLike
@@ -25,9 +24,10 @@ from itwin_export_async._errors import (
 from itwin_export_async._following import (
     Ending,
     Following,
-    Pause,
+    News,
     RunKey,
     Sighting,
+    Watch,
     look,
 )
 from itwin_export_async._models import ExecutionResult, Run, RunUpdate
@@ -163,9 +163,16 @@ class RunHandle:
 
         Raises as `wait` does, but sets no time limit and does not mind how the run ends.
         """
-        async with aclosing(self._updates(None)) as updates:
-            async for update in updates:
-                yield update
+        seen: Run | None = None
+        watch = self._watch()
+        try:
+            while (news := await watch.next()) is not None:
+                run = self._seen(news, None)
+                if run is not None:
+                    yield RunUpdate(run=run, changes=changes(seen, run))
+                    seen = run
+        finally:
+            watch.close()
 
     async def download(
         self, destination: str | PathLike[str], *, on_progress: Progress | None = None
@@ -211,37 +218,41 @@ class RunHandle:
         return asyncio.get_running_loop().time() + seconds
 
     async def _see_through(self, ends: float | None, on_update: OnUpdate | None) -> Run:
-        async with aclosing(self._updates(ends)) as updates:
-            async for update in updates:
-                if on_update is not None:
-                    told = on_update(update)
+        """The run as it ended. `ends`: past it an asked wait is not worth waiting for."""
+        seen: Run | None = None
+        watch = self._watch()
+        try:
+            while (news := await watch.next()) is not None:
+                run = self._seen(news, ends)
+                if run is not None and on_update is not None:
+                    told = on_update(RunUpdate(run=run, changes=changes(seen, run)))
                     if inspect.isawaitable(told):
                         await told
+                seen = run or seen
+        finally:
+            watch.close()
         assert self.last is not None
         return self.last
 
-    async def _updates(self, ends: float | None) -> AsyncGenerator[RunUpdate, None]:
-        """Each update as it comes. `ends`: past it an asked wait is not worth waiting for."""
+    def _watch(self) -> Watch:
         following = self._open_desk.following
         if self.last is not None and self.last.is_final:
-            yield RunUpdate(run=self.last, changes=changes(None, self.last))
-            return
-        fresh = self.last is None and self.origin in (
-            RunOrigin.STARTED,
-            RunOrigin.RECOVERED,
-        )
-        seen: Run | None = None
-        async with aclosing(following.news(self._key, fresh=fresh)) as all_news:
-            async for news in all_news:
-                match news:
-                    case Sighting():
-                        update = RunUpdate(run=news.run, changes=changes(seen, news.run))
-                        seen = self.last = news.run
-                        yield update
-                    case Pause() if ends is not None and news.until > ends:
-                        raise self._timed_out(self.deadline) from news.error
-                    case Ending():
-                        raise self._ended(news)
+            return following.look_back(self.last)
+        fresh = self.last is None and self.origin in (RunOrigin.STARTED, RunOrigin.RECOVERED)
+        return following.watch(self._key, fresh=fresh)
+
+    def _seen(self, news: News, ends: float | None) -> Run | None:
+        """The run that was seen, None where the news is of something else; bad news are raised."""
+        match news:
+            case Sighting():
+                self.last = news.run
+                return news.run
+            case Ending():
+                raise self._ended(news)
+            case _:
+                if ends is not None and news.until > ends:
+                    raise self._timed_out(self.deadline) from news.error
+                return None
 
     def _ended(self, ending: Ending) -> BaseException:
         """The error of this waiter: each gets its own, from the one that all share."""

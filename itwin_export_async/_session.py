@@ -116,6 +116,11 @@ class Session:
             if self._transport is None:
                 await self._carrier.close()
 
+    @property
+    def call_rate(self) -> float:
+        """Calls a second that the rate limit leaves, as things stand now; infinite without one."""
+        return self._gate.rate
+
     def check_open(self) -> None:
         """Raise a `RuntimeError` unless used inside `async with`, on the loop that opened it."""
         if self._loop is None:

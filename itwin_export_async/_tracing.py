@@ -4,8 +4,8 @@ Following a run is one span, its looks and troubles are events of it. A request 
 an event of whatever span is current.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from typing import Any
 
 try:
     from opentelemetry import trace
@@ -13,20 +13,24 @@ except ImportError:  # the extra is not installed
     trace = None  # type: ignore[assignment]
 
 
-@contextmanager
-def run_span(service: str, connection_id: str, run_id: str) -> Iterator[None]:
-    """The span of a run that is followed, current while the block lasts."""
+def traced(
+    work: Coroutine[Any, Any, None], service: str, connection_id: str, run_id: str
+) -> Coroutine[Any, Any, None]:
+    """The work of following a run, inside a span of its own where spans are kept."""
     if trace is None:
-        yield
-        return
+        return work
     attributes = {
         "itwin.service": service,
         "itwin.connection_id": connection_id,
         "itwin.run_id": run_id,
     }
+    return _in_span(work, attributes)
+
+
+async def _in_span(work: Coroutine[Any, Any, None], attributes: dict[str, str]) -> None:
     tracer = trace.get_tracer("itwin_export_async")
     with tracer.start_as_current_span("itwin run", attributes=attributes):
-        yield
+        await work
 
 
 def event(name: str, **attributes: str | float) -> None:

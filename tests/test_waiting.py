@@ -6,6 +6,7 @@ import pickle
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +134,25 @@ async def test_a_success_over_a_failed_task_is_a_failure(
     with pytest.raises(RunFailed, match="ended with Error, while the service calls it Success"):
         await run.wait()
     assert (await run.wait(check=False)).outcome is ExecutionResult.ERROR
+
+
+async def test_the_services_own_sample_is_seen_through() -> None:
+    """Its run is called a `Success`, while its only job and task are in `Error`."""
+    path = Path(__file__).parent / "examples/export.get_runs.200.json"
+    (sample,) = json.loads(path.read_text())["runs"]
+    transport = Answers(answer(200, json.dumps({"run": sample})))
+    async with ExportClient("t", transport=transport) as client:
+        run = client.run("VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7M", sample["id"])
+        with pytest.raises(RunFailed) as caught:
+            await run.wait()
+        assert str(caught.value).splitlines() == [
+            "run 75d94fca-4a9b-4ff0-8f3a-eeedbc1fea97 of connection "
+            "VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7M ended with Error, while the service "
+            "calls it Success",
+            "  task fe2f628d-1beb-453f-bf49-2468ca48b9a8 ended with Error: TAE_BRW_1000: Failed to "
+            "export your file. (cannot be fixed by the user)",
+        ]
+        assert (await run.wait(check=False)).outcome is ExecutionResult.ERROR
 
 
 async def test_a_partial_success_is_a_partial_failure(

@@ -10,6 +10,7 @@ more than allowed, however the network dawdles.
 import re
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 from typing import ClassVar
 
 from attrs import define, field, frozen
@@ -64,6 +65,10 @@ class Window:
         missing = self.limit - room - self.under_way - len(self.ended)
         self.ended.extend([now] * missing)
 
+    def rate(self, now: float) -> float:
+        """Calls a second that may be spent: what the window sustains, or more while it has room."""
+        return max(self.limit, 6 * self.room(now)) / self.seconds
+
     def room(self, now: float) -> int:
         """How many calls may go now."""
         self._forget(now)
@@ -108,9 +113,13 @@ class Windows:
         for window in self._windows[:1]:
             window.tell_room(room, now)
 
-    def room(self, now: float) -> int | None:
-        """How many calls may go now, None where there is no limit."""
-        return min((window.room(now) for window in self._windows), default=None)
+    def rate(self, now: float) -> float:
+        """Calls a second that may be spent, as things stand now; infinite without a limit.
+
+        A window with room may be used up within a sixth of its length, so that work which ends
+        soon is not slowed down for the sake of an hour that it does not need.
+        """
+        return min((window.rate(now) for window in self._windows), default=inf)
 
 
 def remaining_calls(headers: Mapping[str, str]) -> int | None:

@@ -1,6 +1,7 @@
 """The rate limit against a service that counts every call in true sliding windows."""
 
 from itertools import pairwise
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -81,7 +82,6 @@ def test_a_call_under_way_holds_its_place_until_it_ends() -> None:
     windows = Windows(RateLimit(per_minute=1))
     windows.begin()
     assert windows.free_at(1000.0) is None
-    assert windows.room(1000.0) == 0
     windows.end(1000.0)
     assert windows.free_at(1001.0) == 1000.0 + MINUTE
 
@@ -98,16 +98,17 @@ def test_without_a_limit_there_is_always_room() -> None:
     for _ in range(10_000):
         windows.begin()
     assert windows.free_at(0.0) == 0.0
-    assert windows.room(0.0) is None
+    assert windows.rate(0.0) == inf
 
 
 def test_the_service_may_know_of_calls_that_we_do_not() -> None:
     windows = Windows(RateLimit(per_minute=10))
     windows.tell_room(2, 100.0)
-    assert windows.room(100.0) == 2
     windows.tell_room(9, 100.0)  # more than we think is no news
-    assert windows.room(100.0) == 2
-    assert windows.room(100.0 + MINUTE) == 10
+    for _ in range(2):
+        assert windows.free_at(100.0) == 100.0
+        windows.begin()
+    assert windows.free_at(100.0) == 100.0 + MINUTE
     Windows(RateLimit()).tell_room(0, 0.0)
 
 
@@ -117,6 +118,16 @@ def test_the_service_may_know_of_calls_that_we_do_not() -> None:
 def test_remaining_calls_are_read_where_they_are_told(told: str, left: int | None) -> None:
     assert remaining_calls({"iTwinPlatform-RateLimit-RemainingCalls": told}) == left
     assert remaining_calls({}) is None
+
+
+def test_calls_are_spent_faster_while_there_is_room() -> None:
+    windows = Windows(RateLimit(per_hour=3600))
+    assert windows.rate(0.0) == pytest.approx(6.0, rel=1e-3)
+    for _ in range(3600):
+        windows.begin()
+    assert windows.rate(0.0) == pytest.approx(1.0, rel=1e-3)
+    both = Windows(RateLimit(per_minute=60, per_hour=360))
+    assert both.rate(0.0) == pytest.approx(0.6, rel=1e-3)
 
 
 def test_the_presets_are_those_of_the_platform() -> None:
