@@ -117,8 +117,14 @@ def _optional_date(value: Any, _: Any) -> datetime | None:
     return None
 
 
-def _optional_enum(value: Any, kind: Any) -> OpenEnum | None:
-    return None if value == "" else _enum(value, _optional_of(kind))  # "" stands for "none"
+def _structure_optional(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
+    """How to read `X | None`. None itself never comes: it is the same as missing."""
+    inner = _optional_of(kind)
+    if inner is datetime:
+        return _optional_date
+    if _is_enum(inner):  # an empty string stands for "none"
+        return lambda value, _: None if value == "" else _enum(value, inner)
+    return converter.get_structure_hook(inner)
 
 
 def _structure_class(converter: Converter, cls: type[Any]) -> Callable[[Any, Any], Any]:
@@ -135,7 +141,9 @@ def _structure_class(converter: Converter, cls: type[Any]) -> Callable[[Any, Any
             raise TypeError(f"expected an object, got {_shown(value)}")
         told = {name: v for name, v in value.items() if v is not None}
         if link:
-            told[member] = href(value, link)
+            told.pop(member, None)
+            if (address := href(value, link)) is not None:
+                told[member] = address
         model = fill(told, cls)
         if keeps_raw:
             object.__setattr__(model, "raw", value)
@@ -182,8 +190,9 @@ def _converter() -> Converter:
         converter.register_structure_hook(kind, _strict(kind, called))
     for enum in OpenEnum.__subclasses__():  # by name, or the hook of str would take them
         converter.register_structure_hook(enum, _enum)
-    converter.register_structure_hook_func(lambda t: _optional_of(t) is datetime, _optional_date)
-    converter.register_structure_hook_func(lambda t: _is_enum(_optional_of(t)), _optional_enum)
+    converter.register_structure_hook_factory(
+        lambda t: _optional_of(t) is not None, lambda t: _structure_optional(converter, t)
+    )
     converter.register_structure_hook_factory(_is_tuple, lambda t: _structure_list(converter, t))
     converter.register_structure_hook_factory(has, lambda cls: _structure_class(converter, cls))
     converter.register_unstructure_hook_factory(has, lambda cls: _unstructure_class(converter, cls))
