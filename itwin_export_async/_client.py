@@ -23,10 +23,11 @@ from itwin_export_async._protocol import export, runs
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.paging import checked_page_size
 from itwin_export_async._protocol.rate import RateLimit
+from itwin_export_async._protocol.resuming import read_token
 from itwin_export_async._protocol.retry import TRANSIENT, RetryPolicy
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.schedule import Inspection, PollSchedule
-from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin, read_run_token
+from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin
 from itwin_export_async._session import Session
 from itwin_export_async._starting import IfActive, RunStarter, checked_if_active
 from itwin_export_async._storage import StorageClient
@@ -277,7 +278,15 @@ class ExportClient:
         """
         if isinstance(token, RunHandle):
             return RunHandle(**token.__getstate__(), desk=self._desk)
-        return RunHandle(**read_run_token(token), origin=RunOrigin.ATTACHED, desk=self._desk)
+        told = read_token(token)
+        return RunHandle(
+            service=told.service,
+            connection_id=told.connection_id,
+            run_id=told.run_id,
+            deadline=told.deadline,
+            origin=RunOrigin.ATTACHED,
+            desk=self._desk,
+        )
 
     async def get_authorization(self, redirect_url: str) -> AuthorizationInformation:
         """Whether the user has agreed to background work in their name, and where they can.

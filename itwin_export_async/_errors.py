@@ -26,37 +26,16 @@ A caller's mistake is a `ValueError`, a `TypeError` or (for a client that is not
 appear without their query.
 """
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, fields, frozen, has
 
 from itwin_export_async._models import Run, Task
+from itwin_export_async._secrets import redacted, without_query
 
 if TYPE_CHECKING:
     from itwin_export_async._runs import RunHandle
-
-
-def without_query(url: str) -> str:
-    """The address without what may hold a secret: its query, fragment and user."""
-    bare = re.split(r"[?#]", url, maxsplit=1)[0]
-    return re.sub(r"(?<=//)[^/]*@", "", bare, count=1)
-
-
-_SECRETS = re.compile(
-    r"(?P<name>\bbearer\s+"
-    r"|\b(?:sig|access_token|refresh_token|client_secret|password)[\"'\\]*\s*[=:][\s\"'\\]*"
-    r"|https?://[^\s?\"'<>]+\?)"
-    r"[^\s\"'<>]+"
-    r"|\beyJ[\w.-]{20,}",
-    re.IGNORECASE,
-)
-
-
-def redacted(text: str) -> str:
-    """The text without what looks like a token, a signature, a secret or an address's query."""
-    return _SECRETS.sub(lambda found: f"{found['name'] or ''}***", text)
 
 
 def _restore(cls: type["ExportError"], values: dict[str, Any]) -> "ExportError":

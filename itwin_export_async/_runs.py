@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import inspect
-import json
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
@@ -32,8 +31,8 @@ from itwin_export_async._following import (
 )
 from itwin_export_async._models import ExecutionResult, Run, RunUpdate
 from itwin_export_async._outputs import Outputs
-from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.following import changes
+from itwin_export_async._protocol.resuming import Resumption, write_token
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._session import Session
 from itwin_export_async._storage import Progress
@@ -111,15 +110,14 @@ class RunHandle:
     @property
     def token(self) -> str:
         """A text that `client.resume` takes up the run from, in any process. It holds no secret."""
-        told = {
-            "v": 1,
-            "service": self.service.value,
-            "connection": self.connection_id,
-            "run": self.run_id,
-        }
-        if self.deadline is not None:
-            told["deadline"] = self.deadline.isoformat()
-        return json.dumps(told, separators=(",", ":"))
+        return write_token(
+            Resumption(
+                service=self.service,
+                connection_id=self.connection_id,
+                run_id=self.run_id,
+                deadline=self.deadline,
+            )
+        )
 
     async def refresh(self) -> Run:
         """Look once, now. Raises what the look raises: `NotFound`, `TransportError`, ..."""
@@ -297,22 +295,3 @@ class RunHandle:
             "run": self.last,
             "token": self.token,
         }
-
-
-def read_run_token(token: Any) -> dict[str, Any]:
-    """What a resume token names, as arguments of a handle; a `ValueError` for anything else."""
-    try:
-        told = json.loads(token)
-        if told["v"] != 1:
-            raise ValueError(f"version {told['v']!r} is not known")
-        deadline = told.get("deadline")
-        if deadline is not None:
-            deadline = datetime.fromisoformat(deadline).astimezone(UTC)
-        return {
-            "service": Service(told["service"]),
-            "connection_id": checked_id("connection_id", told["connection"]),
-            "run_id": checked_id("run_id", told["run"]),
-            "deadline": deadline,
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise ValueError(f"this is no resume token of this release: {exc}") from exc

@@ -18,13 +18,8 @@ from typing import Self
 import aiohttp
 from attrs import evolve
 
-from itwin_export_async._auth import Auth, TokenKeeper, checked_auth
-from itwin_export_async._errors import (
-    ProtocolError,
-    RequestTimeout,
-    TransportError,
-    without_query,
-)
+from itwin_export_async._auth import Auth, checked_auth
+from itwin_export_async._errors import ProtocolError, RequestTimeout, TransportError
 from itwin_export_async._gate import Gate
 from itwin_export_async._protocol.addresses import checked_base, is_safe, origin
 from itwin_export_async._protocol.http import BodyStream, Request, Response
@@ -38,6 +33,8 @@ from itwin_export_async._protocol.retry import (
     leaves_doubt,
     retry_after,
 )
+from itwin_export_async._secrets import without_query
+from itwin_export_async._tokens import TokenKeeper
 from itwin_export_async._tracing import event
 from itwin_export_async._transport import AiohttpTransport, Transport, check_borrowed
 

@@ -335,7 +335,7 @@ async def test_a_run_just_created_may_be_unknown_for_a_minute(
     run: RunHandle, emulator: Emulator
 ) -> None:
     unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
-    emulator.script("get_run", *[unknown] * 5)
+    emulator.script("get_run", *[unknown] * 3)
     assert (await run.wait()).is_final
 
 

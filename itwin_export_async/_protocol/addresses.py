@@ -10,8 +10,9 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from attrs import frozen
 
-from itwin_export_async._errors import ProtocolError, without_query
+from itwin_export_async._errors import ProtocolError
 from itwin_export_async._protocol.http import Response
+from itwin_export_async._secrets import without_query
 
 _PORTS = {"https": 443, "http": 80}
 

@@ -14,7 +14,8 @@ from multidict import (
     CIMultiDictProxy,
 )  # what aiohttp's own headers are made of
 
-from itwin_export_async._errors import TransportError, without_query
+from itwin_export_async._errors import TransportError
+from itwin_export_async._secrets import without_query
 
 __all__ = ["BodyStream", "Request", "Response", "Transport", "TransportError"]
 

@@ -8,10 +8,11 @@ from urllib.parse import urlencode
 
 from attrs import field, frozen
 
-from itwin_export_async._errors import ExportError, TokenError, redacted, without_query
+from itwin_export_async._errors import ExportError, TokenError
 from itwin_export_async._protocol.codec import json_object
 from itwin_export_async._protocol.http import Request, Response
 from itwin_export_async._protocol.retry import retry_after
+from itwin_export_async._secrets import redacted, without_query
 
 IMS = "https://ims.bentley.com"
 TOKEN_PATH = "/connect/token"

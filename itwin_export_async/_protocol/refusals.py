@@ -20,11 +20,10 @@ from itwin_export_async._errors import (
     RateLimited,
     ResponseError,
     ServiceUnavailable,
-    redacted,
-    without_query,
 )
 from itwin_export_async._protocol.http import Response
 from itwin_export_async._protocol.retry import retry_after
+from itwin_export_async._secrets import redacted, without_query
 
 _BY_STATUS: dict[int, type[ResponseError]] = {
     400: InvalidRequest,

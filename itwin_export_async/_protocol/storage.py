@@ -13,17 +13,13 @@ from uuid import UUID
 
 from attrs import frozen
 
-from itwin_export_async._errors import (
-    DownloadError,
-    ExportError,
-    ProtocolError,
-    without_query,
-)
+from itwin_export_async._errors import DownloadError, ExportError, ProtocolError
 from itwin_export_async._models import Run, StoredFile
 from itwin_export_async._protocol.addresses import is_safe, segment
 from itwin_export_async._protocol.codec import decode
 from itwin_export_async._protocol.http import Request, Response
 from itwin_export_async._protocol.refusals import refusal
+from itwin_export_async._secrets import without_query
 
 OCTETS = "application/vnd.bentley.itwin-platform.v1+octet-stream"
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')

@@ -6,9 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itwin_export_async._errors import (
-    without_query,
-)
 from itwin_export_async._protocol.addresses import (
     checked_base,
     is_safe,
@@ -20,6 +17,7 @@ from itwin_export_async._protocol.runs import (
     Service,
     get_run,
 )
+from itwin_export_async._secrets import without_query
 
 
 @pytest.mark.parametrize(

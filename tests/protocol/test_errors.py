@@ -24,10 +24,10 @@ from itwin_export_async._errors import (
     RunUnreachable,
     TokenError,
     TransportError,
-    redacted,
 )
 from itwin_export_async._models import Run, TaskError
 from itwin_export_async._protocol.codec import decode
+from itwin_export_async._secrets import redacted
 
 from .samples import answer, job, run, task
 

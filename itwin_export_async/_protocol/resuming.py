@@ -1,0 +1,52 @@
+"""The resume token: which run, and until when it is waited for. It holds no secret."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import frozen
+
+from itwin_export_async._protocol.addresses import checked_id
+from itwin_export_async._protocol.runs import Service
+
+VERSION = 1
+
+
+@frozen(kw_only=True)
+class Resumption:
+    """What a resume token says. `deadline` is None where there is none."""
+
+    service: Service
+    connection_id: str
+    run_id: str
+    deadline: datetime | None = None
+
+
+def write_token(resumption: Resumption) -> str:
+    """The token: a line of JSON, with its version."""
+    told = {
+        "v": VERSION,
+        "service": resumption.service.value,
+        "connection": resumption.connection_id,
+        "run": resumption.run_id,
+    }
+    if resumption.deadline is not None:
+        told["deadline"] = resumption.deadline.isoformat()
+    return json.dumps(told, separators=(",", ":"))
+
+
+def read_token(token: Any) -> Resumption:
+    """What the token says; a `ValueError` for a text that is none."""
+    try:
+        told = json.loads(token)
+        if told["v"] != VERSION:
+            raise ValueError(f"version {told['v']!r} is not known")
+        deadline = told.get("deadline")
+        return Resumption(
+            service=Service(told["service"]),
+            connection_id=checked_id("connection", told["connection"]),
+            run_id=checked_id("run", told["run"]),
+            deadline=deadline and datetime.fromisoformat(deadline).astimezone(UTC),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise ValueError(f"this is no resume token of this release: {exc}") from exc
