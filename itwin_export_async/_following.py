@@ -25,6 +25,7 @@ from itwin_export_async._tracing import event, traced
 
 log = logging.getLogger(__name__)
 
+FIRST_LOOK = 1.0  # seconds after its start in which a new run is seen for the first time
 POLLS_SHARE = 0.8  # of the calls that the rate limit leaves; the rest is for what moves work on
 
 
@@ -181,7 +182,7 @@ class Following:
         clock = asyncio.get_running_loop().time
         start = clock()
         course = Course(began=start, followed=start, changed=start, fresh=fresh)
-        wait = self._next_wait(key, follower, course, start) if fresh else 0.0
+        wait = min(self._next_wait(key, follower, course, start), FIRST_LOOK) if fresh else 0.0
         while True:
             await asyncio.sleep(wait)
             asked = 0.0
