@@ -8,12 +8,15 @@ from attrs import define, field
 
 from itwin_export_async import (
     ExportClient,
+    FixedInterval,
+    Inspection,
     PollView,
     RateLimit,
     Request,
     Response,
     RunHandle,
 )
+from itwin_export_async._following import Ending, _Link
 from itwin_export_async._history import History
 from itwin_export_async._models import ExecutionResult, ExecutionState, Run
 from itwin_export_async._protocol.runs import Service
@@ -157,3 +160,34 @@ async def test_only_so_many_connections_are_remembered(client: ExportClient) -> 
     for n in range(1200):
         history.add(Service.EXPORT, Run(id="r", connection_id=f"c{n}", **ended))  # type: ignore[arg-type]
     assert len(history._pasts) == 1000
+
+
+async def test_a_watcher_that_leaves_in_the_moment_of_news_is_not_told() -> None:
+    link = _Link()
+    leaving = asyncio.create_task(link.follow())
+    staying = asyncio.create_task(link.follow())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    told = link.append(Ending(error=RuntimeError("news")))
+    await asyncio.wait([leaving, staying])
+    assert leaving.cancelled()
+    assert staying.result() is told
+
+
+async def test_the_default_schedule_makes_use_of_history(emulator: Emulator) -> None:
+    imodel_id = emulator.add_imodel()
+    for _ in range(7):
+        emulator.fate(imodel_id, seconds=1200)
+    async with ExportClient(
+        emulator.token(lifetime=1e6), transport=emulator, schedule=FixedInterval(5)
+    ) as other:
+        for _ in range(6):
+            await (await started(other, emulator, imodel_id)).wait()
+    before = emulator.count("get_run")
+    async with ExportClient(
+        emulator.token(lifetime=1e6), transport=emulator, schedule=Inspection()
+    ) as client:
+        run = await started(client, emulator, imodel_id)
+        final = await run.wait()
+    assert final.duration == pytest.approx(1200, abs=5)
+    assert emulator.count("get_run") - before < 25

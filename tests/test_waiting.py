@@ -384,6 +384,13 @@ async def test_an_asked_wait_on_a_poll_is_kept(run: RunHandle, emulator: Emulato
     assert then - refused >= 200
 
 
+async def test_an_asked_wait_is_no_update(run: RunHandle, emulator: Emulator) -> None:
+    emulator.script("get_run", answer(429, "{}", Retry_After="50"))
+    updates = [update async for update in run.updates()]
+    assert updates[-1].run.is_final
+    assert all(update.changes for update in updates)
+
+
 async def test_an_asked_wait_past_the_deadline_ends_the_wait_at_once(
     run: RunHandle, emulator: Emulator
 ) -> None:
