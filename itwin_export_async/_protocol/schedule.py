@@ -49,7 +49,7 @@ NOT_EXECUTING = frozenset(
 )
 SHAPE = 0.6
 EARLY = 6.0
-MOST_PRESSURE, MOST_COST = 1e6, 1e9  # beyond them numbers lose their meaning
+MOST_AGE, MOST_PRESSURE, MOST_COST = 1e12, 1e6, 1e9  # beyond them numbers lose their meaning
 
 
 @frozen(kw_only=True)
@@ -97,10 +97,10 @@ class Inspection:
         """Seconds until the next look."""
         pressure = min(max(1.0, view.pressure), MOST_PRESSURE)
         doublings = 2 * log2(pressure) + (view.state in NOT_EXECUTING)
-        wait = self._wait(max(0.0, view.age), view.history, doublings)
+        wait = self._wait(_within(view.age), view.history, doublings)
         if view.state is ExecutionState.FINALIZING:
             cost = self.poll_cost * 2.0**doublings
-            wait = min(wait, _scale_free_wait(max(0.0, view.since_change), cost))
+            wait = min(wait, _scale_free_wait(_within(view.since_change), cost))
         return min(max(wait, self.minimum), self.maximum)
 
     def _wait(self, age: float, history: tuple[float, ...], doublings: float) -> float:
@@ -127,6 +127,10 @@ class Inspection:
 
     def _unplanned_wait(self, age: float, cost: float) -> float:
         return _scale_free_wait(age + EARLY * self.minimum, cost)
+
+
+def _within(age: float) -> float:
+    return min(max(0.0, age), MOST_AGE)
 
 
 def _scale_free_wait(age: float, cost: float) -> float:

@@ -195,13 +195,14 @@ def test_a_look_after_a_later_one_is_later(
     assert dues[0] <= dues[1] * (1 + 1e-9)
 
 
-@given(histories, st.floats(0.01, 100), ages)
-@settings(deadline=None, max_examples=30)
+@pytest.mark.parametrize("history", [(), ALIKE, TWO_KINDS])
+@pytest.mark.parametrize("factor", [0.05, 0.5, 3.0, 40.0])
+@pytest.mark.parametrize("age", [0.0, 30.0, 200.0, 700.0, 3000.0])
 def test_no_unit_of_time_is_special(history: tuple[float, ...], factor: float, age: float) -> None:
     slow = Inspection(poll_cost=3.0 * factor, minimum=0.0, maximum=1e12)
     wait = BOUNDLESS.next_wait(view(age, history=history))
     slowed = slow.next_wait(view(age * factor, history=tuple(t * factor for t in history)))
-    assert min(wait, 1e9) == pytest.approx(min(slowed / factor, 1e9), rel=0.1)
+    assert slowed / factor == pytest.approx(wait, rel=0.1)
 
 
 @pytest.mark.parametrize("nonsense", [(0.0,), (-60.0,), (inf, -inf), (nan,), (1e300, 1e-300)])
