@@ -159,6 +159,15 @@ class Conflict(ResponseError):
 class RateLimited(ResponseError):
     """429: more calls than the subscription allows; `retry_after` says for how long."""
 
+    @property
+    def tier(self) -> str | None:
+        """The subscription's tier, such as `Community`; None where the service does not say."""
+        names = ("itwinplatform-ratelimited-tier", "itwinplatform-tier")
+        return next((self.headers[name] for name in names if self.headers.get(name)), None)
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" - the tier is {self.tier}" if self.tier else "")
+
 
 class ServiceUnavailable(ResponseError):
     """5xx: the service or its gateway is in trouble."""

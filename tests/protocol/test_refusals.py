@@ -101,6 +101,17 @@ def test_a_body_that_is_no_json_is_cut_to_500_characters(text: str) -> None:
     assert refused(text.encode()).message == text[:500]
 
 
+@pytest.mark.parametrize("header", ["ITwinPlatform-RateLimited-Tier", "iTwinPlatform-Tier"])
+def test_a_refusal_of_too_many_calls_names_the_tier(header: str) -> None:
+    error = refused({"code": "RateLimitExceeded"}, 429, **{header: "Community"})
+    assert isinstance(error, RateLimited)
+    assert error.tier == "Community"
+    assert str(error).endswith("the tier is Community")
+    untold = refused({}, 429)
+    assert isinstance(untold, RateLimited)
+    assert untold.tier is None
+
+
 def test_details_are_read_and_told() -> None:
     body = {
         "error": {
