@@ -12,7 +12,10 @@ over its segments, and one pass from either side gives the weight of every segme
 the 2^(n-1) ways. A segment predicts by Student's distribution (the conjugate normal-inverse-gamma
 model of Murphy, "Conjugate Bayesian analysis of the Gaussian distribution" (2007)), so that few
 runs predict widely and many narrowly, and two humps stay two. A run of a new kind is expected with
-weight NEWNESS / (n + NEWNESS): what is left of it in the end keeps surprises in view.
+weight NEWNESS / (n + NEWNESS): what is left of it in the end keeps surprises in view. New kinds are
+expected around the middle of all runs, NEW_SPREAD wide. They are what decides how bad the worst is:
+few runs show few of the kinds, and most of what that costs is the lag of runs that end long before
+the shortest of those seen.
 
 Nothing in it has a scale: durations ten times as long give a forecast ten times as long.
 """
@@ -23,10 +26,11 @@ from math import exp, lgamma, log, pi, sqrt
 
 from attrs import frozen
 
-SPREAD = 0.2  # of the logarithm of durations of one kind, as expected before any is known
-TRUST = 2.0  # how many runs that expectation counts for
-LOOSENESS = 0.05  # how many runs the middle of all durations counts for as the centre of a kind
-NEWNESS = 0.3  # how many runs count for the expectation of a new kind
+SPREAD = 0.25  # of the logarithm of durations of one kind, as expected before any is known
+TRUST = 1.0  # how many runs that expectation counts for
+LOOSENESS = 0.03  # how many runs the middle of all durations counts for as the centre of a kind
+NEWNESS = 0.4  # how many runs count for the expectation of a new kind
+NEW_SPREAD, NEW_FREEDOM = 1.0, 4.0  # of the logarithm of durations of new kinds
 MOST_RUNS = 64  # more are thinned out, evenly by rank
 SHORTEST, LONGEST = 1e-3, 1e9  # seconds; a duration outside is no duration
 CELLS = 512
@@ -97,7 +101,7 @@ def kinds(logs: list[float]) -> list[Kind]:
     for i in range(n - 1, -1, -1):
         right[i] = sum(likely[i][j] * right[j] for j in range(i + 1, n + 1))
     whole = n + NEWNESS
-    found = [Kind(NEWNESS / whole, middle, SPREAD * sqrt(1 / LOOSENESS + 1), TRUST)]
+    found = [Kind(NEWNESS / whole, middle, NEW_SPREAD, NEW_FREEDOM)]
     for i in range(n):
         for j in range(i + 1, n + 1):
             weight = left[i] * likely[i][j] * right[j] / left[n] * (j - i) / whole
