@@ -1,22 +1,20 @@
 """Following runs: one poll loop for each run of a client, however many wait for it.
 
-The loop writes what it sees as a chain of links; every watcher walks the chain at its own pace, so
+The loop writes what it sees as a chain of places; every watcher walks the chain at its own pace, so
 that none misses a change and none disturbs another. The loop ends when its last watcher leaves.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from typing import ClassVar
 
-from attrs import define, evolve, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from itwin_export_async._errors import ExportError, ResponseError, TokenError
-from itwin_export_async._history import PAYS_AFTER, History
+from itwin_export_async._history import History, Past
 from itwin_export_async._models import Run
 from itwin_export_async._protocol.following import UNDECIDED_WAIT, Course, goes_backwards
-from itwin_export_async._protocol.http import Response
 from itwin_export_async._protocol.retry import RetryPolicy, service_time
 from itwin_export_async._protocol.runs import Service, get_run, read_run
 from itwin_export_async._protocol.schedule import PollSchedule, PollView
@@ -52,6 +50,7 @@ class Pause:
 
     until: float
     error: ResponseError | TokenError
+    is_over: ClassVar[bool] = False
 
 
 @frozen(kw_only=True)
@@ -61,45 +60,18 @@ class Ending:
 
     error: BaseException
     outage: float | None = None
+    is_over: ClassVar[bool] = True
 
 
 News = Sighting | Pause | Ending
 
 
 @define(eq=False)
-class _Link:
-    """One piece of news, and the way to the next."""
+class _Place:
+    """A place in the chain: empty until its piece of news comes, and then followed by the next."""
 
     news: News | None = None
-    next: "_Link | None" = None
-    _waiting: "list[asyncio.Future[None]]" = field(factory=list)
-
-    def append(self, news: News) -> "_Link":
-        """The next link; who waits for it goes on."""
-        self.next = _Link(news)
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-        return self.next
-
-    async def follow(self) -> "_Link":
-        """The next link, as soon as there is one."""
-        if self.next is None:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiting.remove(waiter)
-        assert self.next is not None
-        return self.next
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing can follow."""
-        return isinstance(self.news, Ending) or (
-            isinstance(self.news, Sighting) and self.news.is_over
-        )
+    next: "_Place | None" = None
 
 
 async def look(
@@ -109,14 +81,10 @@ async def look(
     request = get_run(key.service, key.connection_id, key.run_id)
     response = await session.send(request, retry=retry, is_poll=retry is not None)
     run = read_run(response, key.connection_id)
-    return run, _age(run, response)
-
-
-def _age(run: Run, response: Response) -> float | None:
     if run.start_date_time is None:
-        return None
+        return run, None
     now = service_time(response.headers) or datetime.now(UTC)
-    return max(0.0, (now - run.start_date_time).total_seconds())
+    return run, max(0.0, (now - run.start_date_time).total_seconds())
 
 
 class Following:
@@ -130,7 +98,7 @@ class Following:
         self._history = History(session)
         self._demand = 0.0  # looks a second that all followed runs together want
         self._followers: dict[RunKey, _Follower] = {}
-        self._loops: set[asyncio.Task[None]] = set()
+        self._loops: dict[asyncio.Task[None], _Follower] = {}
 
     def watch(self, key: RunKey, *, fresh: bool) -> "Watch":
         """A walk along what is seen of the run; it has to be closed.
@@ -140,35 +108,37 @@ class Following:
         follower = self._followers.get(key)
         if follower is None or follower.has_failed:
             follower = self._followers[key] = self._begin(key, fresh)
-        follower.watchers += 1
-        return Watch(follower.present, partial(self._leave, key, follower))
+        return follower.watch()
 
     def look_back(self, run: Run) -> "Watch":
         """The walk along a run that is known to have ended: it takes no look any more."""
-        return Watch(_Link(Sighting(run=run, is_over=True)), lambda: None)
+        return Watch(_Place(Sighting(run=run, is_over=True)))
 
-    def _leave(self, key: RunKey, follower: "_Follower") -> None:
-        follower.watchers -= 1
-        if follower.watchers:
-            return
+    def drop(self, follower: "_Follower") -> None:
+        """Look no more: the last watcher has left."""
         follower.loop.cancel()
-        if self._followers.get(key) is follower:
-            del self._followers[key]
+        if self._followers.get(follower.key) is follower:
+            del self._followers[follower.key]
 
     def _begin(self, key: RunKey, fresh: bool) -> "_Follower":
-        follower = _Follower()
-        work = self._follow(key, follower, fresh)
-        follower.loop = asyncio.create_task(
-            traced(work, key.service.value, key.connection_id, key.run_id)
-        )
-        self._loops.add(follower.loop)
-        follower.loop.add_done_callback(partial(self._retire, follower))
+        now = _clock()
+        course = Course(began=now, followed=now, changed=now, fresh=fresh)
+        past = self._history.past(key.service, key.connection_id)
+        follower = _Follower(key=key, course=course, past=past, following=self)
+        work = traced(self._follow(follower), key.service.value, key.connection_id, key.run_id)
+        follower.loop = asyncio.create_task(work, name=key.run_id)
+        follower.loop.add_done_callback(self._retire)
+        self._loops[follower.loop] = follower
         return follower
 
-    def _retire(self, follower: "_Follower", loop: "asyncio.Task[None]") -> None:
-        self._loops.discard(loop)
+    def _retire(self, loop: "asyncio.Task[None]") -> None:
+        """The loop has ended. Whoever still waits must not wait for ever."""
+        follower = self._loops.pop(loop)
         self._demand -= follower.demand
-        follower.loop_ended(loop)
+        if loop.cancelled():
+            follower.tell(Ending(error=RuntimeError("the client was closed")))
+        elif (error := loop.exception()) is not None:
+            follower.tell(Ending(error=error))
 
     async def close(self) -> None:
         """End all loops; who still waits is told that the client was closed."""
@@ -178,46 +148,55 @@ class Following:
             await asyncio.wait(self._loops)
         self._followers.clear()
 
-    async def _follow(self, key: RunKey, follower: "_Follower", fresh: bool) -> None:
-        clock = asyncio.get_running_loop().time
-        start = clock()
-        course = Course(began=start, followed=start, changed=start, fresh=fresh)
-        wait = min(self._next_wait(key, follower, course, start), FIRST_LOOK) if fresh else 0.0
-        while True:
-            await asyncio.sleep(wait)
-            asked = 0.0
-            try:
-                run, age = await look(self._session, key, retry=self._retry)
-            except ExportError as error:
-                now = clock()
-                if not course.may_pass(error, now=now):
-                    return follower.tell(Ending(error=error))
-                log.info("looking at run %s failed, trying on: %s", key.run_id, error)
-                event("look failed", error=str(error))
-                if isinstance(error, ResponseError | TokenError) and error.retry_after:
-                    asked, course = error.retry_after, course.put_off()
-                    follower.tell(Pause(until=now + asked, error=error))
-                else:
-                    course = course.missed(now=now)
-                if course.outage(now) > self._allowance:
-                    return follower.tell(Ending(error=error, outage=course.outage(now)))
-            else:
-                now = clock()
-                before, course = course, course.seen(run, age=age, now=now)
-                _report(run, before, course)
-                event("look", state=run.state.value, outcome=run.outcome.value)
-                if course.is_over or course.brought_news:
-                    follower.tell(Sighting(run=run, is_over=course.is_over))
-                if course.is_over:
-                    self._history.add(key.service, run)
-                    return None
-                if now - course.began > PAYS_AFTER:
-                    await self._history.ask(key.service, key.connection_id)
-                    now = clock()
-            wait = max(asked, self._next_wait(key, follower, course, now))
+    async def _follow(self, follower: "_Follower") -> None:
+        """Look again and again, until there is nothing more to see."""
+        fresh = follower.course.fresh
+        wait: float | None = min(self._next_wait(follower), FIRST_LOOK) if fresh else 0.0
+        while wait is not None:
+            await asyncio.sleep(wait)  # for most of a run's time: what a look needs is gone by then
+            wait = await self._look(follower)
 
-    def _next_wait(self, key: RunKey, follower: "_Follower", course: Course, now: float) -> float:
+    async def _look(self, follower: "_Follower") -> float | None:
+        """Look once: seconds until the next look, None when there is nothing more to see."""
+        try:
+            run, age = await look(self._session, follower.key, retry=self._retry)
+        except ExportError as error:
+            return self._missed(follower, error)
+        before = follower.course
+        known = before.run if run == before.run else run  # the same again is not kept twice
+        course = follower.course = before.seen(known, age=age, now=_clock())
+        _report(run, before, course)
+        event("look", state=run.state.value, outcome=run.outcome.value)
+        if course.is_over or course.brought_news:
+            follower.tell(Sighting(run=run, is_over=course.is_over))
+        if course.is_over:
+            self._history.past(follower.key.service, follower.key.connection_id).add(run)
+            return None
+        await self._history.ask(follower.past, age=_clock() - course.began)
+        return self._next_wait(follower)
+
+    def _missed(self, follower: "_Follower", error: ExportError) -> float | None:
+        """After a look that failed: seconds until the next, None when that would be of no use."""
+        now, course, asked = _clock(), follower.course, 0.0
+        if not course.may_pass(error, now=now):
+            follower.tell(Ending(error=error))
+            return None
+        log.info("looking at run %s failed, trying on: %s", follower.key.run_id, error)
+        event("look failed", error=str(error))
+        if isinstance(error, ResponseError | TokenError) and error.retry_after:
+            asked, course = error.retry_after, course.put_off()
+            follower.tell(Pause(until=now + asked, error=error))
+        else:
+            course = course.missed(now=now)
+        if course.outage(now) > self._allowance:
+            follower.tell(Ending(error=error, outage=course.outage(now)))
+            return None
+        follower.course = course
+        return max(asked, self._next_wait(follower))
+
+    def _next_wait(self, follower: "_Follower") -> float:
         """Seconds until the next look. What all want together may stretch it."""
+        now, course = _clock(), follower.course
         if course.undecided:
             return UNDECIDED_WAIT
         view = PollView(
@@ -225,7 +204,7 @@ class Following:
             looks=course.looks,
             state=course.run.state if course.run else None,
             since_change=now - course.changed,
-            history=self._history.durations(key.service, key.connection_id),
+            history=follower.past.durations,
         )
         wait = self._schedule.next_wait(view)
         wanted = 1.0 / max(wait, 0.001)
@@ -237,6 +216,10 @@ class Following:
         return self._schedule.next_wait(evolve(view, pressure=pressure))
 
 
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _report(run: Run, before: Course, course: Course) -> None:
     if course.is_over:
         log.info("run %s ended: %s", run.id, run.outcome.value)
@@ -246,51 +229,71 @@ def _report(run: Run, before: Course, course: Course) -> None:
         log.debug("run %s: %s", run.id, run.state.value)
 
 
+@define(eq=False)
 class Watch:
     """One watcher's walk along what is seen of a run, the present state first."""
 
-    def __init__(self, link: _Link, close: Callable[[], None]) -> None:
-        self._link = link
-        self._at_start = True
-        self.close = close
+    _place: _Place | None
+    _follower: "_Follower | None" = None
+    _waiter: "asyncio.Future[None] | None" = None
 
     async def next(self) -> News | None:
         """The next piece of news as soon as there is one, None when nothing more can come."""
-        at_start, self._at_start = self._at_start, False
-        if not at_start or self._link.news is None:
-            if self._link.is_last:
-                return None
-            self._link = await self._link.follow()
-        return self._link.news
+        if self._place is None:
+            return None
+        while self._place.news is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        news = self._place.news
+        self._place = None if news.is_over else self._place.next
+        return news
+
+    def wake(self) -> None:
+        """There is news; whoever waits for it goes on."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """End it: no news is wanted any more."""
+        if self._follower is not None:
+            self._follower.leave(self)
 
 
-@define(eq=False)
+@define(eq=False, kw_only=True)
 class _Follower:
-    """One followed run: its loop, and the link that a new watcher starts from."""
+    """One followed run: what is known of it, its loop, and who watches it."""
 
-    watchers: int = 0
-    demand: float = 0.0  # looks a second that it wants
+    key: RunKey
+    course: Course
+    past: Past
     loop: "asyncio.Task[None]" = field(init=False)
-    present: _Link = field(factory=_Link)
-    _tail: _Link = field(init=False)
+    demand: float = 0.0  # looks a second that it wants
+    _following: Following
+    _watches: list[Watch] = field(factory=list)
+    _present: _Place = field(factory=_Place)  # where a new watcher starts
+    _end: _Place = field(default=Factory(lambda self: self._present, takes_self=True))
 
-    def __attrs_post_init__(self) -> None:
-        self._tail = self.present
+    def watch(self) -> Watch:
+        self._watches.append(Watch(self._present, self))
+        return self._watches[-1]
+
+    def leave(self, watch: Watch) -> None:
+        """The last watcher ends the looking."""
+        self._watches.remove(watch)
+        if not self._watches:
+            self._following.drop(self)
 
     def tell(self, news: News) -> None:
         """Add to the chain. A late watcher starts with the latest state, not with a pause."""
-        self._tail = self._tail.append(news)
+        place = self._end
+        place.news, place.next = news, _Place()
+        self._end = place.next
         if not isinstance(news, Pause):
-            self.present = self._tail
+            self._present = place
+        for watch in self._watches:
+            watch.wake()
 
     @property
     def has_failed(self) -> bool:
         """Whether it came to an end that a new look may not come to."""
-        return isinstance(self.present.news, Ending)
-
-    def loop_ended(self, loop: "asyncio.Task[None]") -> None:
-        """Whoever still waits must not wait for ever."""
-        if loop.cancelled():
-            self.tell(Ending(error=RuntimeError("the client was closed")))
-        elif (error := loop.exception()) is not None:
-            self.tell(Ending(error=error))
+        return isinstance(self._present.news, Ending)

@@ -5,9 +5,9 @@ that is followed for longer than some looks cost.
 """
 
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
-from attrs import define, evolve, field
+from attrs import define, evolve
 
 from itwin_export_async._errors import ExportError
 from itwin_export_async._models import Run
@@ -20,16 +20,21 @@ PAYS_AFTER = 60.0  # seconds of a run's age
 _CONNECTIONS, _RUNS = 1000, 50
 
 
-@define(eq=False)
-class _Past:
-    durations: deque[float] = field(factory=lambda: deque(maxlen=_RUNS))
-    run_ids: deque[str] = field(factory=lambda: deque(maxlen=_RUNS))
+@define(eq=False, kw_only=True)
+class Past:
+    """The earlier runs of one connection. `durations`: the seconds they took, as far as known."""
+
+    service: Service
+    connection_id: str
+    durations: tuple[float, ...] = ()
     is_asked: bool = False
+    _run_ids: tuple[str, ...] = ()
 
     def add(self, run: Run) -> None:
-        if run.is_final and run.duration and run.id not in self.run_ids:
-            self.run_ids.append(run.id)
-            self.durations.append(run.duration)
+        """Remember what a run took, once it is final."""
+        if run.is_final and run.duration and run.id not in self._run_ids:
+            self._run_ids = (*self._run_ids, run.id)[-_RUNS:]
+            self.durations = (*self.durations, run.duration)[-_RUNS:]
 
 
 class History:
@@ -38,35 +43,32 @@ class History:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._retry = evolve(session.retry, attempts=1)  # it is of use, but not needed
-        self._pasts: OrderedDict[tuple[Service, str], _Past] = OrderedDict()
+        self._pasts: OrderedDict[tuple[Service, str], Past] = OrderedDict()
 
-    def durations(self, service: Service, connection_id: str) -> tuple[float, ...]:
-        """Seconds that earlier runs of the connection took, as far as known now."""
-        return tuple(self._past(service, connection_id).durations)
-
-    def add(self, service: Service, run: Run) -> None:
-        """Remember what a run took, once it is final."""
-        self._past(service, run.connection_id).add(run)
-
-    async def ask(self, service: Service, connection_id: str) -> None:
-        """Ask for the connection's earlier runs, unless that was done before."""
-        past = self._past(service, connection_id)
-        if past.is_asked:
-            return
-        past.is_asked = True
-        request = list_runs(service, connection_id, page_size=None, offset=0)
-        try:
-            response = await self._session.send(request, retry=self._retry, is_poll=True)
-            page = read_runs(response, connection_id)
-        except ExportError as error:
-            log.debug("the earlier runs of connection %s are not told: %s", connection_id, error)
-            return
-        for run in page.items:
-            past.add(run)
-
-    def _past(self, service: Service, connection_id: str) -> _Past:
-        past = self._pasts.setdefault((service, connection_id), _Past())
-        self._pasts.move_to_end((service, connection_id))
+    def past(self, service: Service, connection_id: str) -> Past:
+        """What is known of a connection's earlier runs, and becomes known while you keep it."""
+        key = (service, connection_id)
+        past = self._pasts.get(key) or Past(service=service, connection_id=connection_id)
+        self._pasts[key] = past
+        self._pasts.move_to_end(key)
         if len(self._pasts) > _CONNECTIONS:
             self._pasts.popitem(last=False)
         return past
+
+    async def ask(self, past: Past, *, age: float) -> None:
+        """Ask for the connection's earlier runs, unless that was done before.
+
+        `age`: of the run that is followed, in seconds; for a young one it does not pay yet.
+        """
+        if past.is_asked or age <= PAYS_AFTER:
+            return
+        past.is_asked = True
+        request = list_runs(past.service, past.connection_id, page_size=None, offset=0)
+        try:
+            response = await self._session.send(request, retry=self._retry, is_poll=True)
+            page = read_runs(response, past.connection_id)
+        except ExportError as error:
+            log.debug("past runs of connection %s are not told: %s", past.connection_id, error)
+            return
+        for run in page.items:
+            past.add(run)

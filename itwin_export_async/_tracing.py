@@ -24,12 +24,15 @@ def traced(
         "itwin.connection_id": connection_id,
         "itwin.run_id": run_id,
     }
-    return _in_span(work, attributes)
-
-
-async def _in_span(work: Coroutine[Any, Any, None], attributes: dict[str, str]) -> None:
     tracer = trace.get_tracer("itwin_export_async")
-    with tracer.start_as_current_span("itwin run", attributes=attributes):
+    span = tracer.start_span("itwin run", attributes=attributes)
+    if not span.get_span_context().is_valid:  # nobody keeps spans
+        return work
+    return _in_span(work, span)
+
+
+async def _in_span(work: Coroutine[Any, Any, None], span: "trace.Span") -> None:
+    with trace.use_span(span, end_on_exit=True):
         await work
 
 

@@ -1,7 +1,9 @@
 """What the poll loops know and share: earlier runs, and the calls that all of them have."""
 
 import asyncio
+import gc
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from attrs import define, field
@@ -15,8 +17,8 @@ from itwin_export_async import (
     Request,
     Response,
     RunHandle,
+    RunUpdate,
 )
-from itwin_export_async._following import Ending, _Link
 from itwin_export_async._history import History
 from itwin_export_async._models import ExecutionResult, ExecutionState, Run
 from itwin_export_async._protocol.runs import Service
@@ -154,24 +156,130 @@ async def test_demand_ends_with_the_followed() -> None:
     assert {view.pressure for view in schedule.views} == {1.0}
 
 
+def ended(run_id: str, seconds: float) -> Run:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    return Run(
+        id=run_id,
+        state=ExecutionState.COMPLETED,
+        result=ExecutionResult.SUCCESS,
+        start_date_time=start,
+        end_date_time=start + timedelta(seconds=seconds),
+    )
+
+
 async def test_only_so_many_connections_are_remembered(client: ExportClient) -> None:
     history = History(client.session)
-    ended = {"state": ExecutionState.COMPLETED, "result": ExecutionResult.SUCCESS}
     for n in range(1200):
-        history.add(Service.EXPORT, Run(id="r", connection_id=f"c{n}", **ended))  # type: ignore[arg-type]
-    assert len(history._pasts) == 1000
+        history.past(Service.EXPORT, f"c{n}").add(ended("r", 60.0))
+    assert history.past(Service.EXPORT, "c1199").durations == (60.0,)
+    assert history.past(Service.EXPORT, "c0").durations == ()
+
+
+async def test_of_a_connection_the_last_runs_are_remembered_each_once(client: ExportClient) -> None:
+    past = History(client.session).past(Service.EXPORT, "c")
+    for n in range(1, 70):
+        past.add(ended(f"r{n}", n))
+        past.add(ended(f"r{n}", n))
+    assert past.durations == tuple(range(20, 70))
+
+
+async def test_many_connections_at_once_are_asked_once_each() -> None:
+    lists: Counter[str] = Counter()
+
+    def serve(request: Request) -> Response:
+        if request.url.endswith("/runs"):
+            lists[request.url] += 1
+            return answer(200, '{"runs": []}')
+        return answer(200, '{"run": {"id": "r", "state": "Executing"}}')
+
+    async with ExportClient(
+        "t", transport=Answers(serve), schedule=FixedInterval(30), rate_limit=RateLimit()
+    ) as client:
+        waits = [asyncio.create_task(client.run(f"c{n}", "r").wait()) for n in range(1100)]
+        await asyncio.sleep(200)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+    assert len(lists) == 1100
+    assert set(lists.values()) == {1}
+
+
+async def test_a_run_is_remembered_although_many_connections_came_after_it() -> None:
+    over = False
+
+    def serve(request: Request) -> Response:
+        times = '"startDateTime": "2024-01-01T00:00:00Z", "endDateTime": "2024-01-01T00:01:00Z"'
+        ending = f'"state": "Completed", "result": "Success", {times}'
+        told = ending if over and "/c0/" in request.url else '"state": "Executing"'
+        return answer(200, f'{{"run": {{"id": "r", {told}}}}}')
+
+    schedule = Curious()
+    async with ExportClient(
+        "t", transport=Answers(serve), schedule=schedule, rate_limit=RateLimit()
+    ) as client:
+        first = asyncio.create_task(client.run("c0", "r").wait())
+        await asyncio.sleep(1)
+        others = [asyncio.create_task(client.run(f"c{n}", "r").wait()) for n in range(1, 1100)]
+        await asyncio.sleep(1)
+        for other in others:
+            other.cancel()
+        await asyncio.wait(others)
+        over = True
+        await first
+        over = False
+        next_one = asyncio.create_task(client.run("c0", "r2").wait())
+        await asyncio.sleep(1)
+        next_one.cancel()
+        await asyncio.wait([next_one])
+    assert schedule.views[-1].history == (60.0,)
 
 
 async def test_a_watcher_that_leaves_in_the_moment_of_news_is_not_told() -> None:
-    link = _Link()
-    leaving = asyncio.create_task(link.follow())
-    staying = asyncio.create_task(link.follow())
-    await asyncio.sleep(0)
-    leaving.cancel()
-    told = link.append(Ending(error=RuntimeError("news")))
-    await asyncio.wait([leaving, staying])
+    answers = iter(["Queued", "Completed"])
+
+    def serve(request: Request) -> Response:
+        state = next(answers)
+        if state == "Completed":
+            leaving.cancel()
+        return answer(200, f'{{"run": {{"id": "r", "state": "{state}", "result": "Success"}}}}')
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        leaving = asyncio.create_task(client.run("c", "r").wait())
+        staying = asyncio.create_task(client.run("c", "r").wait())
+        await asyncio.wait([leaving, staying])
     assert leaving.cancelled()
-    assert staying.result() is told
+    assert staying.result().is_final
+
+
+async def test_a_slow_watcher_misses_nothing() -> None:
+    states = ["Queued", "Executing", "Finalizing", "Completed"]
+    answers = iter(states)
+
+    def serve(request: Request) -> Response:
+        body = f'{{"run": {{"id": "r", "state": "{next(answers)}", "result": "Success"}}}}'
+        return answer(200, body)
+
+    async def dawdle(update: RunUpdate) -> None:
+        told.append(update.run.state.value)
+        await asyncio.sleep(100)
+
+    told: list[str] = []
+    async with ExportClient("t", transport=Answers(serve), schedule=FixedInterval(5)) as client:
+        await client.run("c", "r").wait(on_update=dawdle)
+    assert told == states
+
+
+async def test_a_run_that_stays_as_it_is_is_kept_once() -> None:
+    body = '{"run": {"id": "kept", "state": "Executing", "jobs": [{"id": "j", "state": "Idle"}]}}'
+    transport = Answers(answer(200, body))
+    async with ExportClient("t", transport=transport, schedule=FixedInterval(5)) as client:
+        wait = asyncio.create_task(client.run("c", "kept").wait())
+        await asyncio.sleep(32)
+        kept = [one for one in gc.get_objects() if isinstance(one, Run) and one.id == "kept"]
+        wait.cancel()
+        await asyncio.wait([wait])
+    assert len(transport.requests) == 7
+    assert len(kept) == 1
 
 
 async def test_the_default_schedule_makes_use_of_history(emulator: Emulator) -> None:
