@@ -1,4 +1,4 @@
-"""The output files of a finished run, from Storage to disk.
+"""The output files of a finished run, to disk from Storage or from the caller's own blob.
 
 A file may not be readable at once after the end, and the id that the run tells may be a part of the
 one that Storage knows. So each round tries the id as given, then the composite of the iTwin's id
@@ -7,21 +7,25 @@ and it; rounds go on for a while.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
 
 from itwin_export_async._errors import DownloadError, NotFound
-from itwin_export_async._models import Run
+from itwin_export_async._models import Connection, Run
+from itwin_export_async._progress import Progress
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.runs import Service, get_connection, read_connection
-from itwin_export_async._protocol.storage import composite_id, outputs_of, safe_name
+from itwin_export_async._protocol.storage import composite_id, has_output, outputs_of, safe_name
 from itwin_export_async._session import Session
-from itwin_export_async._storage import Progress, StorageClient, is_folder
+from itwin_export_async._storage import StorageClient, is_folder
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
+
+Attempt = Callable[[], Awaitable[Path | None]]
 
 
 class Outputs:
@@ -39,18 +43,57 @@ class Outputs:
         run: Run,
         destination: str | PathLike[str],
         on_progress: Progress | None = None,
+        *,
+        sas_url: str | None = None,
     ) -> list[Path]:
-        """Bring every output file of the run to disk. Raises `DownloadError`."""
+        """Bring every output file of the run to disk. Raises `DownloadError`.
+
+        `sas_url`: the caller's own blob that the run wrote to, None where that is Storage.
+        """
+        if sas_url is not None:
+            return [await self._blob(run, sas_url, destination, on_progress)]
         file_ids = outputs_of(run)
         if not file_ids:
             raise DownloadError(
-                message=f"run {run.id} names no output file",
+                message=f"run {run.id} names no output file; one that wrote to a blob of yours is "
+                "fetched by storage.download_blob()",
                 destination=str(destination),
             )
         paths: list[Path] = []
         for file_id in file_ids:
             paths.append(await self._one(run, file_id, destination, paths, on_progress))
         return paths
+
+    async def _blob(
+        self,
+        run: Run,
+        sas_url: str,
+        destination: str | PathLike[str],
+        on_progress: Progress | None,
+    ) -> Path:
+        if not has_output(run):
+            raise DownloadError(
+                message=f"run {run.id} ended with {run.outcome.value} and made no output",
+                destination=str(destination),
+            )
+
+        async def attempt() -> Path | None:
+            try:
+                return await self._storage.download_blob(
+                    sas_url, destination, on_progress=on_progress
+                )
+            except DownloadError as error:
+                if isinstance(error.__cause__, NotFound):
+                    return None
+                raise
+
+        path = await self._patiently([attempt])
+        if path is None:
+            raise DownloadError(
+                message=f"there is still no such blob {self._patience:g} s after the end",
+                destination=str(destination),
+            )
+        return path
 
     async def _one(
         self,
@@ -68,22 +111,29 @@ class Outputs:
         path = await fetch(file_id)
         if path is not None:
             return path
+        names = [file_id, *await self._composites(run, file_id)]
+        path = await self._patiently([partial(fetch, name) for name in names])
+        if path is None:
+            raise DownloadError(
+                message=f"Storage knows no such file, tried as {' and as '.join(names)} "
+                f"for {self._patience:g} s",
+                file_id=file_id,
+                destination=str(destination),
+            )
+        return path
+
+    async def _patiently(self, attempts: Sequence[Attempt]) -> Path | None:
+        """What the first attempt brings that brings anything; None when they do not in time."""
         clock = asyncio.get_running_loop().time
         ends, pause = clock() + self._patience, 1.0
-        names = [file_id, *await self._composites(run, file_id)]
         while True:
-            for name in names:
-                path = await fetch(name)
+            for attempt in attempts:
+                path = await attempt()
                 if path is not None:
                     return path
             if clock() >= ends:
-                raise DownloadError(
-                    message=f"Storage knows no such file, tried as {' and as '.join(names)} "
-                    f"for {self._patience:g} s",
-                    file_id=file_id,
-                    destination=str(destination),
-                )
-            log.info("output %s cannot be read yet; again in %.1f s", file_id, pause)
+                return None
+            log.info("an output cannot be read yet; again in %.1f s", pause)
             await asyncio.sleep(min(pause, ends - clock()))
             pause += 1.0
 
@@ -115,7 +165,7 @@ class Outputs:
     async def _composites(self, run: Run, file_id: str) -> list[str]:
         request = get_connection(Service.EXPORT, run.connection_id)
         try:
-            connection = read_connection(await self._session.send(request))
+            connection = read_connection(await self._session.send(request), Connection)
         except NotFound:  # the connection may be deleted by now; the file is still there
             return []
         composite = composite_id(connection.itwin_id, file_id)

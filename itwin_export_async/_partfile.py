@@ -2,8 +2,8 @@
 
 It gets its final name only when its digest is right, where one was told, and it is on the disk. One
 writer at a time: the file is locked where the system has locks, so that two downloads to one place
-cannot mix. Writing happens in threads, a large piece at a time; a thread that outlives its
-cancelled caller finds the file closed and does nothing.
+cannot mix. Writing happens in threads, a large piece at a time, beside the reading; a thread that
+outlives its cancelled caller finds the file closed and does nothing.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ except ImportError:  # pragma: no cover - Windows has no such locks
 
 T = TypeVar("T")
 
-_PIECE = 1024 * 1024
+_PIECE = 4 * 1024 * 1024
 
 
 class PartFile:
@@ -39,9 +39,10 @@ class PartFile:
         self._path = path
         self._place = path.with_name(path.name + ".part")
         self._md5: bytes | None = None
-        self._digest = _digest()
+        self._digest: Any = None  # of what was written, where the whole file's was told
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
+        self._writing: asyncio.Future[None] | None = None
         self._file: BinaryIO | None = None
         self._closed = False
         self._lock = Lock()
@@ -52,13 +53,14 @@ class PartFile:
 
     async def begin(self, content: Content) -> None:
         """Take up a new answer, from the start again where it is the whole file."""
-        if content.start == 0 and self.done:
-            self.done = 0
-            self._digest = _digest()
-            await self._in_thread(self._truncate)
+        if content.start == 0:
+            if self.done:
+                self.done = 0
+                await self._in_thread(self._truncate)
+            self._md5 = content.md5
+            self._digest = hashlib.md5(usedforsecurity=False) if content.md5 else None
         self.total = content.total
         self.etag = content.etag
-        self._md5 = content.md5 or self._md5
 
     async def add(self, piece: bytes) -> None:
         """Take one more piece."""
@@ -66,23 +68,37 @@ class PartFile:
         self._waiting_bytes += len(piece)
         self.done += len(piece)
         if self._waiting_bytes >= _PIECE:
-            await self.flush()
+            await self._written()
+            self._begin_to_write()
 
     async def flush(self) -> None:
         """Write what was taken."""
-        pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if pieces:
-            await self._in_thread(lambda: self._write(b"".join(pieces)))
+        await self._written()
+        self._begin_to_write()
+        await self._written()
 
     async def finish(self) -> None:
         """Check the digest, and give the file its final name once it is on the disk."""
-        if self._md5 is not None and self._digest.digest() != self._md5:
+        if self._digest is not None and self._digest.digest() != self._md5:
             raise DownloadError(message="the file that came does not fit its MD5")
         await self._in_thread(self._commit)
 
     async def close(self) -> None:
         """Leave nothing half-done behind."""
+        if self._writing is not None and not self._writing.cancel():
+            self._writing.exception()  # another error is on its way: this one counts no more
         await asyncio.shield(asyncio.to_thread(self._discard))
+
+    def _begin_to_write(self) -> None:
+        """What was taken goes to the disk while more comes."""
+        pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if pieces:
+            self._writing = asyncio.create_task(self._in_thread(lambda: self._write(pieces)))
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
 
     async def _in_thread(self, work: Callable[[], T]) -> T | None:
         def locked() -> T | None:
@@ -111,9 +127,11 @@ class PartFile:
         if os.fstat(self._file.fileno()).st_size or self._file.tell():
             self._file.truncate(0)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, pieces: list[bytes]) -> None:
         assert self._file is not None
-        self._digest.update(data)
+        data = b"".join(pieces)
+        if self._digest is not None:
+            self._digest.update(data)
         self._file.write(data)
 
     def _commit(self) -> None:
@@ -131,10 +149,6 @@ class PartFile:
                 with suppress(OSError):  # a full disk may refuse even what is thrown away
                     self._file.close()
             self._closed = True
-
-
-def _digest() -> Any:
-    return hashlib.md5(usedforsecurity=False)
 
 
 def _is_locked(file: BinaryIO) -> bool:

@@ -1,52 +1,98 @@
-"""Storage: metadata, and files brought to disk whole, in as many goes as it takes."""
+"""Storage: metadata, folders, and whole files in either direction."""
 
 import asyncio
-import inspect
-import logging
 import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from itwin_export_async._errors import (
-    DownloadError,
-    ExportError,
-    PermissionDenied,
-    RateLimited,
-    ResponseError,
-    ServiceUnavailable,
-    TransportError,
-)
+from itwin_export_async._downloads import Download
+from itwin_export_async._errors import DownloadError
 from itwin_export_async._models import StoredFile
-from itwin_export_async._partfile import PartFile
+from itwin_export_async._paging import Listing
+from itwin_export_async._progress import Progress
+from itwin_export_async._protocol.addresses import can_be_used
+from itwin_export_async._protocol.folders import (
+    list_folder,
+    read_items,
+    read_root_folder,
+    top_level,
+)
 from itwin_export_async._protocol.storage import (
     download_file,
-    get_blob,
     get_file,
-    read_blob,
     read_download,
     read_file,
     safe_name,
 )
+from itwin_export_async._protocol.uploading import create_file
 from itwin_export_async._session import Session
-
-log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int | None], Any]
-"""Called with the bytes done and the bytes in total (None when not told); sync or async."""
-
-Locate = Callable[[], Awaitable[str]]
+from itwin_export_async._uploads import upload
 
 
 class StorageClient:
-    """iTwin Storage, as far as exports need it. Made by `ExportClient.storage`."""
+    """iTwin Storage, as far as exports and synchronizations need it: `ExportClient.storage`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def get_file(self, file_id: str) -> StoredFile:
-        """A file's metadata. Raises `NotFound` when Storage does not know the id."""
+        """A file's metadata. Raises `NotFound` when Storage does not know the id.
+
+        https://developer.bentley.com/apis/storage/operations/get-file/
+        """
         return read_file(await self._session.send(get_file(file_id)))
+
+    def list_folder(self, folder_id: str, *, page_size: int | None = None) -> Listing[StoredFile]:
+        """The files and folders in a folder. `page_size` None leaves it to the service.
+
+        https://developer.bentley.com/apis/storage/operations/get-folders-and-files-in-folder/
+        """
+        return Listing(
+            self._session,
+            page_size,
+            lambda size, offset: list_folder(folder_id, page_size=size, offset=offset),
+            read_items,
+        )
+
+    def top_level(self, itwin_id: str, *, page_size: int | None = None) -> Listing[StoredFile]:
+        """The files and folders in an iTwin's root folder.
+
+        https://developer.bentley.com/apis/storage/operations/get-top-level-folders-and-files-by-project/
+        """
+        return Listing(
+            self._session,
+            page_size,
+            lambda size, offset: top_level(itwin_id, page_size=size, offset=offset),
+            read_items,
+        )
+
+    async def get_root_folder_id(self, itwin_id: str) -> str:
+        """The id of an iTwin's root folder, to upload to or to list."""
+        request = top_level(itwin_id, page_size=1, offset=0)
+        return read_root_folder(await self._session.send(request))
+
+    async def upload(
+        self,
+        path: str | os.PathLike[str],
+        folder_id: str,
+        *,
+        display_name: str | None = None,
+        description: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> StoredFile:
+        """Bring a file into a folder of Storage: one to be synchronized, or a mapping file.
+
+        `display_name` is its name there, None for the one it has on disk. The service says where
+        the bytes go, they are sent there in pieces with their digests, and only then the file
+        exists. Raises `UploadError` when they cannot be sent whole, what the service refuses
+        (`InvalidRequest` for a name that it does not take, `NotFound` for the folder), and the
+        `OSError` of a file that cannot be read.
+
+        https://developer.bentley.com/apis/storage/operations/create-file/
+        """
+        source = Path(path)
+        announcement = create_file(folder_id, display_name or source.name, description)
+        return await upload(self._session, announcement, source, on_progress)
 
     async def download(
         self,
@@ -60,6 +106,8 @@ class StorageClient:
         `destination` is the file's path, or a folder (one that exists, or ends with a separator)
         in which it gets the name it has in Storage. Raises `NotFound`, and `DownloadError` when it
         cannot be fetched whole or written; then nothing stands under the final name.
+
+        https://developer.bentley.com/apis/storage/operations/download-file/
         """
         path = Path(destination)
         if is_folder(destination):
@@ -71,76 +119,40 @@ class StorageClient:
             return read_download(await self._session.send(download_file(file_id)))
 
         try:
-            await self._fetch(locate, path, on_progress)
+            await Download(self._session, locate, path, on_progress).fetch()
         except DownloadError as error:
             raise _named(error, file_id, path) from error.__cause__
         return path
 
-    async def _fetch(self, locate: Locate, path: Path, on_progress: Progress | None) -> None:
-        """Fetch in as many goes as it takes, while each go brings something."""
-        part = PartFile(path)
+    async def download_blob(
+        self,
+        sas_url: str,
+        destination: str | os.PathLike[str],
+        *,
+        on_progress: Progress | None = None,
+    ) -> Path:
+        """Bring a blob of your own to disk, such as the output or the log of a run that wrote to
+        `USER_BLOB_STORAGE`. Its signature must allow reading.
+
+        `destination` as for `download`; in a folder the file gets the blob's name. Raises
+        `DownloadError`.
+        """
+        if not can_be_used(sas_url):
+            raise ValueError("sas_url must be an https address, without user and fragment")
+        path = Path(destination)
+        if is_folder(destination):
+            path /= safe_name(unquote(urlsplit(sas_url).path), fallback="output")
+        await prepare_folder(path.parent)
+
+        async def locate() -> str:
+            return sas_url
+
+        download = Download(self._session, locate, path, on_progress, can_renew=False)
         try:
-            await part.open()
-            failures = furthest = 0
-            while True:
-                address = await locate()
-                error = await self._go(address, part, on_progress)
-                if error is None:
-                    break
-                failures = 1 if part.done > furthest else failures + 1
-                furthest = max(furthest, part.done)
-                wait = self._wait(error, failures)
-                if wait is None:
-                    raise DownloadError(message=f"gave up: {error}") from error
-                log.info("%s: %s; going on after %d bytes", path.name, error, part.done)
-                await asyncio.sleep(wait)
-            await part.finish()
-        finally:
-            await part.close()
-
-    def _wait(self, error: ExportError, failures: int) -> float | None:
-        """Seconds until the next go, None when there is to be none."""
-        retry = self._session.retry
-        asked = error.retry_after if isinstance(error, ResponseError) else None
-        if failures >= retry.attempts or (asked is not None and asked > retry.max_retry_after):
-            return None
-        return retry.jitter(retry.bound(failures)) if asked is None else asked
-
-    async def _go(
-        self, address: str, part: PartFile, on_progress: Progress | None
-    ) -> ExportError | None:
-        """One request for what is missing: None when all is there, the passing error otherwise."""
-        request = get_blob(address, done=part.done, etag=part.etag)
-        try:
-            async with self._session.stream_blob(request) as stream:
-                content = read_blob(stream.head, done=part.done)
-                if isinstance(content, ExportError):
-                    return _passing(content)
-                await part.begin(content)
-                async for piece in stream.chunks:
-                    await part.add(piece)
-                    if on_progress is not None:
-                        told = on_progress(part.done, part.total)
-                        if inspect.isawaitable(told):
-                            await told
-        except TransportError as error:
-            await part.flush()
-            return None if part.done == part.total else error
-        await part.flush()
-        if part.total is not None and part.done != part.total:
-            return DownloadError(message=f"{part.done} of {part.total} bytes came")
-        return None
-
-
-def _passing(error: ExportError) -> ExportError:
-    """The error if a new address or another try may cure it; otherwise it is raised."""
-    match error:
-        case DownloadError():
-            raise error
-        case PermissionDenied() | ServiceUnavailable() | RateLimited():  # 403: it has expired
-            return error
-        case _:
-            raise DownloadError(message=f"the blob store refuses: {error}") from error
+            await download.fetch()
+        except DownloadError as error:
+            raise _named(error, "", path) from error.__cause__
+        return path
 
 
 def _named(error: DownloadError, file_id: str, path: Path) -> DownloadError:

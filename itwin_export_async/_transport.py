@@ -7,6 +7,7 @@ total timeout, and would keep cookies; here it may do none of that.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -24,6 +25,7 @@ __all__ = ["AiohttpTransport", "Transport"]
 
 BODY_LIMIT = 16 * 1024 * 1024
 _CONNECT = 15.0  # seconds for one attempt to connect
+_LARGE = 64 * 1024  # bytes from which a body goes out in pieces
 _FAILURES = (aiohttp.ClientError, OSError, UnicodeError)
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, UnicodeError)
 
@@ -34,7 +36,7 @@ class AiohttpTransport:
     Of a session of yours its connections, proxies' environment, tracing and headers are used; it is
     neither changed nor closed. Its cookies, `auth` and `Authorization` stay out, because they would
     go to every host, the blob store too. `read_timeout` is the longest silence in seconds while an
-    answer is read.
+    answer is read; sending a large body is bounded by who asks for it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class AiohttpTransport:
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT, sock_read=read_timeout
         )
+        self._no_timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
 
     async def send(self, request: Request, /) -> Response:
         """The answer with its whole body, which may have at most 16 MiB."""
@@ -84,13 +87,17 @@ class AiohttpTransport:
             raise RuntimeError("the client was closed")
         if self._http is None:
             self._http = _client_session(self._lender)
-        options: dict[str, Any] = {"headers": request.headers, "data": request.body}
+        body, timeout = request.body, self._timeout
+        options: dict[str, Any] = {"headers": request.headers, "data": body}
+        if body is not None and len(body) > _LARGE:  # no silence, although nothing comes meanwhile
+            options["data"] = BytesIO(body)
+            timeout = self._no_timeout
         return self._http.request(
             request.method,
             URL(request.url, encoded=True),  # signed addresses break when they are rewritten
             allow_redirects=False,
             raise_for_status=False,
-            timeout=self._timeout,
+            timeout=timeout,
             middlewares=(),
             **options,
         )

@@ -11,7 +11,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @asynccontextmanager
 async def web_server(handler: Handler) -> AsyncIterator[str]:
     """The address of a server that answers every request by `handler`."""
-    app = web.Application()
+    app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0)
     await runner.setup()

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 from itwin_export_async import (
     DownloadError,
     ExportClient,
+    ExportOptions,
     NotFound,
+    OutputOptions,
     ProtocolError,
     Request,
     Response,
@@ -276,6 +279,21 @@ async def test_large_files_are_written_piece_by_piece(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_text() == large
 
 
+@pytest.mark.parametrize("wait", [0.0, 0.1])
+async def test_what_on_progress_raises_is_raised_and_leaves_nothing(
+    tmp_path: Path, wait: float
+) -> None:
+    async def fail(done: int, total: int | None) -> None:
+        await asyncio.sleep(wait)
+        raise LookupError
+
+    transport = Answers(SIGNED, answer(200, "x" * 5_000_000))
+    async with ExportClient("t", transport=transport) as client:
+        with pytest.raises(LookupError):
+            await client.storage.download("f1", tmp_path / "a.ifc", on_progress=fail)
+    assert not list(tmp_path.iterdir())
+
+
 async def test_outputs_of_one_name_get_numbers(tmp_path: Path) -> None:
     tasks = [{"id": n, "state": "Completed", "exportOutputFileId": n} for n in "abc"]
     jobs = [{"id": "j", "state": "Completed", "tasks": tasks}]
@@ -504,3 +522,84 @@ async def test_a_file_in_storage_is_described(client: ExportClient, emulator: Em
     stored = await client.storage.get_file(file_id)
     assert (stored.id, stored.display_name, stored.size) == (file_id, "plan.pdf", 4)
     assert not stored.is_folder
+
+
+def own_blob(sas_url: str) -> ExportOptions:
+    return ExportOptions(output=OutputOptions(location="USER_BLOB_STORAGE", output_sas_url=sas_url))
+
+
+async def test_an_output_in_a_blob_of_ones_own_comes_from_there(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    sas_url = emulator.user_blob("results/my bridge.ifc")
+    connection = await client.create_connection(emulator.add_imodel("Bridge"))
+    run = await client.start_run(connection.id, own_blob(sas_url))
+    await run.wait()
+    (path,) = await run.download(tmp_path)
+    assert path.name == "my bridge.ifc"
+    assert path.read_bytes().startswith(b"ISO-10303-21;")
+    assert emulator.count("download_file") == 0
+    other = client.resume(run.token)
+    with pytest.raises(DownloadError, match="download_blob"):
+        await other.wait()
+        await other.download(tmp_path)
+    again = await client.storage.download_blob(sas_url, tmp_path / "again.ifc")
+    assert again.read_bytes() == path.read_bytes()
+    for holder in (pickle.dumps(run).decode(errors="replace"), run.token, repr(run)):
+        assert "sig=" not in holder
+
+
+async def test_a_run_that_failed_wrote_no_blob(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.fate(imodel_id, "Error")
+    connection = await client.create_connection(imodel_id)
+    run = await client.start_run(connection.id, own_blob(emulator.user_blob("a.ifc")))
+    await run.wait(check=False)
+    with pytest.raises(DownloadError, match="ended with Error and made no output"):
+        await run.download(tmp_path)
+
+
+BLOB = "https://blobs.example/f.ifc?sig=planted"
+NOT_THERE = answer(404)
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        ([answer(403)], "does not allow reading, or has expired: 403"),
+        ([NOT_THERE], "the blob store refuses: 404"),
+    ],
+)
+async def test_a_blob_that_cannot_be_read_is_told_without_its_signature(
+    tmp_path: Path, answers: list[Answer], says: str
+) -> None:
+    transport = Answers(*answers)
+    async with ExportClient("t", transport=transport) as client:
+        with pytest.raises(DownloadError, match=says) as caught:
+            await client.storage.download_blob(BLOB, tmp_path / "f.ifc")
+    assert "planted" not in str(caught.value) + repr(caught.value)
+    assert len(transport.requests) == 1
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_blob_that_is_not_there_yet_is_waited_for(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    run = await client.start_run(connection.id, own_blob(emulator.user_blob("a.ifc")))
+    await run.wait()
+    emulator.script("get_blob", NOT_THERE, NOT_THERE)
+    assert await run.download(tmp_path) == [tmp_path / "a.ifc"]
+    emulator.script("get_blob", answer(400))
+    with pytest.raises(DownloadError, match="refuses: 400"):
+        await run.download(tmp_path)
+    emulator.script("get_blob", *[NOT_THERE] * 30)
+    with pytest.raises(DownloadError, match="still no such blob 30 s after the end"):
+        await run.download(tmp_path)
+
+
+async def test_a_blob_address_must_be_safe(client: ExportClient, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sas_url"):
+        await client.storage.download_blob("http://blobs.example/f", tmp_path)

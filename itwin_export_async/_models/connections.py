@@ -34,7 +34,7 @@ class Connection:
 class StorageConnection(Connection):
     """A synchronization connection: files in Storage that are brought into one iModel.
 
-    Lists tell only `id` and `display_name`.
+    A list may tell only `id` and `display_name`.
     """
 
 
@@ -43,7 +43,8 @@ class SourceFile:
     """A file in Storage and the connector that reads it into the iModel.
 
     `id` is the service's own id of the mapping, None before it is added; so is
-    `last_known_file_name`. Lists leave `connector_type` out: then it is None.
+    `last_known_file_name`. A list may leave `connector_type` out:
+    then it is None.
     """
 
     storage_file_id: str = field()

@@ -1,5 +1,6 @@
 """What changed between two looks at a run."""
 
+from enum import StrEnum
 from typing import Literal
 
 from attrs import frozen
@@ -29,3 +30,16 @@ class RunUpdate:
 
     run: Run
     changes: tuple[StateChange, ...] = ()
+
+
+class RunOrigin(StrEnum):
+    """How a handle came by its run."""
+
+    STARTED = "started"
+    """A new run was made."""
+    RECOVERED = "recovered"
+    """A new run was made, but the answer was lost; it was found again."""
+    JOINED = "joined"
+    """The iModel had an active run, maybe with other options; this is it."""
+    ATTACHED = "attached"
+    """The run was named by its ids or by a resume token."""

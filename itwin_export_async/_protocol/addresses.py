@@ -4,6 +4,7 @@ The bearer token goes to one origin only, that of the API's base address, and on
 (plain http is for loopback). Ids are opaque and travel as one path segment each.
 """
 
+import re
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -14,6 +15,7 @@ from itwin_export_async._errors import ProtocolError
 from itwin_export_async._protocol.http import Response
 from itwin_export_async._secrets import without_query
 
+_WHOLE = re.compile(r"[^\s#\x00-\x1f\x7f]+")  # what a request line can hold to the letter
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -58,6 +60,18 @@ def is_safe(url: str) -> bool:
     except ValueError:  # a UnicodeError is one
         return False
     return bool(host) and (scheme == "https" or (scheme == "http" and is_loopback(url)))
+
+
+def can_be_used(address: str) -> bool:
+    """Whether a signed address is safe and can be asked to the letter.
+
+    A user in it would become an `Authorization`.
+    """
+    return (
+        _WHOLE.fullmatch(address) is not None
+        and is_safe(address)
+        and "@" not in urlsplit(address).netloc
+    )
 
 
 def checked_base(name: str, url: Any) -> str:

@@ -1,25 +1,40 @@
-"""Export connections: each operation a pair, the request and what its answer says.
+"""Connections of both services: each operation a pair, the request and what its answer says.
+
+The twins differ in their paths, and in that a synchronization connection begins with its source
+files. Synchronization tells lists in full only where it is asked to.
 
 https://developer.bentley.com/apis/export/operations/
+https://developer.bentley.com/apis/synchronization/operations/
 """
 
-import re
-from urllib.parse import quote
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
-from itwin_export_async._models import (
-    AuthenticationType,
-    AuthorizationInformation,
-    Connection,
+from itwin_export_async._errors import (
+    ExportError,
+    NotFound,
+    ProtocolError,
+    ResponseError,
+    TransportError,
 )
+from itwin_export_async._models import AuthenticationType, Connection, SourceFile
 from itwin_export_async._models.options import member_of
 from itwin_export_async._protocol.addresses import checked_id
-from itwin_export_async._protocol.codec import decode, encode, json_object
+from itwin_export_async._protocol.codec import decode, encode
 from itwin_export_async._protocol.http import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.refusals import refusal
-from itwin_export_async._protocol.runs import Service, connection_path
+from itwin_export_async._protocol.retry import TRANSIENT
+from itwin_export_async._protocol.runs import (
+    CONNECTIONS,
+    IN_FULL,
+    Service,
+    connection_path,
+)
+from itwin_export_async._protocol.source_files import mapping
 
-_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s\[\]]+([/?#]\S*)?$", re.IGNORECASE)
+C = TypeVar("C", bound=Connection)
+JSON = {"Content-Type": "application/json"}
 
 
 def create_connection(
@@ -27,8 +42,42 @@ def create_connection(
     display_name: str | None,
     authentication_type: AuthenticationType | str | None,
 ) -> Request:
-    """Make a connection. Not repeatable: a second request makes a second connection."""
+    """Make an export connection. Not repeatable: a second request makes a second connection."""
     body = {"iModelId": checked_id("imodel_id", imodel_id)}
+    return _create(Service.EXPORT, body | _described(display_name, authentication_type))
+
+
+def create_storage_connection(
+    imodel_id: str,
+    source_files: Iterable[SourceFile],
+    display_name: str | None,
+    authentication_type: AuthenticationType | str | None,
+) -> Request:
+    """Make a synchronization connection with its first source files. Not repeatable."""
+    if isinstance(source_files, SourceFile | str):
+        raise TypeError(f"source_files must be a list of SourceFile, not {source_files!r}")
+    mappings = [mapping(source_file) for source_file in source_files]
+    if not mappings:
+        raise ValueError("source_files is empty; a synchronization needs at least one file")
+    body = {"iModelId": checked_id("imodel_id", imodel_id)}
+    described = _described(display_name, authentication_type)
+    return _create(Service.SYNCHRONIZATION, body | described | {"sourceFiles": mappings})
+
+
+def _create(service: Service, body: dict[str, Any]) -> Request:
+    return Request(
+        method="POST",
+        url=CONNECTIONS[service],
+        headers=JSON,
+        body=encode(body),
+        repeatable=False,
+    )
+
+
+def _described(
+    display_name: str | None, authentication_type: AuthenticationType | str | None
+) -> dict[str, Any]:
+    body = {}
     if display_name is not None:
         if not isinstance(display_name, str):
             raise TypeError(f"display_name must be a string, not {display_name!r}")
@@ -36,65 +85,87 @@ def create_connection(
     if authentication_type is not None:
         kind = member_of(AuthenticationType, "authentication_type", authentication_type)
         body["authenticationType"] = kind.value
-    return Request(
-        method="POST",
-        url="/export/connections",
-        headers={"Content-Type": "application/json"},
-        body=encode(body),
-        repeatable=False,
-    )
+    return body
 
 
-def read_created_connection(response: Response) -> Connection:
+def read_created_connection(response: Response, cls: type[C]) -> C:
     """The connection that was made."""
     match response.status:
         case 201:
-            return decode(response, "connection", Connection)
+            return decode(response, "connection", cls)
         case _:
             raise refusal(response)
 
 
-def list_connections(imodel_id: str, *, page_size: int | None, offset: int) -> Request:
-    """One page of an iModel's connections. The parameter is spelled `imodelId`."""
-    parameters = {"imodelId": checked_id("imodel_id", imodel_id)}
+def may_have_been_made(error: ExportError) -> bool:
+    """Whether a connection may exist although the attempt to make it ended so."""
+    match error:
+        case ResponseError(status=status):
+            refused = status == 429 or (status == 503 and error.retry_after is not None)
+            return status in TRANSIENT and not refused
+        case TransportError(sent=sent):
+            return sent
+        case _:
+            return isinstance(error, ProtocolError)
+
+
+def has_none(error: NotFound) -> bool:
+    """Whether a 404 on a list of connections says that there are none.
+
+    Who asks for those of an unknown iModel gets it too; making a connection then tells the rest.
+    """
+    return not error.is_gateway
+
+
+def list_connections(
+    service: Service, imodel_id: str | None, *, page_size: int | None, offset: int
+) -> Request:
+    """One page of an iModel's connections. The parameter is spelled `imodelId`.
+
+    Synchronization lists those of all iModels where none is named.
+    """
+    parameters = {}
+    if imodel_id is not None or service is Service.EXPORT:
+        parameters["imodelId"] = checked_id("imodel_id", imodel_id)
     return Request(
         method="GET",
-        url=f"/export/connections{page_query(parameters, page_size, offset)}",
+        url=f"{CONNECTIONS[service]}{page_query(parameters, page_size, offset)}",
+        headers=IN_FULL[service],
     )
 
 
-def read_connections(response: Response) -> Page[Connection]:
+def read_connections(response: Response, cls: type[C]) -> Page[C]:
     """One page of connections."""
-    return page_of(response, "connections", Connection)
+    return page_of(response, "connections", cls)
 
 
-def delete_connection(connection_id: str) -> Request:
+def update_connection(
+    connection_id: str,
+    display_name: str | None,
+    authentication_type: AuthenticationType | str | None,
+) -> Request:
+    """Change a synchronization connection; what is None stays as it is."""
+    body = _described(display_name, authentication_type)
+    if not body:
+        raise ValueError("neither display_name nor authentication_type is given")
+    return Request(
+        method="PUT",
+        url=connection_path(Service.SYNCHRONIZATION, connection_id),
+        headers=JSON,
+        body=encode(body),
+    )
+
+
+def delete_connection(service: Service, connection_id: str) -> Request:
     """Delete a connection. Repeatable: deleting twice leaves the same."""
-    return Request(method="DELETE", url=connection_path(Service.EXPORT, connection_id))
+    return Request(method="DELETE", url=connection_path(service, connection_id))
 
 
-def read_deleted_connection(response: Response) -> None:
+def read_deleted(response: Response) -> None:
     """Nothing, or the refusal. A 404 after a sending whose answer was lost says that it worked."""
-    if response.status != 204 and not (response.status == 404 and response.doubt is not None):
-        raise refusal(response)
-
-
-def get_authorization(redirect_url: str) -> Request:
-    """Ask whether the user has agreed to background work."""
-    if not isinstance(redirect_url, str):
-        raise TypeError(f"redirect_url must be a string, not {redirect_url!r}")
-    if not _ABSOLUTE.match(redirect_url):
-        raise ValueError(f"redirect_url {redirect_url!r} must be an absolute address")
-    query = f"redirectUrl={quote(redirect_url, safe='')}"
-    return Request(method="GET", url=f"/export/authorizationinformation?{query}")
-
-
-def read_authorization(response: Response) -> AuthorizationInformation:
-    """What the service says of the user's consent, wrapped in an object or not."""
-    match response.status:
-        case 200:
-            member = "authorizationInformation"
-            bare = "isUserAuthorized" in json_object(response)
-            return decode(response, "" if bare else member, AuthorizationInformation)
-        case _:
-            raise refusal(response)
+    if response.status == 204:
+        return
+    error = refusal(response)
+    gone = isinstance(error, NotFound) and not error.is_gateway
+    if not gone or response.doubt is None:
+        raise error

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import TypeVar
 
 from attrs import evolve, frozen
 
@@ -15,7 +16,10 @@ from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.refusals import refusal
 from itwin_export_async._protocol.retry import service_time
 
-_SIGNATURE = re.compile(rb"\bsig=[^&\s\"'\\<>]+")
+C = TypeVar("C", bound=Connection)
+_SIGNATURE = re.compile(  # in JSON text, which may have `&`, `+`, `/` and `=` escaped
+    rb"(?<![a-z_])(sig=)(?:[^&\s\"'\\<>]|\\/|\\u00(?:2b|2f|3d))+", re.IGNORECASE
+)
 CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
@@ -26,15 +30,19 @@ class Service(StrEnum):
     SYNCHRONIZATION = "synchronization"
 
 
-_CONNECTIONS = {
+CONNECTIONS = {
     Service.EXPORT: "/export/connections",
     Service.SYNCHRONIZATION: "/synchronization/imodels/storageconnections",
+}
+IN_FULL: dict[Service, dict[str, str]] = {  # what makes a list tell more than ids and names
+    Service.EXPORT: {},
+    Service.SYNCHRONIZATION: {"Prefer": "return=representation"},
 }
 
 
 def connection_path(service: Service, connection_id: str) -> str:
     """The path of one connection."""
-    return f"{_CONNECTIONS[service]}/{segment('connection_id', connection_id)}"
+    return f"{CONNECTIONS[service]}/{segment('connection_id', connection_id)}"
 
 
 def create_run(connection_id: str, options: ExportOptions) -> Request:
@@ -50,6 +58,12 @@ def create_run(connection_id: str, options: ExportOptions) -> Request:
         body=encode(options),
         repeatable=True,
     )
+
+
+def create_synchronization_run(connection_id: str) -> Request:
+    """Start a synchronization. The word is singular and there is no body; repeatable as above."""
+    path = connection_path(Service.SYNCHRONIZATION, connection_id)
+    return Request(method="POST", url=f"{path}/run", repeatable=True)
 
 
 @frozen(kw_only=True)
@@ -122,18 +136,18 @@ def get_connection(service: Service, connection_id: str) -> Request:
     return Request(method="GET", url=connection_path(service, connection_id))
 
 
-def read_connection(response: Response) -> Connection:
+def read_connection(response: Response, cls: type[C]) -> C:
     """The connection."""
     match response.status:
         case 200:
-            return decode(response, "connection", Connection)
+            return decode(response, "connection", cls)
         case _:
             raise refusal(response)
 
 
 def read_last_run(response: Response, *, base_url: str) -> RunAddress | None:
     """The run that a connection's `lastRun` link names, None when it names none."""
-    link = read_connection(response).last_run_url
+    link = read_connection(response, Connection).last_run_url
     return run_address(response, link, base_url=base_url) if link else None
 
 
@@ -157,7 +171,11 @@ def list_runs(
 ) -> Request:
     """One page of a connection's runs."""
     path = connection_path(service, connection_id)
-    return Request(method="GET", url=f"{path}/runs{page_query({}, page_size, offset)}")
+    return Request(
+        method="GET",
+        url=f"{path}/runs{page_query({}, page_size, offset)}",
+        headers=IN_FULL[service],
+    )
 
 
 def read_runs(response: Response, connection_id: str) -> Page[Run]:
@@ -168,9 +186,9 @@ def read_runs(response: Response, connection_id: str) -> Page[Run]:
 
 def _unsigned(response: Response) -> Response:
     """The answer without signatures, which a task's error may quote from a signed address."""
-    if b"sig=" not in response.body:
+    if b"sig=" not in response.body.lower():
         return response
-    return evolve(response, body=_SIGNATURE.sub(b"sig=***", response.body))
+    return evolve(response, body=_SIGNATURE.sub(rb"\1***", response.body))
 
 
 def _of(run: Run, connection_id: str) -> Run:

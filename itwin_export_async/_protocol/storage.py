@@ -14,8 +14,8 @@ from uuid import UUID
 from attrs import frozen
 
 from itwin_export_async._errors import DownloadError, ExportError, ProtocolError
-from itwin_export_async._models import Run, StoredFile
-from itwin_export_async._protocol.addresses import is_safe, segment
+from itwin_export_async._models import ExecutionResult, Run, StoredFile
+from itwin_export_async._protocol.addresses import can_be_used, segment
 from itwin_export_async._protocol.codec import decode
 from itwin_export_async._protocol.http import Request, Response
 from itwin_export_async._protocol.refusals import refusal
@@ -57,7 +57,7 @@ def read_download(response: Response) -> str:
     match response.status:
         case 302 | 303 | 307:
             address = response.headers.get("Location", "")
-            if not is_safe(address):
+            if not can_be_used(address):
                 raise ProtocolError(
                     message=f"the redirect to {without_query(address)!r} cannot be followed",
                     method=response.method,
@@ -130,6 +130,11 @@ def outputs_of(run: Run) -> tuple[str, ...]:
     failed = {task.export_output_file_id for task in run.failed_tasks}
     good = tuple(file_id for file_id in run.output_file_ids if file_id not in failed)
     return good or run.output_file_ids
+
+
+def has_output(run: Run) -> bool:
+    """Whether something of the run went well, so that there can be an output."""
+    return run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.PARTIAL_SUCCESS)
 
 
 def composite_id(itwin_id: str | None, file_id: str) -> str | None:

@@ -26,8 +26,8 @@ from itwin_export_async._models import (
     Task,
     TaskError,
 )
+from itwin_export_async._protocol.authorization import read_authorization
 from itwin_export_async._protocol.codec import decode, decode_list, encode, json_object, moment
-from itwin_export_async._protocol.export import read_authorization
 
 from .samples import answer, export_options, json_values
 

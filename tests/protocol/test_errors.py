@@ -1,6 +1,7 @@
 """One tree of errors: each carries its facts, tells them, and pickles with them."""
 
 import pickle
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from itwin_export_async._errors import (
     DownloadError,
     ErrorDetail,
     ExportError,
+    LedgerError,
     NotFound,
     ProtocolError,
     RequestTimeout,
@@ -24,6 +26,7 @@ from itwin_export_async._errors import (
     RunUnreachable,
     TokenError,
     TransportError,
+    UploadError,
 )
 from itwin_export_async._models import Run, TaskError
 from itwin_export_async._protocol.codec import decode
@@ -33,8 +36,8 @@ from .samples import answer, job, run, task
 
 
 def tree(root: type[ExportError] = ExportError) -> Iterator[type[ExportError]]:
-    """All error classes of the package's own module."""
-    if root.__module__ == _errors.__name__:
+    """All error classes of the package's own modules."""
+    if root.__module__.startswith(f"{_errors.__name__}."):
         yield root
     for child in root.__subclasses__():
         yield from tree(child)
@@ -67,6 +70,8 @@ FACTS: dict[type[ExportError], dict[str, Any]] = {
     TokenError: {"message": "some text", "passing": True},
     AuthorizationRequired: {"url": "https://portal.example.com/authenticate"},
     DownloadError: {"message": "some text", "file_id": "f1", "destination": "out/a.ifc"},
+    UploadError: {"message": "some text", "source": "in/mapping.json"},
+    LedgerError: {"message": "some text", "ledger": "exports.db", "key": "bridge"},
     RunError: _RUN,
 }
 TREE = tuple(kind for kind in tree() if kind is not ExportError)
@@ -99,8 +104,8 @@ def test_the_root_of_the_tree_pickles_too(protocol: int) -> None:
 @pytest.mark.parametrize("kind", TREE)
 def test_every_error_tells_its_facts(kind: type[ExportError]) -> None:
     facts, text = facts_of(kind), str(made(kind))
-    told = {"message", "code", "status", "path", "destination", "run_id", "connection_id"}
-    for name in told & facts.keys():
+    told = {"message", "code", "status", "path", "source", "destination"}
+    for name in (told | {"run_id", "connection_id"}) & facts.keys():
         assert str(facts[name]) in text
 
 
@@ -117,8 +122,10 @@ def test_what_took_too_long_is_a_timeout_error() -> None:
 
 
 def test_the_tree_is_the_one_that_is_drawn() -> None:
-    drawn = _errors.__doc__ or ""
-    assert [kind.__name__ for kind in TREE if kind.__name__ not in drawn] == []
+    drawn = (_errors.__doc__ or "").partition("\n\n")[2].rpartition("\n\n")[0]
+    names = [kind.__name__ for kind in TREE]
+    assert sorted(re.findall(r"─ (\w+)", drawn)) == sorted(names)
+    assert sorted([*names, "ErrorDetail", "ExportError"]) == sorted(_errors.__all__)
 
 
 def test_an_error_without_facts_still_reads_well() -> None:
@@ -126,6 +133,7 @@ def test_an_error_without_facts_still_reads_well() -> None:
     assert str(ProtocolError(message="odd")) == "odd"
     assert "get_authorization" in str(AuthorizationRequired())
     assert str(DownloadError(message="gone", file_id="f1")) == "f1: gone"
+    assert str(UploadError(message="gone")) == "gone"
 
 
 @pytest.mark.parametrize("kind", [TransportError, ProtocolError])
@@ -192,13 +200,28 @@ def test_a_partly_failed_run_is_a_failed_one() -> None:
     assert issubclass(RunPartlyFailed, RunFailed)
 
 
-def test_the_reason_of_a_whole_run_is_told() -> None:
-    fault = {"errorKey": "UserNotAuthenticated", "description": "User is not authenticated."}
+def failed_whole(**fault: str | None) -> str:
     body = {"run": {"id": "r1", "state": "Completed", "result": "Error", "error": fault}}
     seen = decode(answer(body), "run", Run)
-    text = str(RunFailed(connection_id="c1", run_id="r1", run=seen))
-    assert "UserNotAuthenticated" in text
-    assert "User is not authenticated." in text
+    return str(RunFailed(connection_id="c1", run_id="r1", run=seen))
+
+
+def test_the_reason_of_a_whole_run_is_told() -> None:
+    text = failed_whole(errorKey="FolderGone", description="No such folder.")
+    assert "FolderGone: No such folder." in text
+    assert "get_authorization" not in text
+    assert failed_whole(errorKey="FolderGone", description=None).endswith("FolderGone")
+
+
+def test_a_user_who_has_not_agreed_is_told_where_they_can() -> None:
+    text = failed_whole(errorKey="UserNotAuthenticated", description="User is not authenticated.")
+    assert "UserNotAuthenticated: User is not authenticated." in text
+    assert "get_authorization" in text
+
+
+def test_a_reason_without_words_leaves_no_blank_line() -> None:
+    assert failed_whole() == failed_whole(errorKey="", description="")
+    assert "\n" not in failed_whole()
 
 
 def test_a_token_to_resume_with_is_not_in_the_repr() -> None:

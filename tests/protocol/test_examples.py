@@ -15,18 +15,17 @@ from itwin_export_async._errors import (
     RateLimited,
     ResponseError,
 )
-from itwin_export_async._models import (
-    AuthenticationType,
-    ConnectorType,
-    ExportOptions,
-    InputOptions,
-    OutputOptions,
-    SourceFile,
-)
+from itwin_export_async._models import ExportOptions, InputOptions, OutputOptions, SourceFile
 from itwin_export_async._protocol.codec import encode
-from itwin_export_async._protocol.export import create_connection
+from itwin_export_async._protocol.connections import (
+    create_connection,
+    create_storage_connection,
+    update_connection,
+)
 from itwin_export_async._protocol.refusals import refusal
 from itwin_export_async._protocol.runs import create_run
+from itwin_export_async._protocol.source_files import add_source_file, update_source_file
+from itwin_export_async._protocol.uploading import create_file
 
 from .samples import EXAMPLES, answer, example
 from .test_examples_read import READ
@@ -107,7 +106,9 @@ REFUSED: dict[str, tuple[int, type[ResponseError], str, tuple[tuple[str, str | N
 
 _ZEROS = "0" * 40
 _IMODEL = "7dbd531d-6967-47b2-8945-a722a437ad7a"
-_FILE = "t5bDFuN4qUa9ojVw1E5FGtldp8BgSbNCiJ2XMdiT-cA"
+_MAPPED = SourceFile(
+    storage_file_id="t5bDFuN4qUa9ojVw1E5FGtldp8BgSbNCiJ2XMdiT-cA", connector_type="MSTN"
+)
 
 EVERYTHING = ExportOptions(
     export_type="IFC",
@@ -131,25 +132,21 @@ EVERYTHING = ExportOptions(
 SENT: dict[str, bytes | None] = {
     "export.create_connection.request.json": create_connection(_IMODEL, "30", "User").body,
     "export.create_run.request.json": create_run("c1", EVERYTHING).body,
-    "sync.add_source_file.request.json": encode(
-        SourceFile(storage_file_id=_FILE, connector_type="MSTN")
-    ),
-    "sync.create_storage_connection.request.json": encode(
-        {
-            "displayName": "30",
-            "iModelId": _IMODEL,
-            "authenticationType": AuthenticationType.USER,
-            "sourceFiles": (SourceFile(storage_file_id=_FILE, connector_type=ConnectorType.MSTN),),
-        }
-    ),
-    "sync.update_source_file.request.json": encode(
+    "storage.create_file.request.json": create_file("f1", "test.txt", "test file").body,
+    "sync.add_source_file.request.json": add_source_file("c1", _MAPPED).body,
+    "sync.create_storage_connection.request.json": create_storage_connection(
+        _IMODEL, [_MAPPED], "30", "User"
+    ).body,
+    "sync.update_source_file.request.json": update_source_file(
+        "c1",
         SourceFile(
-            storage_file_id="u9E_00ckVU6sdWnH_vnk-bPJEu3c_VVItnIkNDWlTy0", connector_type="MSTN"
-        )
-    ),
-    "sync.update_storage_connection.request.json": encode(
-        {"displayName": "30", "authenticationType": AuthenticationType.USER}
-    ),
+            id="297c8ab9-53a3-4fe5-adf8-79b4c1a95cbb",
+            storage_file_id="u9E_00ckVU6sdWnH_vnk-bPJEu3c_VVItnIkNDWlTy0",
+            connector_type="MSTN",
+            last_known_file_name="samplefile",
+        ),
+    ).body,
+    "sync.update_storage_connection.request.json": update_connection("c1", "30", "User").body,
 }
 
 SCHEMAS = {
@@ -166,7 +163,6 @@ NOT_OURS = {
     "mesh_export.get.200.json": "another API of another design",
     "mesh_export.start.202.json": "another API of another design",
     "mesh_export.start.request.json": "another API of another design",
-    "storage.create_file.request.json": "two plain strings; uploading is tested as a whole",
     "storage.create_folder.request.json": "no folder is made by this library",
     "sync.create_manifest_connection.request.json": "manifest connections are not offered",
     "sync.create_manifest_run.request.json": "manifest connections are not offered",

@@ -20,15 +20,19 @@ from itwin_export_async._models import (
     StoredFile,
     TaskError,
 )
-from itwin_export_async._protocol.codec import decode, decode_list, href
-from itwin_export_async._protocol.export import (
-    read_authorization,
+from itwin_export_async._protocol.authorization import read_authorization
+from itwin_export_async._protocol.codec import decode, decode_list
+from itwin_export_async._protocol.connections import (
     read_connections,
     read_created_connection,
 )
-from itwin_export_async._protocol.paging import is_new, page_of
+from itwin_export_async._protocol.folders import read_items, read_root_folder
+from itwin_export_async._protocol.http import Response
+from itwin_export_async._protocol.paging import is_new
 from itwin_export_async._protocol.runs import read_connection, read_last_run, read_run, read_runs
+from itwin_export_async._protocol.source_files import read_source_file
 from itwin_export_async._protocol.storage import read_file
+from itwin_export_async._protocol.uploading import read_completed_file, read_created_file
 
 from .samples import BASE, answer, example
 
@@ -59,7 +63,7 @@ def check_connection(name: str) -> None:
         last_run_url=f"{BASE}/export/connections/fc226d0d-1647-48d7-8c11-f1f74f2d9808"
         "/runs/de626d0d-1647-48d7-8c11-f1f74f2d4523",
     )
-    assert read(answer(example(name), 201 if created else 200)) == expected
+    assert read(answer(example(name), 201 if created else 200), Connection) == expected
     if not created:
         last = read_last_run(answer(example(name)), base_url=BASE)
         assert last is not None
@@ -68,7 +72,7 @@ def check_connection(name: str) -> None:
 
 
 def check_connections(name: str) -> None:
-    page = read_connections(answer(example(name)))
+    page = read_connections(answer(example(name)), Connection)
     (connection,) = page.items
     newer = "older" not in name
     assert connection.id == (
@@ -135,7 +139,9 @@ def check_authorization(name: str) -> None:
 
 
 def check_storage_connection(name: str) -> None:
-    connection = decode(answer(example(name)), "connection", StorageConnection)
+    created = name.startswith("sync.create")
+    read = read_created_connection if created else read_connection
+    connection = read(answer(example(name), 201 if created else 200), StorageConnection)
     id = (
         "MWplZe9Uf0iR1IDMqyOMLuL24kbZK4VNvgn4ev3etXI"
         if "update" in name
@@ -153,13 +159,14 @@ def check_storage_connection(name: str) -> None:
 
 
 def check_storage_connections(name: str) -> None:
-    page = page_of(answer(example(name)), "connections", StorageConnection)
+    page = read_connections(answer(example(name)), StorageConnection)
     id = "MWplZe9Uf0iR1IDMqyOMLqBN0_wHEVBGg_CzJmXdmE4"
     assert page.items == (StorageConnection(id=id, display_name="30"),)
 
 
 def check_source_file(name: str) -> None:
-    assert decode(answer(example(name)), "sourceFile", SourceFile) == SourceFile(
+    status = int(name.split(".")[-2])
+    assert read_source_file(answer(example(name), status)) == SourceFile(
         id="297c8ab9-53a3-4fe5-adf8-79b4c1a95cbb",
         storage_file_id="t5bDFuN4qUa9ojVw1E5FGtldp8BgSbNCiJ2XMdiT-cA",
         connector_type=ConnectorType.MSTN,
@@ -190,10 +197,12 @@ def check_minimal_runs(name: str) -> None:
     )
 
 
-def stored(member: str, size: int | None) -> Callable[[str], None]:
+def stored(
+    member: str, size: int | None, reader: Callable[[Response], StoredFile] | None = None
+) -> Callable[[str], None]:
     def check(name: str) -> None:
         response = answer(example(name))
-        file = read_file(response) if member == "file" else decode(response, member, StoredFile)
+        file = reader(response) if reader else decode(response, member, StoredFile)
         assert file.id == "TYJsPN0xtkWId0yUrXkS5pN5AQzuullIkxz5aDnDJSI"
         assert file.size == size
         assert file.last_modified_by_display_name == "Bob User"
@@ -207,29 +216,39 @@ def stored(member: str, size: int | None) -> Callable[[str], None]:
 
 def listed(member: str, *expected: tuple[str, str | None, int | None]) -> Callable[[str], None]:
     def check(name: str) -> None:
-        items = decode_list(answer(example(name)), member, StoredFile)
+        response = answer(example(name))
+        items = (
+            read_items(response).items
+            if member == "items"
+            else decode_list(response, member, StoredFile)
+        )
         assert tuple((i.display_name, i.raw.get("type"), i.size) for i in items) == expected
         assert all(i.is_folder == (i.raw["type"] == "folder") for i in items if "type" in i.raw)
 
     return check
 
 
+def check_top_level(name: str) -> None:
+    listed("items", ("test", "folder", None), ("test2.txt", "file", 1))(name)
+    root = read_root_folder(answer(example(name)))
+    assert root == "TYJsPN0xtkWId0yUrXkS5g0CIYaGZLxEozrWBCOcS_s"
+
+
 def check_empty_top_level(name: str) -> None:
-    page = page_of(answer(example(name)), "items", StoredFile)
+    page = read_items(answer(example(name)))
     assert page.items == ()
     assert page.has_next  # the link is there, and proves nothing
     assert not is_new(page, set())
-    assert href(example(name), "folder") == (
-        f"{BASE}/storage/folders/UQBsw5AFgkK-L-0-hSCtAVEAbMOQBYJCvi_tPoUgrQE"
-    )
+    root = read_root_folder(answer(example(name)))
+    assert root == "UQBsw5AFgkK-L-0-hSCtAVEAbMOQBYJCvi_tPoUgrQE"
 
 
 def check_upload_links(name: str) -> None:
     body = example(name)
-    assert href(body, "completeUrl") == (
-        f"{BASE}/storage/files/TYJsPN0xtkWId0yUrXkS5pN5AQzuullIkxz5aDnDJSI/complete"
-    )
-    assert href(body, "uploadUrl") == body["_links"]["uploadUrl"]["href"]  # kept byte for byte
+    upload = read_created_file(answer(body, 202))
+    assert upload.file_id == "TYJsPN0xtkWId0yUrXkS5pN5AQzuullIkxz5aDnDJSI"
+    assert upload.complete_url == f"{BASE}/storage/files/{upload.file_id}/complete"
+    assert upload.upload_url == body["_links"]["uploadUrl"]["href"]  # kept byte for byte
 
 
 READ: dict[str, Callable[[str], Any]] = {
@@ -243,10 +262,10 @@ READ: dict[str, Callable[[str], Any]] = {
     "export.get_runs.200.json": check_runs,
     "export.get_runs.older.item.json": check_run,
     "export.get_runs.output_file.200.json": check_runs,
-    "storage.complete_file.200.json": stored("file", 8),
+    "storage.complete_file.200.json": stored("file", 8, read_completed_file),
     "storage.create_file.202.json": check_upload_links,
     "storage.create_folder.201.json": stored("folder", None),
-    "storage.get_file.200.json": stored("file", 1),
+    "storage.get_file.200.json": stored("file", 1, read_file),
     "storage.get_files_in_folder.200.json": listed(
         "files", ("test.txt", None, 1), ("test2.txt", None, 1)
     ),
@@ -254,9 +273,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "storage.get_folders_in_folder.200.json": listed(
         "folders", ("test", None, None), ("test 2", None, None)
     ),
-    "storage.get_top_level.200.json": listed(
-        "items", ("test", "folder", None), ("test2.txt", "file", 1)
-    ),
+    "storage.get_top_level.200.json": check_top_level,
     "storage.get_top_level.empty.200.json": check_empty_top_level,
     "storage.list_folder.200.json": listed(
         "items", ("test", "folder", None), ("test2.txt", "file", 1)

@@ -17,7 +17,9 @@ from itwin_export_async._models import (
     OutputOptions,
     SourceFile,
 )
-from itwin_export_async._protocol.export import create_connection, get_authorization
+from itwin_export_async._protocol.authorization import get_authorization
+from itwin_export_async._protocol.connections import create_connection
+from itwin_export_async._protocol.runs import Service
 
 from .samples import export_options
 
@@ -50,9 +52,9 @@ SAS = "https://blobs.example.com/out.ifc?sv=2024&sig=planted"
         (lambda: SourceFile(storage_file_id="f", connector_type="CATIA"), "connector_type"),
         (lambda: create_connection("i1", None, "Robot"), "authentication_type"),
         (lambda: create_connection("", None, None), "imodel_id"),
-        (lambda: get_authorization("developer.bentley.com"), "redirect_url"),
-        (lambda: get_authorization(""), "redirect_url"),
-        (lambda: get_authorization("https://[bad"), "redirect_url"),
+        (lambda: get_authorization(Service.EXPORT, "developer.bentley.com"), "redirect_url"),
+        (lambda: get_authorization(Service.EXPORT, ""), "redirect_url"),
+        (lambda: get_authorization(Service.EXPORT, "https://[bad"), "redirect_url"),
     ],
 )
 def test_a_value_that_cannot_work_is_named(make: Callable[[], object], field: str) -> None:
@@ -91,7 +93,7 @@ def test_a_display_name_that_is_no_text_is_named(value: Any) -> None:
 @pytest.mark.parametrize("value", [None, 5, b"https://me.example.com"])
 def test_a_redirect_url_that_is_no_text_is_named(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="redirect_url"):
-        get_authorization(value)
+        get_authorization(Service.EXPORT, value)
 
 
 def test_a_plain_string_stands_for_a_known_value() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from itwin_export_async._errors import NotFound, PermissionDenied
 from itwin_export_async._models import (
+    Connection,
     ExecutionResult,
     ExecutionState,
     ExportOptions,
@@ -162,7 +163,7 @@ def test_a_refusal_of_a_read_is_raised() -> None:
     with pytest.raises(PermissionDenied):
         read_runs(answer({}, 403), "c1")
     with pytest.raises(NotFound):
-        read_connection(answer({}, 404))
+        read_connection(answer({}, 404), Connection)
 
 
 def test_a_connection_without_a_last_run_has_none() -> None:

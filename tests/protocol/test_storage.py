@@ -160,7 +160,8 @@ def test_a_signed_address_is_kept_byte_for_byte(status: int) -> None:
 @pytest.mark.parametrize(
     "location",
     ["http://blobs.example.com/x?sig=planted", "ftp://blobs.example.com/x?sig=planted",
-     "/x?sig=planted", "", "https://", "https://[bad?sig=planted", "https://h:port/?sig=planted"],
+     "/x?sig=planted", "", "https://", "https://[bad?sig=planted", "https://h:port/?sig=planted",
+     "https://user:planted@h/x", "https://h/x?sig=planted#part", "https://h/x y?sig=planted"],
 )  # fmt: skip
 def test_a_redirect_that_cannot_be_followed_is_a_protocol_error(location: str) -> None:
     with pytest.raises(ProtocolError) as caught:

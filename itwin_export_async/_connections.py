@@ -1,0 +1,70 @@
+"""Export connections found by name, or made: never a twin."""
+
+import asyncio
+import logging
+
+from itwin_export_async._errors import ExportError, NotFound
+from itwin_export_async._models import AuthenticationType, Connection
+from itwin_export_async._paging import Listing
+from itwin_export_async._protocol.connections import (
+    create_connection,
+    has_none,
+    list_connections,
+    may_have_been_made,
+    read_connections,
+    read_created_connection,
+)
+from itwin_export_async._protocol.runs import Service
+from itwin_export_async._session import Session
+
+log = logging.getLogger(__name__)
+
+
+async def find_or_create(
+    session: Session, imodel_id: str, display_name: str, kind: AuthenticationType | None
+) -> Connection:
+    """The iModel's connection of this name and, unless that is None, of this kind."""
+    creation = create_connection(imodel_id, display_name, kind)
+    found = await _find(session, imodel_id, display_name, kind)
+    attempt = 0
+    while found is None:
+        attempt += 1
+        try:
+            return read_created_connection(await session.send(creation), Connection)
+        except ExportError as error:
+            if not may_have_been_made(error):
+                raise
+            log.info("connection %r may have been made: %s", display_name, error)
+            await asyncio.sleep(session.retry.bound(attempt))  # what is slow may still come
+            found = await _find(session, imodel_id, display_name, kind)
+            if found is None and attempt >= session.retry.attempts:
+                raise
+    return found
+
+
+async def _find(
+    session: Session, imodel_id: str, display_name: str, kind: AuthenticationType | None
+) -> Connection | None:
+    try:
+        async for connection in connections_of(session, imodel_id):
+            named = connection.display_name == display_name
+            if named and kind in (None, connection.authentication_type):
+                return connection
+    except NotFound as error:
+        if not has_none(error):
+            raise
+    return None
+
+
+def connections_of(
+    session: Session, imodel_id: str, page_size: int | None = None
+) -> Listing[Connection]:
+    """The export connections of an iModel."""
+    return Listing(
+        session,
+        page_size,
+        lambda size, offset: list_connections(
+            Service.EXPORT, imodel_id, page_size=size, offset=offset
+        ),
+        lambda response: read_connections(response, Connection),
+    )

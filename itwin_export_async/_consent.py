@@ -1,0 +1,54 @@
+"""The user's consent to background work, asked for before it is needed."""
+
+import asyncio
+from collections import defaultdict
+
+from itwin_export_async._errors import AuthorizationRequired
+from itwin_export_async._models import AuthorizationInformation, Connection
+from itwin_export_async._protocol.authorization import (
+    checked_redirect_url,
+    get_authorization,
+    needs_consent,
+    read_authorization,
+)
+from itwin_export_async._protocol.runs import Service
+from itwin_export_async._session import Session
+
+REMEMBERED = 30.0  # seconds for which a lack of consent is not asked for again
+
+
+class Consent:
+    """What one client knows of the user's consent; each service is asked once until it lacks.
+
+    `redirect_url`: where the page of the consent sends the user afterwards.
+    """
+
+    def __init__(self, session: Session, redirect_url: str) -> None:
+        self._session = session
+        self._redirect_url = checked_redirect_url(redirect_url)
+        self._known: dict[Service, tuple[AuthorizationInformation, float]] = {}
+        self._asking: defaultdict[Service, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def require(self, service: Service, connection: Connection) -> None:
+        """Raise `AuthorizationRequired` if the connection's runs need a consent that is lacking."""
+        if not needs_consent(connection):
+            return
+        async with self._asking[service]:
+            told = await self._told(service)
+        if not told.is_user_authorized:
+            raise AuthorizationRequired(url=told.authorization_url)
+
+    async def _told(self, service: Service) -> AuthorizationInformation:
+        clock = asyncio.get_running_loop().time
+        if service in self._known:
+            told, at = self._known[service]
+            if told.is_user_authorized or clock() - at < REMEMBERED:
+                return told
+        told = await self.ask(service, self._redirect_url)
+        self._known[service] = told, clock()
+        return told
+
+    async def ask(self, service: Service, redirect_url: str) -> AuthorizationInformation:
+        """What the service says now."""
+        request = get_authorization(service, redirect_url)
+        return read_authorization(await self._session.send(request))

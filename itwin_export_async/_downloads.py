@@ -1,0 +1,109 @@
+"""Files brought to disk whole, in as many goes as it takes."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from attrs import define
+
+from itwin_export_async._errors import (
+    DownloadError,
+    ExportError,
+    PermissionDenied,
+    RateLimited,
+    ResponseError,
+    ServiceUnavailable,
+    TransportError,
+)
+from itwin_export_async._partfile import PartFile
+from itwin_export_async._progress import Progress, report
+from itwin_export_async._protocol.storage import get_blob, read_blob
+from itwin_export_async._session import Session
+
+log = logging.getLogger(__name__)
+
+Locate = Callable[[], Awaitable[str]]
+"""Gives a signed address that is good for now."""
+
+
+@define(eq=False)
+class Download:
+    """One file on its way to `path`.
+
+    `can_renew`: whether `locate` brings a new signature when one has expired.
+    """
+
+    session: Session
+    locate: Locate
+    path: Path
+    on_progress: Progress | None = None
+    can_renew: bool = True
+
+    async def fetch(self) -> None:
+        """Fetch in as many goes as it takes, while each go brings something.
+
+        Raises a `DownloadError` that names no file.
+        """
+        part = PartFile(self.path)
+        try:
+            await part.open()
+            failures = furthest = 0
+            while True:
+                address = await self.locate()
+                error = await self._go(address, part)
+                if error is None:
+                    break
+                if isinstance(error, PermissionDenied) and not self.can_renew:
+                    raise DownloadError(
+                        message=f"the address does not allow reading, or has expired: {error}"
+                    ) from error
+                failures = 1 if part.done > furthest else failures + 1
+                furthest = max(furthest, part.done)
+                wait = self._wait(error, failures)
+                if wait is None:
+                    raise DownloadError(message=f"gave up: {error}") from error
+                log.info("%s: %s; going on after %d bytes", self.path.name, error, part.done)
+                await asyncio.sleep(wait)
+            await part.finish()
+        finally:
+            await part.close()
+
+    def _wait(self, error: ExportError, failures: int) -> float | None:
+        """Seconds until the next go, None when there is to be none."""
+        retry = self.session.retry
+        asked = error.retry_after if isinstance(error, ResponseError) else None
+        if failures >= retry.attempts or (asked is not None and asked > retry.max_retry_after):
+            return None
+        return retry.jitter(retry.bound(failures)) if asked is None else asked
+
+    async def _go(self, address: str, part: PartFile) -> ExportError | None:
+        """One request for what is missing: None when all is there, the passing error otherwise."""
+        request = get_blob(address, done=part.done, etag=part.etag)
+        try:
+            async with self.session.stream_blob(request) as stream:
+                content = read_blob(stream.head, done=part.done)
+                if isinstance(content, ExportError):
+                    return _passing(content)
+                await part.begin(content)
+                async for piece in stream.chunks:
+                    await part.add(piece)
+                    await report(self.on_progress, part.done, part.total)
+        except TransportError as error:
+            await part.flush()
+            return None if part.done == part.total else error
+        await part.flush()
+        if part.total is not None and part.done != part.total:
+            return DownloadError(message=f"{part.done} of {part.total} bytes came")
+        return None
+
+
+def _passing(error: ExportError) -> ExportError:
+    """The error if a new address or another try may cure it; otherwise it is raised."""
+    match error:
+        case DownloadError():
+            raise error
+        case PermissionDenied() | ServiceUnavailable() | RateLimited():  # 403: it has expired
+            return error
+        case _:
+            raise DownloadError(message=f"the blob store refuses: {error}") from error

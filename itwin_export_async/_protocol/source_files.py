@@ -1,0 +1,105 @@
+"""The source files of a synchronization connection: files in Storage and who reads them.
+
+https://developer.bentley.com/apis/synchronization/operations/
+"""
+
+from itwin_export_async._errors import ProtocolError
+from itwin_export_async._models import SourceFile
+from itwin_export_async._protocol.addresses import checked_id, segment
+from itwin_export_async._protocol.codec import decode, encode
+from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.paging import Page, page_of, page_query
+from itwin_export_async._protocol.refusals import refusal
+from itwin_export_async._protocol.runs import IN_FULL, Service, connection_path
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def mapping(source_file: SourceFile) -> dict[str, str]:
+    """What the service is told of a source file: nothing but the file and its connector."""
+    if not isinstance(source_file, SourceFile):
+        raise TypeError(f"a source file must be a SourceFile, not {source_file!r}")
+    if source_file.connector_type is None:
+        raise ValueError(f"source file {source_file.storage_file_id} has no connector_type")
+    return {
+        "storageFileId": checked_id("storage_file_id", source_file.storage_file_id),
+        "connectorType": source_file.connector_type.value,
+    }
+
+
+def _path(connection_id: str) -> str:
+    return f"{connection_path(Service.SYNCHRONIZATION, connection_id)}/sourcefiles"
+
+
+def _file_path(connection_id: str, source_file_id: str) -> str:
+    return f"{_path(connection_id)}/{segment('source_file_id', source_file_id)}"
+
+
+def add_source_file(connection_id: str, source_file: SourceFile) -> Request:
+    """Add a file. Not repeatable: the second request finds the file mapped already."""
+    return Request(
+        method="POST",
+        url=_path(connection_id),
+        headers=_JSON,
+        body=encode(mapping(source_file)),
+        repeatable=False,
+    )
+
+
+def get_source_file(connection_id: str, source_file_id: str) -> Request:
+    """Read one file's mapping."""
+    return Request(method="GET", url=_file_path(connection_id, source_file_id))
+
+
+def list_source_files(connection_id: str, *, page_size: int | None, offset: int) -> Request:
+    """One page of a connection's files."""
+    return Request(
+        method="GET",
+        url=f"{_path(connection_id)}{page_query({}, page_size, offset)}",
+        headers=IN_FULL[Service.SYNCHRONIZATION],
+    )
+
+
+def update_source_file(connection_id: str, source_file: SourceFile) -> Request:
+    """Map another file, or read it by another connector, under the id that it has."""
+    if source_file.id is None:
+        raise ValueError(
+            f"source file {source_file.storage_file_id} has no id: it has to be added first"
+        )
+    return Request(
+        method="PUT",
+        url=_file_path(connection_id, source_file.id),
+        headers=_JSON,
+        body=encode(mapping(source_file)),
+    )
+
+
+def delete_source_file(connection_id: str, source_file_id: str) -> Request:
+    """Take a file out. Repeatable: taking it out twice leaves the same."""
+    return Request(method="DELETE", url=_file_path(connection_id, source_file_id))
+
+
+def read_source_file(response: Response) -> SourceFile:
+    """The file as it is mapped now."""
+    match response.status:
+        case 200 | 201:
+            return _mapped(response, "sourceFile", decode(response, "sourceFile", SourceFile))
+        case _:
+            raise refusal(response)
+
+
+def read_source_files(response: Response) -> Page[SourceFile]:
+    """One page of files."""
+    page = page_of(response, "sourceFiles", SourceFile)
+    for number, source_file in enumerate(page.items):
+        _mapped(response, f"sourceFiles[{number}]", source_file)
+    return page
+
+
+def _mapped(response: Response, path: str, source_file: SourceFile) -> SourceFile:
+    """The file, which has an id when it comes from the service."""
+    if source_file.id is None:
+        raise ProtocolError(
+            message="is missing", method=response.method, url=response.url, path=f"{path}.id"
+        )
+    return source_file
