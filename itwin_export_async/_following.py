@@ -100,14 +100,15 @@ class Following:
         self._followers: dict[RunKey, _Follower] = {}
         self._loops: dict[asyncio.Task[None], _Follower] = {}
 
-    def watch(self, key: RunKey, *, fresh: bool) -> "Watch":
+    def watch(self, key: RunKey, *, fresh: bool, new: bool) -> "Watch":
         """A walk along what is seen of the run; it has to be closed.
 
-        `fresh`: the run was started just now, so there is no hurry to look and a 404 may pass.
+        `fresh`: the service named the run just now, so that a 404 may pass. `new`: and it began
+        just now, so that there is no hurry to look.
         """
         follower = self._followers.get(key)
         if follower is None or follower.has_failed:
-            follower = self._followers[key] = self._begin(key, fresh)
+            follower = self._followers[key] = self._begin(key, fresh=fresh, new=new)
         return follower.watch()
 
     def look_back(self, run: Run) -> "Watch":
@@ -120,12 +121,12 @@ class Following:
         if self._followers.get(follower.key) is follower:
             del self._followers[follower.key]
 
-    def _begin(self, key: RunKey, fresh: bool) -> "_Follower":
+    def _begin(self, key: RunKey, *, fresh: bool, new: bool) -> "_Follower":
         now = _clock()
         course = Course(began=now, followed=now, changed=now, fresh=fresh)
         past = self._history.past(key.service, key.connection_id)
         follower = _Follower(key=key, course=course, past=past, following=self)
-        work = traced(self._follow(follower), key.service.value, key.connection_id, key.run_id)
+        work = traced(self._follow(follower, new), key.service.value, key.connection_id, key.run_id)
         follower.loop = asyncio.create_task(work, name=key.run_id)
         follower.loop.add_done_callback(self._retire)
         self._loops[follower.loop] = follower
@@ -148,10 +149,9 @@ class Following:
             await asyncio.wait(self._loops)
         self._followers.clear()
 
-    async def _follow(self, follower: "_Follower") -> None:
+    async def _follow(self, follower: "_Follower", new: bool) -> None:
         """Look again and again, until there is nothing more to see."""
-        fresh = follower.course.fresh
-        wait: float | None = min(self._next_wait(follower), FIRST_LOOK) if fresh else 0.0
+        wait: float | None = min(self._next_wait(follower), FIRST_LOOK) if new else 0.0
         while wait is not None:
             await asyncio.sleep(wait)  # for most of a run's time: what a look needs is gone by then
             wait = await self._look(follower)

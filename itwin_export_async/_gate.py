@@ -37,6 +37,11 @@ class Gate:
         """Calls a second that may be spent, as things stand now; infinite without a limit."""
         return self._windows.rate(self._loop.time())
 
+    @property
+    def room(self) -> int | None:
+        """How many calls may go now, None without a limit."""
+        return self._windows.room(self._loop.time())
+
     def pause(self, seconds: float) -> None:
         """After a 429: nobody goes for so long, and then one alone."""
         until = self._loop.time() + seconds

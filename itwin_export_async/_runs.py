@@ -5,7 +5,7 @@ import copy
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
-from enum import Enum, StrEnum
+from enum import Enum
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -29,13 +29,14 @@ from itwin_export_async._following import (
     Watch,
     look,
 )
-from itwin_export_async._models import ExecutionResult, Run, RunUpdate
+from itwin_export_async._models import ExecutionResult, Run, RunOrigin, RunUpdate
 from itwin_export_async._outputs import Outputs
+from itwin_export_async._progress import Progress
+from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.following import changes
 from itwin_export_async._protocol.resuming import Resumption, write_token
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._session import Session
-from itwin_export_async._storage import Progress
 
 DAY = 24 * 3600.0
 _FOR_EVER = 100 * 365 * DAY
@@ -50,19 +51,6 @@ class _Unset(Enum):
 UNSET: Final = _Unset.UNSET
 
 
-class RunOrigin(StrEnum):
-    """How a handle came by its run."""
-
-    STARTED = "started"
-    """A new run was made."""
-    RECOVERED = "recovered"
-    """A new run was made, but the answer was lost; it was found again."""
-    JOINED = "joined"
-    """The iModel had an active run, maybe with other options; this is it."""
-    ATTACHED = "attached"
-    """The run was named by its ids or by a resume token."""
-
-
 @frozen(kw_only=True, eq=False)
 class RunDesk:
     """What the handles of one client work with."""
@@ -70,6 +58,15 @@ class RunDesk:
     session: Session
     following: Following
     outputs: Outputs
+
+    def attach(self, service: Service, connection_id: str, run_id: str) -> "RunHandle":
+        """A handle of a run that is known by its ids."""
+        return RunHandle(
+            service=service,
+            connection_id=checked_id("connection_id", connection_id),
+            run_id=checked_id("run_id", run_id),
+            desk=self,
+        )
 
 
 @define(eq=False, kw_only=True)
@@ -88,6 +85,7 @@ class RunHandle:
     deadline: datetime | None = None
     service: Service = Service.EXPORT
     _desk: RunDesk | None = field(default=None, repr=False)
+    _sas_url: str | None = field(default=None, repr=False)  # of the output; never pickled
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunHandle) and self._key == other._key
@@ -143,8 +141,7 @@ class RunHandle:
 
         Cancelling it ends the waiting and never the export: the service has no call for that.
         """
-        ends = self._ends(timeout)
-        deadline = self.deadline
+        ends, deadline = self._ends(timeout), self.deadline
         try:
             async with asyncio.timeout_at(ends) as limit:
                 run = await self._see_through(ends, on_update)
@@ -179,6 +176,9 @@ class RunHandle:
 
         `destination` is a folder (one that exists, or ends with a separator), or the path of the
         file; further files then get `-2`, `-3` before the suffix. Raises `DownloadError`.
+
+        What went to `USER_BLOB_STORAGE` is fetched from there by the handle that started the run if
+        its address allows reading; for any other handle `client.storage.download_blob` does it.
         """
         run = self.last if self.last is not None and self.last.is_final else await self.refresh()
         if not run.is_completed:
@@ -186,7 +186,8 @@ class RunHandle:
                 message=f"run {run.id} is still {run.state.value}; wait() for it first",
                 destination=str(destination),
             )
-        return await self._open_desk.outputs.fetch(run, destination, on_progress)
+        outputs = self._open_desk.outputs
+        return await outputs.fetch(run, destination, on_progress, sas_url=self._sas_url)
 
     @property
     def _key(self) -> RunKey:
@@ -236,8 +237,9 @@ class RunHandle:
         following = self._open_desk.following
         if self.last is not None and self.last.is_final:
             return following.look_back(self.last)
-        fresh = self.last is None and self.origin in (RunOrigin.STARTED, RunOrigin.RECOVERED)
-        return following.watch(self._key, fresh=fresh)
+        fresh = self.origin is not RunOrigin.ATTACHED
+        new = self.origin is RunOrigin.STARTED and self.last is None
+        return following.watch(self._key, fresh=fresh, new=new)
 
     def _seen(self, news: News, ends: float | None) -> Run | None:
         """The run that was seen, None where the news is of something else; bad news are raised."""

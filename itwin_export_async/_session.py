@@ -23,15 +23,17 @@ from itwin_export_async._errors import ProtocolError, RequestTimeout, TransportE
 from itwin_export_async._gate import Gate
 from itwin_export_async._protocol.addresses import checked_base, is_safe, origin
 from itwin_export_async._protocol.http import BodyStream, Request, Response
-from itwin_export_async._protocol.rate import RateLimit, remaining_calls
+from itwin_export_async._protocol.rate import RateLimit, Spent, remaining_calls
 from itwin_export_async._protocol.retry import (
     Outcome,
     RetryBudget,
     RetryPolicy,
     dated,
+    described,
     is_trouble,
     leaves_doubt,
     retry_after,
+    settled,
 )
 from itwin_export_async._secrets import without_query
 from itwin_export_async._tokens import TokenKeeper
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 BASE_URL = "https://api.bentley.com"
 ACCEPT = "application/vnd.bentley.itwin-platform.v1+json"
 REQUESTS_AT_ONCE = 100
+_SLOWEST = 32 * 1024  # bytes a second at which a request may go out and still be in time
 
 
 class Session:
@@ -50,9 +53,9 @@ class Session:
 
     `auth`: a token, an object with `async get_token()`, or a callable that gives either.
     `base_url`: where the API is. `rate_limit`: how many calls the subscription allows; none goes
-    out beyond that. `retry`: how often requests are repeated. `request_timeout`:
-    seconds for one sending and its answer. `http`: your own `aiohttp.ClientSession`, which stays
-    open. `transport`: what carries the requests instead of aiohttp.
+    out beyond that. `retry`: how often requests are repeated. `request_timeout`: seconds for one
+    sending and its answer. `http`: your own `aiohttp.ClientSession`, which stays open. `transport`:
+    what carries the requests instead of aiohttp.
     """
 
     def __init__(
@@ -102,7 +105,9 @@ class Session:
         self._budget = RetryBudget()
         self._refusal = Response(status=429)
         self._refusals = 0
-        self._tokens = TokenKeeper(self._auth, self._exchange, self.retry, self._timeout)
+        self._calls = self._polls = self._retries = 0
+        exchange = partial(self._persist, retry=self.retry, send=self._once)
+        self._tokens = TokenKeeper(self._auth, exchange, self.retry, self._timeout)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -117,6 +122,16 @@ class Session:
     def call_rate(self) -> float:
         """Calls a second that the rate limit leaves, as things stand now; infinite without one."""
         return self._gate.rate
+
+    @property
+    def calls_left(self) -> int | None:
+        """Calls that the rate limit allows at this moment, None without a limit."""
+        return self._gate.room
+
+    @property
+    def spent(self) -> Spent:
+        """What has been sent to the API so far."""
+        return Spent(calls=self._calls, polls=self._polls, retries=self._retries)
 
     def check_open(self) -> None:
         """Raise a `RuntimeError` unless used inside `async with`, on the loop that opened it."""
@@ -137,10 +152,17 @@ class Session:
         token would go to a foreign origin.
         """
         self.check_open()
-        request = self._addressed(request)
         policy = retry or self.retry
         send = partial(self._authorized, policy=policy, is_poll=is_poll)
-        return await self._persist(request, policy, send)
+        return await self._persist(self._addressed(request), policy, send)
+
+    async def send_blob(self, request: Request) -> Response:
+        """The answer of a blob store, repeated as `send` does.
+
+        The address carries its own signature: it gets no token and no Accept.
+        """
+        self._check_blob(request)
+        return await self._persist(request, self.retry, partial(self._once, slots=self._blob_slots))
 
     @asynccontextmanager
     async def stream_blob(self, request: Request) -> AsyncIterator[BodyStream]:
@@ -148,6 +170,11 @@ class Session:
 
         The address carries its own signature: no token, no Accept, and no repetition.
         """
+        self._check_blob(request)
+        async with self._blob_slots, self._carrier.stream(request) as stream:
+            yield stream
+
+    def _check_blob(self, request: Request) -> None:
         self.check_open()
         if not is_safe(request.url):
             raise ProtocolError(
@@ -155,11 +182,6 @@ class Session:
                 method=request.method,
                 url=request.url,
             )
-        async with self._blob_slots, self._carrier.stream(request) as stream:
-            yield stream
-
-    async def _exchange(self, request: Request) -> Response:
-        return await self._persist(request, self.retry, self._once)
 
     async def _persist(
         self, request: Request, retry: RetryPolicy, send: Callable[[Request], Awaitable[Outcome]]
@@ -174,13 +196,14 @@ class Session:
             outcome = await send(request)
             wait = retry.next_wait(request, outcome, attempt, now=datetime.now(UTC))
             if wait is None or not self._affords(outcome):
-                return _settle(outcome, None if doubtful is None else loop.time() - doubtful)
+                return settled(outcome, None if doubtful is None else loop.time() - doubtful)
             if doubtful is None and leaves_doubt(outcome):
                 doubtful = sent
-            said = _said(request, outcome)
+            said = described(request, outcome)
             log.info("%s; attempt %d again in %.1f s", said, attempt, wait)
             event("retry", reason=said, attempt=attempt, wait=wait)
             await asyncio.sleep(wait)
+            self._retries += 1
 
     def _affords(self, outcome: Outcome) -> bool:
         """Whether the budget has room for a repetition; one that was asked for costs nothing."""
@@ -194,30 +217,38 @@ class Session:
 
     async def _authorized(self, request: Request, *, policy: RetryPolicy, is_poll: bool) -> Outcome:
         """One sending; a token that is refused is renewed once, and the request repeated once."""
-        token = await self._tokens.get()
-        outcome = await self._gated(_with_token(request, token), policy, is_poll)
+        token, outcome = await self._gated(request, policy, is_poll)
         refused = isinstance(outcome, Response) and outcome.status == 401
         if refused and self._tokens.invalidate(token):
             log.info("the token was refused: asking for a new one")
-            token = await self._tokens.get()
-            outcome = await self._gated(_with_token(request, token), policy, is_poll)
+            _, outcome = await self._gated(request, policy, is_poll)
         return outcome
 
-    async def _gated(self, request: Request, policy: RetryPolicy, is_poll: bool) -> Outcome:
-        """One sending, as soon as the rate limit and a pause after a 429 allow it."""
+    async def _gated(
+        self, request: Request, policy: RetryPolicy, is_poll: bool
+    ) -> tuple[str, Outcome]:
+        """One sending, as soon as the rate limit and a pause after a 429 allow it, and its token.
+
+        The token is that of the moment when it goes: an older one may have been refused meanwhile.
+        """
         if self._gate.pause_left > policy.max_retry_after:
-            return self._still_refused(request)
+            return "", self._still_refused(request)
         is_probe = await self._gate.enter(is_poll=is_poll)
-        counted, clears = True, False
+        counted = clears = False
         try:
-            outcome = await self._once(request)
+            token = await self._tokens.get()
+            counted = True
+            self._calls += 1
+            self._polls += is_poll
+            headers = {**request.headers, "Authorization": f"Bearer {token}"}
+            outcome = await self._once(evolve(request, headers=headers))
             counted = not isinstance(outcome, TransportError) or outcome.sent
             if not is_trouble(outcome):
                 self._budget = self._budget.earned()
             if isinstance(outcome, Response):
                 clears = outcome.status != 429
                 self._heed(outcome)
-            return outcome
+            return token, outcome
         finally:
             self._gate.leave(is_probe=is_probe, counted=counted, clears=clears)
 
@@ -243,18 +274,19 @@ class Session:
             url=request.url,
         )
 
-    async def _once(self, request: Request) -> Outcome:
+    async def _once(self, request: Request, slots: asyncio.Semaphore | None = None) -> Outcome:
+        seconds = self._timeout + len(request.body or b"") / _SLOWEST
         try:
-            async with self._slots:
-                async with asyncio.timeout(self._timeout) as limit:
+            async with slots or self._slots:
+                async with asyncio.timeout(seconds) as limit:
                     return dated(await self._carrier.send(request), now=datetime.now(UTC))
         except TransportError as error:
-            return error if error.url else _located(error, request)
+            return error if error.url else evolve(error, method=request.method, url=request.url)
         except TimeoutError:
             if not limit.expired():
                 raise
             return RequestTimeout(
-                message=f"none within {self._timeout:g} s", method=request.method, url=request.url
+                message=f"none within {seconds:.4g} s", method=request.method, url=request.url
             )
 
     def _addressed(self, request: Request) -> Request:
@@ -266,25 +298,3 @@ class Session:
                 url=url,
             )
         return evolve(request, url=url, headers={**self._headers, **request.headers})
-
-
-def _with_token(request: Request, token: str) -> Request:
-    return evolve(request, headers={**request.headers, "Authorization": f"Bearer {token}"})
-
-
-def _located(error: TransportError, request: Request) -> TransportError:
-    return type(error)(
-        message=error.message, method=request.method, url=request.url, sent=error.sent
-    )
-
-
-def _settle(outcome: Outcome, doubt: float | None) -> Response:
-    if isinstance(outcome, TransportError):
-        raise outcome
-    return outcome if doubt is None else evolve(outcome, doubt=doubt)
-
-
-def _said(request: Request, outcome: Outcome) -> str:
-    if isinstance(outcome, TransportError):
-        return str(outcome)
-    return f"{outcome.status} for {request.method} {without_query(request.url)}"

@@ -10,12 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
-from attrs import define
+from attrs import define, evolve, field
 
 from itwin_export_async._errors import Conflict, ExportError, NotFound, ProtocolError
-from itwin_export_async._models import Run
+from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
 from itwin_export_async._paging import runs_of
 from itwin_export_async._protocol.addresses import RunAddress
 from itwin_export_async._protocol.http import Request, Response
@@ -26,12 +26,13 @@ from itwin_export_async._protocol.runs import (
     Service,
     asked_at,
     began_after,
+    create_run,
     get_connection,
     newest,
     read_created_run,
     read_last_run,
 )
-from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin
+from itwin_export_async._runs import RunDesk, RunHandle
 
 log = logging.getLogger(__name__)
 
@@ -40,25 +41,68 @@ STALE_ANSWERS = 20  # how often the service may name a run as active that has en
 IfActive: TypeAlias = Literal["join", "wait", "raise"]
 
 
-def checked_if_active(if_active: str) -> None:
-    """Raise a `ValueError` for what is no way to treat an active run."""
+def checked_if_active(if_active: str) -> IfActive:
+    """The same, or a `ValueError` for what is no way to treat an active run."""
     if if_active not in ("join", "wait", "raise"):
         raise ValueError(f"if_active must be 'join', 'wait' or 'raise', not {if_active!r}")
+    return cast(IfActive, if_active)
+
+
+def own_blob(options: ExportOptions) -> str | None:
+    """The address of the caller's own blob that a run with these options writes to, if it does."""
+    in_own_blob = options.output.location == OutputLocation.USER_BLOB_STORAGE
+    return options.output.output_sas_url if in_own_blob else None
+
+
+async def start_export(
+    desk: RunDesk,
+    connection_id: str,
+    options: ExportOptions | None,
+    *,
+    if_active: str,
+    since: datetime | None = None,
+) -> RunHandle:
+    """The handle of an export that was started, found again, or active already.
+
+    `options` None is `ExportOptions()`; `since` is that of `RunStarter`.
+    """
+    if options is None:
+        options = ExportOptions()
+    if not isinstance(options, ExportOptions):
+        raise TypeError(f"options must be ExportOptions, not {type(options).__name__}")
+    starter = RunStarter(
+        desk=desk,
+        service=Service.EXPORT,
+        connection_id=connection_id,
+        request=create_run(connection_id, options),
+        if_active=if_active,
+        sas_url=own_blob(options),
+        since=since,
+    )
+    return await starter.start()
 
 
 @define(eq=False, kw_only=True)
 class RunStarter:
-    """One start of a run, until there is a handle. `request` asks for it."""
+    """One start of a run, until there is a handle. `request` asks for it.
+
+    `sas_url`: the caller's own blob that the run writes to, None when it does not. `since`: the
+    moment, by the service's clock, since when an earlier process may have started this very run;
+    None when none has tried.
+    """
 
     desk: RunDesk
     service: Service
     connection_id: str
     request: Request
-    if_active: IfActive
+    if_active: IfActive = field(converter=checked_if_active)
+    sas_url: str | None = None
+    since: datetime | None = None
     _doubtful: float | None = None  # since when, in the loop's time, a run of ours may exist
     _sent: float = 0.0  # when, in the loop's time, the latest request went out
     _ended: RunAddress | None = None  # the run that was waited for, and has ended
     _stale: int = 0  # how often the service has named it again since
+    _unnamed: int = 0  # how often an active run was not named, and had ended before it was found
 
     async def start(self) -> RunHandle:
         """The handle of the run that was started, found again, or active already."""
@@ -98,18 +142,27 @@ class RunStarter:
 
     async def _accepted(self, answer: Accepted, response: Response) -> RunHandle:
         asked = self._asked(response)
-        address = answer.run or await self._find(response, lambda run: began_after(run, asked))
+        address = answer.run or await self._find(lambda run: began_after(run, asked))
+        if address is None:
+            raise self._nameless(response)
         log.info("started run %s of connection %s", address.run_id, address.connection_id)
         return self._handle(address, RunOrigin.STARTED)
 
     async def _active(self, answer: AlreadyActive, response: Response) -> RunHandle | None:
-        """The handle of the active run, or None once that has ended and we were to wait for it."""
-        address = answer.run or await self._find(response, lambda run: not run.is_completed)
+        """The handle of the active run, or None once that has ended and it is to be asked again."""
+        asked = self.since or self._asked(response)
+        address = answer.run or await self._find(
+            lambda run: not run.is_completed or (self._is_in_doubt and began_after(run, asked))
+        )
+        if address is None:
+            self._unnamed += 1
+            turns = self.desk.session.retry.attempts
+            await self._pause(self._unnamed, turns, self._nameless(response))
+            return None
         handle = self._handle(address, RunOrigin.JOINED)
-        if await self._is_ours(handle, response):
-            handle.origin = RunOrigin.RECOVERED
+        if await self._is_ours(handle, asked):
             log.info("run %s is ours: its answer had been lost", handle.run_id)
-            return handle
+            return evolve(handle, origin=RunOrigin.RECOVERED, sas_url=self.sas_url)
         if self.if_active == "join":
             log.warning(
                 "joined run %s of connection %s, which was active already; it may have "
@@ -130,7 +183,7 @@ class RunStarter:
         if self.if_active == "raise":
             raise conflict
         await self._outlast(handle, address, conflict)
-        self._doubtful = None
+        self._doubtful = self.since = None
         return None
 
     async def _outlast(self, handle: RunHandle, address: RunAddress, conflict: Conflict) -> None:
@@ -147,12 +200,16 @@ class RunStarter:
                 raise
         self._ended = address
 
-    async def _is_ours(self, handle: RunHandle, response: Response) -> bool:
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether an earlier sending may have started a run."""
+        return self._doubtful is not None or self.since is not None
+
+    async def _is_ours(self, handle: RunHandle, asked: datetime) -> bool:
         """Whether the active run is one that an earlier sending of ours made."""
-        if self._doubtful is None or handle.connection_id != self.connection_id:
+        if not self._is_in_doubt or handle.connection_id != self.connection_id:
             return False
-        asked = self._asked(response)
-        for turn in range(1, self.desk.session.retry.attempts):
+        for turn in range(1, max(2, self.desk.session.retry.attempts)):
             try:
                 return began_after(await handle.refresh(), asked)
             except NotFound:  # a young run may not be known everywhere yet
@@ -165,7 +222,7 @@ class RunStarter:
         ago = asyncio.get_running_loop().time() - first
         return asked_at(response, ago, now=datetime.now(UTC))
 
-    async def _find(self, response: Response, fits: Callable[[Run], bool]) -> RunAddress:
+    async def _find(self, fits: Callable[[Run], bool]) -> RunAddress | None:
         """The run, where the answer does not say which: the connection's last, or the newest."""
         address = await self._last_run(fits)
         if address is not None:
@@ -173,13 +230,16 @@ class RunStarter:
         runs = runs_of(self.desk.session, self.service, self.connection_id)
         run = newest([run async for run in runs if fits(run)])
         if run is None:
-            raise ProtocolError(
-                message=f"answered {response.status} but named no run, and connection "
-                f"{self.connection_id} has none that it can mean",
-                method=response.method,
-                url=response.url,
-            )
+            return None
         return RunAddress(connection_id=run.connection_id, run_id=run.id)
+
+    def _nameless(self, response: Response) -> ProtocolError:
+        return ProtocolError(
+            message=f"answered {response.status} but named no run, and connection "
+            f"{self.connection_id} has none that it can mean",
+            method=response.method,
+            url=response.url,
+        )
 
     async def _last_run(self, fits: Callable[[Run], bool]) -> RunAddress | None:
         session = self.desk.session
@@ -200,4 +260,5 @@ class RunStarter:
             origin=origin,
             service=self.service,
             desk=self.desk,
+            sas_url=None if origin is RunOrigin.JOINED else self.sas_url,
         )

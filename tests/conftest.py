@@ -3,15 +3,13 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import settings
 
 from itwin_export_async import ExportClient
 from itwin_export_async.emulator import Emulator, VirtualTimeLoop
-
-EPOCH = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)  # the real time would round otherwise each time
+from tests.fakes import EPOCH
 
 # no deadline, because machines are busy; the checks always try the same cases
 settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")

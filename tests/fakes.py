@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from attrs import evolve
 
 from itwin_export_async import Request, Response
 from itwin_export_async._protocol.http import BodyStream
+
+# of emulators whose runs shall go alike each time: dates are told in whole seconds
+EPOCH = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 
 Outcome = Response | ConnectionError | TimeoutError
 Answer = Response | Exception | Callable[[Request], Response]

@@ -123,9 +123,20 @@ async def test_a_lost_answer_makes_no_twin(
 async def test_a_connection_that_was_not_made_is_said_so(
     client: ExportClient, emulator: Emulator
 ) -> None:
-    emulator.script("create_connection", ConnectionResetError())
+    emulator.script("create_connection", *[ConnectionResetError()] * 5)
     with pytest.raises(TransportError, match=r"POST .*/export/connections"):
         await client.find_or_create_connection(emulator.add_imodel(), display_name="nightly")
+    assert emulator.count("create_connection") == 5
+    assert emulator.count("list_connections") == 6  # never again without a look
+
+
+async def test_a_connection_that_surely_was_not_made_is_made(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    emulator.script("create_connection", ConnectionResetError(), answer(500))
+    imodel_id = emulator.add_imodel()
+    made = await client.find_or_create_connection(imodel_id, display_name="nightly")
+    assert await client.list_connections(imodel_id) == (made,)
 
 
 async def test_an_imodel_without_any_connection_may_be_a_404(

@@ -12,6 +12,7 @@ from itwin_export_async import (
     Response,
     RetryPolicy,
     Session,
+    Spent,
     TransportError,
 )
 from tests.fakes import Answers, answer
@@ -197,3 +198,16 @@ async def test_answers_earn_repetitions_back() -> None:
 async def test_a_limit_of_another_kind_is_refused() -> None:
     with pytest.raises(TypeError, match="rate_limit must be a RateLimit"):
         Session("t", rate_limit=500)  # type: ignore[arg-type]
+
+
+async def test_what_was_sent_and_what_is_left_is_told() -> None:
+    transport = Timed(answer(500), answer(204))
+    async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=10)) as session:
+        assert session.spent == Spent()
+        assert session.calls_left == 10
+        await session.send(GET)
+        await session.send(GET, is_poll=True)
+        assert session.spent == Spent(calls=3, polls=1, retries=1)
+        assert session.calls_left == 7
+    async with Session("t", transport=transport, rate_limit=RateLimit()) as session:
+        assert session.calls_left is None

@@ -252,6 +252,27 @@ async def test_late_refusals_do_not_renew_twice() -> None:
     assert provider.asked == 2
 
 
+async def test_the_token_is_that_of_the_moment_when_a_request_goes() -> None:
+    """One that was refused while others waited for their turn is not sent by them."""
+    tokens = iter(["old", "new"])
+
+    async def provider() -> AccessToken:
+        return AccessToken(next(tokens), datetime.now(UTC) + timedelta(hours=1))
+
+    def guard(request: Request) -> Response:
+        return answer(401 if request.headers["Authorization"] == "Bearer old" else 204)
+
+    transport = Answers(answer(429, Retry_After="5"), guard)
+    async with Session(provider, transport=transport) as session:
+        get = Request(method="GET", url="/x")
+        first = asyncio.create_task(session.send(get))
+        await asyncio.sleep(1)
+        answers = await asyncio.gather(*(session.send(get) for _ in range(3)), first)
+    assert [response.status for response in answers] == [204] * 4
+    sent = [request.headers["Authorization"] for request in transport.requests]
+    assert sent == ["Bearer old"] * 2 + ["Bearer new"] * 4
+
+
 async def test_a_fixed_token_that_is_refused_is_not_tried_again(emulator: Emulator) -> None:
     async with ExportClient("stale", transport=emulator) as client:
         with pytest.raises(AuthenticationFailed):

@@ -239,6 +239,34 @@ async def test_without_a_location_and_a_last_run_the_newest_active_run_is_joined
     assert (run.run_id, run.joined) == ("r2", True)
 
 
+ENDED = RUNS % '{"id": "r1", "state": "Completed", "startDateTime": "2026-11-22T12:00:00Z"}'
+UNNAMED = [answer(303), answer(200, connection(None)), answer(200, ENDED)]
+
+
+async def test_an_active_run_that_ends_before_it_is_found_is_no_longer_in_the_way() -> None:
+    transport = Answers(*UNNAMED, answer(202, Location="/export/connections/c1/runs/r2"))
+    async with ExportClient("t", transport=transport) as client:
+        run = await client.start_run("c1")
+    assert (run.run_id, run.origin) == ("r2", RunOrigin.STARTED)
+
+
+async def test_an_active_run_that_is_never_found_breaks_the_contract() -> None:
+    transport = Answers(*UNNAMED * 10)
+    async with ExportClient("t", transport=transport) as client:
+        with pytest.raises(ProtocolError, match="303 but named no run"):
+            await client.start_run("c1")
+    assert len(transport.requests) == 5 * len(UNNAMED)
+
+
+async def test_a_run_of_ours_that_ended_before_it_was_found_is_not_started_again() -> None:
+    unnamed = answer(303, Date="Sun, 22 Nov 2026 12:00:01 GMT")
+    seen = answer(200, ENDED.replace('"runs": [', '"run": ').replace("]", ""))
+    transport = Answers(TransportError(message="reset"), unnamed, *UNNAMED[1:], seen)
+    async with ExportClient("t", transport=transport) as client:
+        run = await client.start_run("c1")
+    assert (run.run_id, run.origin) == ("r1", RunOrigin.RECOVERED)
+
+
 async def test_a_run_that_cannot_be_named_breaks_the_contract() -> None:
     transport = Answers(answer(202), answer(200, connection(None)), answer(200, '{"runs": null}'))
     async with ExportClient("t", transport=transport) as client:

@@ -33,7 +33,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
-from tests.fakes import Answers, Outcome, answer
+from tests.fakes import EPOCH, Answers, Outcome, answer
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ async def test_skipped_is_good_enough(client: ExportClient, emulator: Emulator) 
 async def test_a_thousand_waiters_cost_the_looks_of_one() -> None:
     looks = []
     for waiters in (1, 1000):
-        emulator = Emulator(seed=1)
+        emulator = Emulator(seed=1, epoch=EPOCH)
         async with ExportClient(emulator.token(), transport=emulator) as client:
             connection = await client.create_connection(emulator.add_imodel())
             run = await client.start_run(connection.id)
@@ -331,19 +331,43 @@ async def test_a_failure_is_not_kept_for_who_comes_later(
         await slow
 
 
+UNKNOWN = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
+
+
 async def test_a_run_just_created_may_be_unknown_for_a_minute(
     run: RunHandle, emulator: Emulator
 ) -> None:
-    unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
-    emulator.script("get_run", *[unknown] * 3)
+    emulator.script("get_run", *[UNKNOWN] * 3)
     assert (await run.wait()).is_final
+
+
+async def test_a_young_run_may_be_unknown_again_however_its_handle_came_by_it(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    emulator.script("create_run", ConnectionResetError(), after=True)
+    recovered = await client.start_run(connection.id)
+    joined = await client.start_run(connection.id)
+    attached = client.run(connection.id, joined.run_id)
+    await attached.refresh()
+    assert [recovered.origin, joined.origin] == [RunOrigin.RECOVERED, RunOrigin.JOINED]
+    for handle in (recovered, joined):
+        emulator.script("get_run", UNKNOWN)
+        with pytest.raises(RunTimeout):
+            await handle.wait(timeout=5)
+    emulator.script("get_run", None, UNKNOWN)
+    with pytest.raises(RunTimeout):
+        await attached.wait(timeout=10)
+    await asyncio.sleep(60)
+    emulator.script("get_run", None, UNKNOWN)
+    with pytest.raises(NotFound):
+        await attached.wait()
 
 
 async def test_a_run_that_stays_unknown_is_not_found(
     run: RunHandle, emulator: Emulator, client: ExportClient
 ) -> None:
-    unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
-    emulator.script("get_run", *[unknown] * 1000)
+    emulator.script("get_run", *[UNKNOWN] * 1000)
     with pytest.raises(NotFound, match="ConnectionRunNotFound"):
         await run.wait()
     assert asyncio.get_running_loop().time() > 60

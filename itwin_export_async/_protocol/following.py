@@ -43,7 +43,7 @@ YOUNG = 60.0  # seconds for which a run just created may still be unknown to the
 class Course:
     """What is known of a run that is followed. Times are seconds of one monotonic clock.
 
-    `began` is when the run began, as far as known; `fresh` says that we started it ourselves just
+    `began` is when the run began, as far as known; `fresh` says that the service named it just
     before; `changed` is when a look last brought news, `failing` since when looks have failed, None
     while they work.
     """
@@ -86,7 +86,8 @@ class Course:
             case NotFound():
                 if error.is_gateway:  # a wrong path or version, never a run that is gone
                     return self.run is not None
-                return self.fresh and now - self.followed < YOUNG
+                named = self.fresh and now - self.followed < YOUNG
+                return named or (self.run is not None and now - self.began < YOUNG)
             case TokenError() | ProtocolError():
                 return error.passing
             case ResponseError(status=408):

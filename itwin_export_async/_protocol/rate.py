@@ -42,6 +42,15 @@ RateLimit.COMMUNITY = RateLimit(per_minute=500, per_hour=5000)
 RateLimit.STANDARD = RateLimit(per_minute=5000)
 
 
+@frozen(kw_only=True)
+class Spent:
+    """What a session has sent so far: `calls` in all, `polls` and `retries` among them."""
+
+    calls: int = 0
+    polls: int = 0
+    retries: int = 0
+
+
 @define
 class Window:
     """The calls of one sliding window: how many are under way, and when the others ended."""
@@ -67,7 +76,7 @@ class Window:
 
     def rate(self, now: float) -> float:
         """Calls a second that may be spent: what the window sustains, or more while it has room."""
-        return max(self.limit, 6 * self.room(now)) / self.seconds
+        return max(self.limit, 3 * self.room(now)) / self.seconds
 
     def room(self, now: float) -> int:
         """How many calls may go now."""
@@ -116,10 +125,14 @@ class Windows:
     def rate(self, now: float) -> float:
         """Calls a second that may be spent, as things stand now; infinite without a limit.
 
-        A window with room may be used up within a sixth of its length, so that work which ends
+        A window with room may be used up within a third of its length, so that work which ends
         soon is not slowed down for the sake of an hour that it does not need.
         """
         return min((window.rate(now) for window in self._windows), default=inf)
+
+    def room(self, now: float) -> int | None:
+        """How many calls may go now, None without a limit."""
+        return min((window.room(now) for window in self._windows), default=None)
 
 
 def remaining_calls(headers: Mapping[str, str]) -> int | None:

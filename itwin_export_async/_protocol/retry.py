@@ -17,6 +17,7 @@ from attrs.validators import ge, gt, instance_of
 
 from itwin_export_async._errors import TransportError
 from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._secrets import without_query
 
 Outcome = Response | TransportError
 
@@ -156,3 +157,17 @@ class RetryPolicy:
             return self.jitter(self.bound(attempt))
         # kept to the letter: an asked wait has no jitter
         return asked if asked <= self.max_retry_after else None
+
+
+def settled(outcome: Outcome, doubt: float | None) -> Response:
+    """The answer, or the error that there was none. `doubt`: see `Response.doubt`."""
+    if isinstance(outcome, TransportError):
+        raise outcome
+    return outcome if doubt is None else evolve(outcome, doubt=doubt)
+
+
+def described(request: Request, outcome: Outcome) -> str:
+    """What came of a request, for a log: nothing secret."""
+    if isinstance(outcome, TransportError):
+        return str(outcome)
+    return f"{outcome.status} for {request.method} {without_query(request.url)}"
