@@ -19,6 +19,7 @@ from itwin_export_async._errors import (
     ErrorDetail,
     ExportError,
     InvalidRequest,
+    LedgerError,
     NotFound,
     PermissionDenied,
     ProtocolError,
@@ -33,6 +34,7 @@ from itwin_export_async._errors import (
     ServiceUnavailable,
     TokenError,
     TransportError,
+    UploadError,
 )
 from itwin_export_async._models import (
     AuthenticationType,
@@ -42,6 +44,8 @@ from itwin_export_async._models import (
     ExecutionResult,
     ExecutionState,
     ExportOptions,
+    ExportOutcome,
+    ExportRequest,
     ExportType,
     IfcVersion,
     InputOptions,
@@ -50,6 +54,7 @@ from itwin_export_async._models import (
     OutputOptions,
     Run,
     RunFault,
+    RunOrigin,
     RunUpdate,
     SourceFile,
     StateChange,
@@ -61,7 +66,7 @@ from itwin_export_async._models import (
 from itwin_export_async._paging import Listing
 from itwin_export_async._protocol.http import Request, Response, Transport
 from itwin_export_async._protocol.identity import AccessToken
-from itwin_export_async._protocol.rate import RateLimit
+from itwin_export_async._protocol.rate import RateLimit, Spent
 from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.schedule import (
     Exponential,
@@ -70,9 +75,10 @@ from itwin_export_async._protocol.schedule import (
     PollSchedule,
     PollView,
 )
-from itwin_export_async._runs import RunHandle, RunOrigin
+from itwin_export_async._runs import RunHandle
 from itwin_export_async._session import Session
 from itwin_export_async._storage import StorageClient
+from itwin_export_async._synchronization import SynchronizationClient
 
 __all__ = [
     "AccessToken",
@@ -92,6 +98,8 @@ __all__ = [
     "ExportClient",
     "ExportError",
     "ExportOptions",
+    "ExportOutcome",
+    "ExportRequest",
     "ExportType",
     "FixedInterval",
     "IfcVersion",
@@ -99,6 +107,7 @@ __all__ = [
     "Inspection",
     "InvalidRequest",
     "Job",
+    "LedgerError",
     "Listing",
     "NotFound",
     "OutputLocation",
@@ -128,16 +137,19 @@ __all__ = [
     "ServiceUnavailable",
     "Session",
     "SourceFile",
+    "Spent",
     "StateChange",
     "StorageClient",
     "StorageConnection",
     "StoredFile",
+    "SynchronizationClient",
     "Task",
     "TaskError",
     "TokenError",
     "TokenProvider",
     "Transport",
     "TransportError",
+    "UploadError",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless asked to speak

@@ -1,39 +1,44 @@
 """The client: what people write against."""
 
-import logging
-from os import environ
+from collections.abc import AsyncGenerator
+from functools import partial
+from os import PathLike, environ
 from typing import Any, Self
 
 import aiohttp
 
 from itwin_export_async._auth import Auth, auth_from_env
-from itwin_export_async._errors import NotFound, ProtocolError, ResponseError, TransportError
+from itwin_export_async._batch import OnUpdateOfMany, Requests, export_many
+from itwin_export_async._connections import connections_of, find_or_create
+from itwin_export_async._consent import Consent
+from itwin_export_async._exporting import Export, Terms, kind_of
 from itwin_export_async._following import Following
 from itwin_export_async._models import (
     AuthenticationType,
     AuthorizationInformation,
     Connection,
     ExportOptions,
+    ExportOutcome,
+    ExportRequest,
     Run,
+    RunOrigin,
 )
-from itwin_export_async._models.options import member_of
 from itwin_export_async._outputs import Outputs
 from itwin_export_async._paging import Listing, runs_of
-from itwin_export_async._protocol import export, runs
-from itwin_export_async._protocol.addresses import checked_id
-from itwin_export_async._protocol.paging import checked_page_size
+from itwin_export_async._protocol import connections, runs
 from itwin_export_async._protocol.rate import RateLimit
 from itwin_export_async._protocol.resuming import read_token
-from itwin_export_async._protocol.retry import TRANSIENT, RetryPolicy
+from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.schedule import Inspection, PollSchedule
-from itwin_export_async._runs import RunDesk, RunHandle, RunOrigin
+from itwin_export_async._runs import DAY, OnUpdate, RunDesk, RunHandle
 from itwin_export_async._session import Session
-from itwin_export_async._starting import IfActive, RunStarter, checked_if_active
+from itwin_export_async._starting import IfActive, start_export
 from itwin_export_async._storage import StorageClient
+from itwin_export_async._synchronization import SynchronizationClient
 from itwin_export_async._transport import Transport
 
-log = logging.getLogger(__name__)
+REDIRECT_URL = "https://developer.bentley.com/"
 
 
 class ExportClient:
@@ -44,9 +49,10 @@ class ExportClient:
     Bentley's by default. `rate_limit`: how many calls the subscription allows, by default
     `RateLimit.STANDARD`. `retry`: how often requests are repeated. `schedule`: when runs are looked
     at. `request_timeout`: seconds for one request, 30 by default. `outage_allowance`: seconds for
-    which looks at a run may fail before its `wait` gives up. `http`: your own
-    `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests instead of
-    aiohttp, such as an emulator.
+    which looks at a run may fail before its `wait` gives up. `redirect_url`: where the page on
+    which a user agrees to exports sends them afterwards. `http`: your own `aiohttp.ClientSession`,
+    which stays open. `transport`: what carries the requests instead of aiohttp, such as an
+    emulator.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class ExportClient:
         schedule: PollSchedule | None = None,
         request_timeout: float | None = None,
         outage_allowance: float = 900.0,
+        redirect_url: str = REDIRECT_URL,
         http: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -87,11 +94,12 @@ class ExportClient:
         self._following = Following(self._session, schedule or Inspection(), outage_allowance)
         self.storage = StorageClient(self._session)
         """iTwin Storage: where the exported files are."""
-        self._desk = RunDesk(
-            session=self._session,
-            following=self._following,
-            outputs=Outputs(self._session, self.storage),
-        )
+        outputs = Outputs(self._session, self.storage)
+        self._desk = RunDesk(session=self._session, following=self._following, outputs=outputs)
+        self._consent = Consent(self._session, redirect_url)
+        self._terms = partial(Terms, desk=self._desk, consent=self._consent)
+        self.synchronization = SynchronizationClient(self._desk, self._consent)
+        """The Synchronization API: what brings files into iModels."""
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -139,8 +147,9 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/create-export-connection/
         """
-        request = export.create_connection(imodel_id, display_name, authentication_type)
-        return export.read_created_connection(await self._session.send(request))
+        request = connections.create_connection(imodel_id, display_name, authentication_type)
+        response = await self._session.send(request)
+        return connections.read_created_connection(response, Connection)
 
     async def find_or_create_connection(
         self,
@@ -153,37 +162,8 @@ class ExportClient:
         is made if there is none. When the answer to that is lost, the list is looked at again, so
         that no twin is made.
         """
-        wanted = None
-        if authentication_type is not None:
-            wanted = member_of(AuthenticationType, "authentication_type", authentication_type)
-        found = await self._find_connection(imodel_id, display_name, wanted)
-        if found is not None:
-            return found
-        try:
-            return await self.create_connection(
-                imodel_id, display_name=display_name, authentication_type=wanted
-            )
-        except (TransportError, ProtocolError, ResponseError) as error:
-            if isinstance(error, ResponseError) and error.status not in TRANSIENT:
-                raise
-            found = await self._find_connection(imodel_id, display_name, wanted)
-            if found is None:
-                raise
-            log.info("connection %s had been made although its answer was lost", found.id)
-            return found
-
-    async def _find_connection(
-        self, imodel_id: str, display_name: str, kind: AuthenticationType | None
-    ) -> Connection | None:
-        try:
-            async for connection in self.list_connections(imodel_id):
-                named = connection.display_name == display_name
-                if named and kind in (None, connection.authentication_type):
-                    return connection
-        except NotFound as error:  # an iModel without connections; creating one tells the rest
-            if error.is_gateway:
-                raise
-        return None
+        kind = kind_of(authentication_type)
+        return await find_or_create(self._session, imodel_id, display_name, kind)
 
     async def get_connection(self, connection_id: str) -> Connection:
         """Read a connection. Raises `NotFound`.
@@ -191,7 +171,7 @@ class ExportClient:
         https://developer.bentley.com/apis/export/operations/get-export-connection/
         """
         request = runs.get_connection(Service.EXPORT, connection_id)
-        return runs.read_connection(await self._session.send(request))
+        return runs.read_connection(await self._session.send(request), Connection)
 
     def list_connections(
         self, imodel_id: str, *, page_size: int | None = None
@@ -200,21 +180,15 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/get-export-connections/
         """
-        size = checked_page_size(page_size)
-        checked_id("imodel_id", imodel_id)
-        return Listing(
-            self._session,
-            lambda offset: export.list_connections(imodel_id, page_size=size, offset=offset),
-            export.read_connections,
-        )
+        return connections_of(self._session, imodel_id, page_size)
 
     async def delete_connection(self, connection_id: str) -> None:
         """Delete a connection. Raises `Conflict` while a run of it is active.
 
         https://developer.bentley.com/apis/export/operations/delete-export-connection/
         """
-        response = await self._session.send(export.delete_connection(connection_id))
-        export.read_deleted_connection(response)
+        request = connections.delete_connection(Service.EXPORT, connection_id)
+        connections.read_deleted(await self._session.send(request))
 
     async def start_run(
         self,
@@ -232,19 +206,7 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/create-export-connection-run/
         """
-        checked_if_active(if_active)
-        if options is None:
-            options = ExportOptions()
-        if not isinstance(options, ExportOptions):
-            raise TypeError(f"options must be ExportOptions, not {type(options).__name__}")
-        starter = RunStarter(
-            desk=self._desk,
-            service=Service.EXPORT,
-            connection_id=connection_id,
-            request=runs.create_run(connection_id, options),
-            if_active=if_active,
-        )
-        return await starter.start()
+        return await start_export(self._desk, connection_id, options, if_active=if_active)
 
     async def get_run(self, connection_id: str, run_id: str) -> Run:
         """Look at a run, once. Raises `NotFound`.
@@ -259,17 +221,11 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/get-export-connection-runs/
         """
-        checked_id("connection_id", connection_id)
         return runs_of(self._session, Service.EXPORT, connection_id, page_size)
 
     def run(self, connection_id: str, run_id: str) -> RunHandle:
         """A handle of a run that you know by its ids. Asks nothing."""
-        return RunHandle(
-            connection_id=checked_id("connection_id", connection_id),
-            run_id=checked_id("run_id", run_id),
-            origin=RunOrigin.ATTACHED,
-            desk=self._desk,
-        )
+        return self._desk.attach(Service.EXPORT, connection_id, run_id)
 
     def resume(self, token: str | RunHandle) -> RunHandle:
         """A handle from `run.token`, or from a handle that was pickled. Asks nothing.
@@ -288,6 +244,50 @@ class ExportClient:
             desk=self._desk,
         )
 
+    async def export_imodel(
+        self,
+        imodel_id: str,
+        destination: str | PathLike[str],
+        options: ExportOptions | None = None,
+        *,
+        display_name: str | None = None,
+        authentication_type: AuthenticationType | str | None = None,
+        if_active: IfActive = "wait",
+        timeout: float | None = DAY,
+        on_update: OnUpdate | None = None,
+    ) -> ExportOutcome:
+        """Export an iModel and bring the output to disk, as `run.download` does.
+
+        `display_name`: of the connection, None as in `ExportRequest`. `timeout` bounds all of it,
+        in seconds, None not at all: `RunTimeout`, or a plain `TimeoutError` before there is a run.
+        """
+        request = ExportRequest(
+            imodel_id=imodel_id, destination=destination, options=options, display_name=display_name
+        )
+        terms = self._terms(authentication_type=authentication_type, if_active=if_active)
+        return await Export(terms=terms, request=request, on_update=on_update).within(timeout)
+
+    def export_many(
+        self,
+        requests: Requests,
+        *,
+        concurrency: int = 20,
+        ledger: str | PathLike[str] | None = None,
+        authentication_type: AuthenticationType | str | None = None,
+        if_active: IfActive = "wait",
+        on_update: OnUpdateOfMany | None = None,
+    ) -> AsyncGenerator[ExportOutcome, None]:
+        """The outcomes of many exports, each as soon as it is there; failures among them.
+
+        `requests` may be endless or asynchronous: they are read as they are needed. `concurrency`:
+        how many go on at once, those of one iModel one after another. `ledger`: a file from which
+        the same call goes on after any end, also of the process. `on_update(request, update)` gets
+        what `wait` tells. What `requests` or `on_update` raise, and the `LedgerError` of a ledger
+        that cannot be used, comes out here. Leaving early ends the waiting, never the runs.
+        """
+        terms = self._terms(authentication_type=authentication_type, if_active=if_active)
+        return export_many(terms, requests, concurrency, ledger, on_update)
+
     async def get_authorization(self, redirect_url: str) -> AuthorizationInformation:
         """Whether the user has agreed to background work in their name, and where they can.
 
@@ -295,5 +295,4 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/get-authorizationinformation/
         """
-        request = export.get_authorization(redirect_url)
-        return export.read_authorization(await self._session.send(request))
+        return await self._consent.ask(Service.EXPORT, redirect_url)

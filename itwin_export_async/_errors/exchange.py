@@ -1,38 +1,11 @@
-"""What can go wrong, as one tree.
-
-    ExportError
-    ├── TransportError            no answer came
-    │   └── RequestTimeout        ... in time (also a TimeoutError)
-    ├── ResponseError             the service refused
-    │   ├── InvalidRequest        400, 422
-    │   ├── AuthenticationFailed  401
-    │   ├── PermissionDenied      403
-    │   ├── NotFound              404
-    │   ├── Conflict              409, and 303 where joining was not wanted
-    │   ├── RateLimited           429
-    │   └── ServiceUnavailable    5xx
-    ├── ProtocolError             the service broke its own contract
-    ├── TokenError                no token could be had
-    ├── AuthorizationRequired     the user has to consent first
-    ├── DownloadError             a file could not be fetched whole
-    └── RunError                  the run, or the following of it, ended badly
-        ├── RunFailed             the run's outcome is not a success
-        │   └── RunPartlyFailed   some of its tasks succeeded
-        ├── RunTimeout            it took too long (also a TimeoutError)
-        └── RunUnreachable        its state could not be read for too long
-
-A caller's mistake is a `ValueError`, a `TypeError` or (for a client that is not open) a
-`RuntimeError` instead. Every error pickles with its fields, and none shows a secret: addresses
-appear without their query.
-"""
+"""What goes wrong in an exchange with a service."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, fields, frozen, has
 
-from itwin_export_async._models import Run, Task
-from itwin_export_async._secrets import redacted, without_query
+from itwin_export_async._secrets import without_query
 
 if TYPE_CHECKING:
     from itwin_export_async._runs import RunHandle
@@ -206,88 +179,3 @@ class TokenError(ExportError):
 
     def __str__(self) -> str:
         return self.message
-
-
-@define(eq=False, kw_only=True, slots=False)
-class AuthorizationRequired(ExportError):
-    """The user has to consent to background work first, on the page `url` (None if not told)."""
-
-    url: str | None = None
-
-    def __str__(self) -> str:
-        page = self.url or "the page that get_authorization names"
-        return f"the user has not yet agreed to exports in their name; they can at {page}"
-
-
-@define(eq=False, kw_only=True, slots=False)
-class DownloadError(ExportError):
-    """A file could not be fetched whole. Nothing stands under its final name.
-
-    `file_id` is the Storage id, `destination` the path it was meant for.
-    """
-
-    message: str
-    file_id: str = ""
-    destination: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.destination or self.file_id}: {self.message}"
-
-
-@define(eq=False, kw_only=True, slots=False)
-class RunError(ExportError):
-    """The run, or the following of it, ended badly.
-
-    `run` is what was last seen of it, None when nothing was. `token` lets
-    `client.resume(token)` take the run up again, in any process.
-    """
-
-    message: str = ""
-    connection_id: str
-    run_id: str
-    run: Run | None = field(default=None, repr=False)
-    token: str = field(default="", repr=False)
-
-    def __str__(self) -> str:
-        return f"run {self.run_id} of connection {self.connection_id} {self.message}".rstrip()
-
-
-def _told(task: Task) -> str:
-    """One failed task as a sentence: what, why, and whether the user can mend it."""
-    result = task.result.value if task.result else "no result"
-    error = task.error
-    if error is None:
-        return f"task {task.id} ended with {result}, without an explanation"
-    why = redacted(": ".join(filter(None, (error.error_code, error.description or error.message))))
-    hints = []
-    if error.can_user_fix is not None:
-        hints.append(f"{'can' if error.can_user_fix else 'cannot'} be fixed by the user")
-    if error.kb_article_link:
-        hints.append(f"see {error.kb_article_link}")
-    told = f"task {task.id} ended with {result}: {why or 'no description'}"
-    return f"{told} ({'; '.join(hints)})" if hints else told
-
-
-class RunFailed(RunError):
-    """The run ended, and not well: `run.outcome` says how; the text names each failed task."""
-
-    def __str__(self) -> str:
-        lines = [super().__str__()]
-        if self.run is not None and (fault := self.run.error) is not None:
-            lines.append(redacted(": ".join(filter(None, (fault.error_key, fault.description)))))
-        if self.run is not None:
-            lines += map(_told, self.run.failed_tasks)
-        return "\n  ".join(lines)
-
-
-class RunPartlyFailed(RunFailed):
-    """The run ended with some tasks done and some failed; what was done can be downloaded."""
-
-
-@define(eq=False, kw_only=True, slots=False)
-class RunTimeout(RunError, TimeoutError):
-    """The time for waiting is over. The run may well go on: `client.resume(error.token)`."""
-
-
-class RunUnreachable(RunError):
-    """The run's state could not be read for longer than the outage allowance."""

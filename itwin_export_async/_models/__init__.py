@@ -1,5 +1,6 @@
 """The values people hold: frozen, keyword-only, named as the service names them."""
 
+from itwin_export_async._models.batch import ExportOutcome, ExportRequest
 from itwin_export_async._models.connections import (
     AuthorizationInformation,
     Connection,
@@ -23,7 +24,7 @@ from itwin_export_async._models.options import (
 )
 from itwin_export_async._models.runs import Job, Run, RunFault, Task, TaskError
 from itwin_export_async._models.storage import StoredFile
-from itwin_export_async._models.updates import RunUpdate, StateChange
+from itwin_export_async._models.updates import RunOrigin, RunUpdate, StateChange
 
 __all__ = [
     "AuthenticationType",
@@ -33,6 +34,8 @@ __all__ = [
     "ExecutionResult",
     "ExecutionState",
     "ExportOptions",
+    "ExportOutcome",
+    "ExportRequest",
     "ExportType",
     "IfcVersion",
     "InputOptions",
@@ -42,6 +45,7 @@ __all__ = [
     "OutputOptions",
     "Run",
     "RunFault",
+    "RunOrigin",
     "RunUpdate",
     "SourceFile",
     "StateChange",

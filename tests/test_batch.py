@@ -1,0 +1,427 @@
+"""Many exports at once."""
+
+import asyncio
+import gc
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from heapq import heapreplace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from itwin_export_async import (
+    DownloadError,
+    ExportClient,
+    ExportOptions,
+    ExportOutcome,
+    ExportRequest,
+    LedgerError,
+    NotFound,
+    RateLimit,
+    RunFailed,
+    RunTimeout,
+    RunUpdate,
+)
+from itwin_export_async._exporting import Export
+from itwin_export_async.emulator import Emulator
+from tests.batches import Make, check, collect, maker, started, tasks_left
+from tests.fakes import answer
+
+
+@pytest.fixture
+def make(emulator: Emulator, tmp_path: Path) -> Make:
+    return maker(emulator, tmp_path / "out")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "exports.db"
+
+
+async def test_each_outcome_comes_as_soon_as_it_is_there(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    requests = make(3)
+    for request, minutes in zip(requests, (30, 10, 20), strict=True):
+        emulator.fate(request.imodel_id, seconds=minutes * 60)
+    moments = []
+    async for outcome in client.export_many(requests):
+        check(emulator, outcome)
+        moments.append((outcome.request.key, asyncio.get_running_loop().time() // 60))
+    assert [key for key, _ in moments] == ["k1", "k2", "k0"]
+    assert [minute for _, minute in moments] == pytest.approx([10, 20, 30], abs=1.5)
+
+
+async def test_one_failure_stops_no_other(
+    client: ExportClient, emulator: Emulator, make: Make, tmp_path: Path
+) -> None:
+    failing, unknown, unwritable, *good = make(5)
+    emulator.fate(failing.imodel_id, "Error")
+    unknown = evolve(unknown, imodel_id="00000000-0000-0000-0000-000000000000")
+    (tmp_path / "file").write_text("")
+    unwritable = evolve(unwritable, destination=tmp_path / "file" / "x.ifc")
+    outcomes = await collect(client, [failing, unknown, unwritable, *good])
+    errors = {o.request.key: type(o.error) for o in outcomes if not o.ok}
+    assert errors.pop("k0") is RunFailed
+    assert errors.pop("k1") is NotFound
+    assert errors.pop("k2") is DownloadError
+    assert not errors
+    assert len(outcomes) == 5
+    failed = next(o for o in outcomes if o.request is failing)
+    assert failed.run is not None
+    assert failed.run.is_final
+    assert failed.paths == ()
+
+
+async def test_a_value_that_only_the_work_finds_wrong_is_an_outcome(
+    client: ExportClient, make: Make
+) -> None:
+    one, other = make(2)
+    outcomes = await collect(client, [evolve(one, imodel_id="two\nlines"), other])
+    assert sorted(type(o.error).__name__ for o in outcomes) == ["NoneType", "ValueError"]
+
+
+async def test_no_more_go_on_at_once_than_allowed(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    going: set[str | None] = set()
+    most = 0
+
+    def on_update(request: ExportRequest, update: RunUpdate) -> None:
+        nonlocal most
+        (going.discard if update.run.is_final else going.add)(request.key)
+        most = max(most, len(going))
+
+    outcomes = await collect(client, make(30), concurrency=7, on_update=on_update)
+    assert sum(outcome.ok for outcome in outcomes) == 30
+    assert most == 7
+    assert not going
+
+
+async def test_fifty_at_once(client: ExportClient, emulator: Emulator, make: Make) -> None:
+    outcomes = await collect(client, make(50), concurrency=50)
+    for outcome in outcomes:
+        check(emulator, outcome)
+    assert started(emulator) == 50
+    assert not tasks_left()
+
+
+async def test_requests_of_one_imodel_go_one_after_another(
+    client: ExportClient, emulator: Emulator, make: Make, tmp_path: Path
+) -> None:
+    (one,) = make(1)
+    versions = ("IFC2x3", "IFC4 RV 1.2", "IFC4.3")
+    requests = [
+        evolve(one, key=v, destination=tmp_path / f"{v}.ifc", options=ExportOptions(ifc_version=v))
+        for v in versions
+    ]
+    outcomes = await collect(client, requests)
+    assert [outcome.request.key for outcome in outcomes] == list(versions)
+    assert [r.status for r in emulator.requests if r.operation == "create_run"] == [202] * 3
+
+
+async def test_they_keep_nobody_else_waiting(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    one, *others = make(3)
+    same = [evolve(one, key=f"same{n}") for n in range(2)]
+    outcomes = await collect(client, [one, *same, *others], concurrency=3)
+    assert [o.request.key for o in outcomes][-1] == "same1"
+
+
+async def test_equal_names_in_one_folder_get_numbers(
+    client: ExportClient, emulator: Emulator, tmp_path: Path, path: Path
+) -> None:
+    folder = tmp_path / "out"
+    requests = [
+        ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=f"{folder}/")
+        for _ in range(3)
+    ]
+    outcomes = await collect(client, requests, ledger=path)
+    for outcome in outcomes:
+        check(emulator, outcome)
+    names = ["Bridge-2.ifc", "Bridge-3.ifc", "Bridge.ifc"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+    again = await collect(client, requests, ledger=path)
+    assert {o.request.identity: o.paths for o in again} == {
+        o.request.identity: o.paths for o in outcomes
+    }
+    await collect(client, requests)  # the files of another call make room
+    assert sorted(p.name for p in folder.iterdir()) == names
+
+
+async def test_a_file_that_another_request_took_is_fetched_again_under_another_name(
+    client: ExportClient, emulator: Emulator, tmp_path: Path, path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    one, other = (
+        ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=tmp_path / "out")
+        for _ in range(2)
+    )
+    await collect(client, [one], ledger=path)
+    outcomes = await collect(client, [other, one], ledger=path, concurrency=1)
+    assert [o.paths[0].name for o in outcomes] == ["Bridge.ifc", "Bridge-2.ifc"]
+    (first,) = await collect(client, [one], ledger=path)
+    assert first.paths == outcomes[1].paths
+    assert first.paths[0].exists()
+
+
+async def test_one_file_has_one_request(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    one, other = make(2)
+    outcomes = await collect(client, [one, evolve(other, destination=one.destination)])
+    refused, fetched = outcomes
+    check(emulator, fetched)
+    assert isinstance(refused.error, DownloadError)
+    assert "is the destination of another request, too" in str(refused.error)
+    assert started(emulator) == 1
+
+
+async def test_nothing_is_left_of_a_download_that_failed(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    emulator.script("get_blob", *[answer(410)] * 3)
+    request = ExportRequest(imodel_id=emulator.add_imodel(), destination=f"{folder}/")
+    (outcome,) = await collect(client, [request])
+    assert isinstance(outcome.error, DownloadError)
+    assert outcome.error.destination == f"{folder}/"
+    assert list(folder.iterdir()) == []
+
+
+async def test_requests_are_read_no_further_than_needed(client: ExportClient, make: Make) -> None:
+    read = 0
+
+    def endless() -> Iterator[ExportRequest]:
+        nonlocal read
+        while True:
+            read += 1
+            yield make(1)[0]
+
+    async with aclosing(client.export_many(endless(), concurrency=3)) as outcomes:
+        for taken in range(1, 10):
+            await anext(outcomes)
+            await asyncio.sleep(24 * 3600)  # who takes them slowly
+            assert read <= taken + 6
+    assert not tasks_left()
+
+
+async def test_leaving_early_ends_the_waiting_and_not_the_runs(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    outcomes = client.export_many(make(30), concurrency=5)
+    assert (await anext(outcomes)).ok
+    begun = started(emulator)
+    await outcomes.aclose()
+    assert not tasks_left()
+    before = len(emulator.requests)
+    await asyncio.sleep(3600)
+    assert len(emulator.requests) == before
+    assert started(emulator) == begun
+
+
+async def test_cancelling_ends_the_waiting(client: ExportClient, make: Make, path: Path) -> None:
+    task = asyncio.create_task(collect(client, make(10), ledger=path))
+    await asyncio.sleep(60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not tasks_left()
+    async with aclosing(client.export_many([], ledger=path)) as outcomes:  # it is free again
+        assert [outcome async for outcome in outcomes] == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_what_the_requests_raise_comes_out(
+    client: ExportClient, make: Make, asynchronous: bool
+) -> None:
+    def broken() -> Iterator[ExportRequest]:
+        yield from make(3)
+        raise LookupError("no more lines")
+
+    async def broken_too() -> AsyncIterator[ExportRequest]:
+        for request in broken():
+            yield request
+
+    with pytest.raises(LookupError, match="no more lines"):
+        await collect(client, broken_too() if asynchronous else broken())
+    assert not tasks_left()
+
+
+async def test_requests_that_come_slowly_hold_up_no_outcome(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    first, second = make(2)
+
+    async def slow() -> AsyncIterator[ExportRequest]:
+        yield first
+        await asyncio.sleep(24 * 3600)
+        yield second
+
+    outcomes = client.export_many(slow())
+    assert (await anext(outcomes)).request is first
+    assert asyncio.get_running_loop().time() < 3600
+    assert (await anext(outcomes)).request is second
+    with pytest.raises(StopAsyncIteration):
+        await anext(outcomes)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("error", [LookupError, ValueError, OSError, LedgerError])
+async def test_what_on_update_raises_comes_out(
+    client: ExportClient, make: Make, asynchronous: bool, error: type[Exception]
+) -> None:
+    raised = error(message="mine") if error is LedgerError else error("mine")
+
+    def on_update(request: ExportRequest, update: RunUpdate) -> None:
+        if request.key == "k1":
+            raise raised
+
+    async def on_update_too(request: ExportRequest, update: RunUpdate) -> None:
+        await asyncio.sleep(1)
+        on_update(request, update)
+
+    with pytest.raises(error) as caught:
+        await collect(client, make(3), on_update=on_update_too if asynchronous else on_update)
+    assert caught.value is raised
+    assert not tasks_left()
+
+
+async def test_an_error_of_the_run_is_none_of_on_update(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    (request,) = make(1)
+    emulator.fate(request.imodel_id, "Error")
+    told = []
+    (outcome,) = await collect(client, [request], on_update=lambda *update: told.append(update))
+    assert isinstance(outcome.error, RunFailed)
+    assert told[-1][0] is request
+
+
+async def test_each_export_has_a_day(emulator: Emulator, make: Make) -> None:
+    (request,) = make(1)
+    emulator.fate(request.imodel_id, seconds=30 * 3600)
+    async with ExportClient(emulator.token(lifetime=1e6), transport=emulator) as client:
+        (outcome,) = await collect(client, [request])
+    assert isinstance(outcome.error, RunTimeout)
+    assert asyncio.get_running_loop().time() == pytest.approx(24 * 3600, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "named"),
+    [
+        ({"concurrency": 0}, ValueError, "concurrency must be at least 1, not 0"),
+        ({"concurrency": "3"}, TypeError, "concurrency must be a whole number"),
+        ({"if_active": "ask"}, ValueError, "if_active"),
+        ({"authentication_type": "Robot"}, ValueError, "authentication_type"),
+        ({"requests": 7}, TypeError, "not iterable"),
+    ],
+)
+async def test_a_mistake_is_refused_at_once(
+    client: ExportClient, wrong: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        client.export_many(**{"requests": [], **wrong})
+
+
+async def test_what_is_no_request_comes_out(client: ExportClient, make: Make) -> None:
+    with pytest.raises(TypeError, match="requests must be ExportRequest, not str"):
+        await collect(client, [*make(1), "m2"])
+
+
+async def test_outside_of_the_client_it_is_refused(emulator: Emulator) -> None:
+    outcomes = ExportClient("token", transport=emulator).export_many([])
+    with pytest.raises(RuntimeError, match="not open"):
+        await anext(outcomes)
+
+
+async def test_runs_work_in_the_name_of_the_service_if_asked(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    emulator.user_authorized = False
+    (outcome,) = await collect(client, make(1), authentication_type="Service")
+    check(emulator, outcome)
+
+
+# how much of it there may be
+
+
+async def test_three_hundred_on_the_community_tier(emulator: Emulator, make: Make) -> None:
+    requests = make(300)
+    limit = RateLimit.COMMUNITY
+    token = emulator.token(lifetime=1e6)
+    async with ExportClient(token, transport=emulator, rate_limit=limit) as client:
+        outcomes = await collect(client, requests, concurrency=50)
+    makespan = asyncio.get_running_loop().time()
+    least = makespan_in_order({o.request: seconds(o) for o in outcomes}, requests, 50)
+    print(f"makespan {makespan:.0f} s, at least {least:.0f} s: {makespan / least:.3f}")
+    assert makespan < 1.1 * least
+    api = [r for r in emulator.requests if "blob" not in r.operation]
+    assert not [r for r in api if r.status == 429]
+    for window, calls in ((60, 500), (3600, 5000)):
+        moments = [r.at for r in api]
+        for first, last in zip(moments, moments[calls:], strict=False):
+            assert last - first >= window
+
+
+def seconds(outcome: ExportOutcome) -> float:
+    """How long its run took."""
+    assert outcome.run is not None
+    assert outcome.run.duration is not None
+    return outcome.run.duration
+
+
+def makespan_in_order(
+    durations: dict[ExportRequest, float], requests: list[ExportRequest], concurrency: int
+) -> float:
+    """How long the runs alone take when each begins as soon as one before it has ended."""
+    free = [0.0] * concurrency
+    for request in requests:
+        heapreplace(free, free[0] + durations[request])
+    return max(free)
+
+
+class OneConnection:
+    """A service in which every run has ended as soon as it is looked at, and made nothing."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def send(self, request: Any, /) -> Any:
+        await asyncio.sleep(0.01)
+        if request.method == "POST":
+            self.runs += 1
+            return answer(202, Location=f"https://api.bentley.com{request.url[23:]}/r{self.runs}")
+        if "/runs/" in request.url:
+            run = {"id": request.url.rpartition("/")[2], "state": "Completed", "result": "Skipped"}
+            return answer(200, json.dumps({"run": run}))
+        return answer(200, '{"connections": [{"id": "c1", "displayName": "itwin-export"}]}')
+
+    def stream(self, request: Any, /) -> Any:
+        raise AssertionError
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_thousands_take_no_more_room_than_a_hundred() -> None:
+    def requests() -> Iterator[ExportRequest]:
+        for n in range(4000):
+            yield ExportRequest(imodel_id=f"m{n}", destination="out/")
+
+    most = count = 0
+    no_limit = RateLimit()
+    async with ExportClient("token", transport=OneConnection(), rate_limit=no_limit) as client:
+        async for outcome in client.export_many(requests(), concurrency=20):
+            assert outcome.ok
+            count += 1
+            if count % 1000 == 0:
+                alive = Counter(type(thing) for thing in gc.get_objects())
+                most = max(most, alive[Export], alive[ExportRequest], alive[ExportOutcome])
+    assert count == 4000
+    assert most <= 100
