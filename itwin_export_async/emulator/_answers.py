@@ -1,9 +1,14 @@
 """The forms that answers come in."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from attrs import evolve, frozen
+from multidict import CIMultiDict, CIMultiDictProxy
+
 from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async.emulator._content import Content, pieces
 
 
 class Refused(Exception):
@@ -14,8 +19,39 @@ class Refused(Exception):
         self.response = response
 
 
+@frozen(kw_only=True)
+class Streamed(Response):
+    """An answer whose body is made while it is sent: a content from `first` up to `stop`."""
+
+    content: Content
+    first: int
+    stop: int
+
+
+def body_of(response: Response, length: int | None = None) -> Iterator[bytes]:
+    """The body, or its first `length` bytes, some of it at a time."""
+    count = length_of(response) if length is None else min(length, length_of(response))
+    if isinstance(response, Streamed):
+        return pieces(response.content, response.first, response.first + count)
+    return pieces(response.body, 0, count)
+
+
+def whole(response: Response) -> Response:
+    """The same answer, its body made and held."""
+    if not isinstance(response, Streamed):
+        return response
+    return _with_body(response, b"".join(body_of(response)))
+
+
+def head_of(response: Response) -> Response:
+    """The same answer without its body."""
+    return _with_body(response, b"")
+
+
 def header_of(request: Request, name: str) -> str:
     """A header of the request, in whatever letter case it was sent, or an empty string."""
+    if name in request.headers:
+        return request.headers[name]
     wanted = name.lower()
     return next((text for key, text in request.headers.items() if key.lower() == wanted), "")
 
@@ -74,4 +110,42 @@ def operation_not_found() -> Response:
         "ResourceNotFound",
         "The requested resource was not found. Verify the API URL and the Accept header.",
         detail("OperationNotFound", "Unable to match incoming request to an operation."),
+    )
+
+
+def dated(response: Response, request: Request, date: str) -> Response:
+    """The answer to this request: it tells the time, unless it does already.
+
+    Its headers keep the letter case that they were given.
+    """
+    headers = response.headers
+    if "Date" not in headers:
+        told = CIMultiDict(headers)
+        told["Date"] = date
+        headers = CIMultiDictProxy(told)
+    if isinstance(response, Streamed):
+        return evolve(response, headers=headers, method=request.method, url=request.url)
+    return Response(
+        status=response.status,
+        headers=headers,
+        body=response.body,
+        method=request.method,
+        url=request.url,
+    )
+
+
+def length_of(response: Response) -> int:
+    """How many bytes its body has."""
+    if isinstance(response, Streamed):
+        return response.stop - response.first
+    return len(response.body)
+
+
+def _with_body(response: Response, body: bytes) -> Response:
+    return Response(
+        status=response.status,
+        headers=response.headers,
+        body=body,
+        method=response.method,
+        url=response.url,
     )

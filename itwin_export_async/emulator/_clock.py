@@ -21,6 +21,8 @@ class Clock:
         if epoch.tzinfo is None:
             raise ValueError("epoch needs a time zone")
         self._epoch = epoch.astimezone(UTC)
+        self._second = self._epoch.replace(microsecond=0, tzinfo=None)
+        self._dated = (-1, "")
         self._last = 0.0
         self._offsets: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
         self._offset_outside: float | None = None
@@ -47,11 +49,14 @@ class Clock:
     def stamp(self, at: float, *, zone: str = "Z") -> str:
         """The moment as the service writes it: up to seven digits, zeros at the end left out."""
         ticks = round(at * _TICKS) + self._epoch.microsecond * 10
-        second = self._epoch.replace(microsecond=0) + timedelta(seconds=ticks // _TICKS)
+        second = self._second + timedelta(seconds=ticks // _TICKS)
         digits = f"{ticks % _TICKS:07d}".rstrip("0")
         fraction = f".{digits}" if digits else ""
-        return f"{second:%Y-%m-%dT%H:%M:%S}{fraction}{zone}"
+        return f"{second.isoformat()}{fraction}{zone}"
 
     def http_date(self, at: float) -> str:
         """The moment as a `Date` header has it (RFC 9110, section 5.6.7)."""
-        return format_datetime(self.moment(at), usegmt=True)
+        second = int(at + self._epoch.microsecond / 1e6)
+        if second != self._dated[0]:
+            self._dated = second, format_datetime(self.moment(at), usegmt=True)
+        return self._dated[1]

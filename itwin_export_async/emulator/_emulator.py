@@ -1,50 +1,44 @@
 """The emulator: all services behind one `handle`, in memory or served."""
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from math import inf
 from types import MappingProxyType
-from urllib.parse import urlsplit
+from typing import Literal
+from urllib.parse import quote
 
-from attrs import evolve, frozen
-
-from itwin_export_async._protocol.http import BodyStream, Request, Response, TransportError
-from itwin_export_async.emulator._answers import Refused
-from itwin_export_async.emulator._identity import SCOPE, add_token, admit
-from itwin_export_async.emulator._routes import OPERATIONS, Route, route
+from itwin_export_async._protocol.http import BodyStream, Request, Response
+from itwin_export_async.emulator._carriage import carried, handled, streamed
+from itwin_export_async.emulator._chaos import Chaos
+from itwin_export_async.emulator._content import Content
+from itwin_export_async.emulator._faults import Outcome
+from itwin_export_async.emulator._gateway import Gateway
+from itwin_export_async.emulator._identity import SCOPE, add_refresh_token, add_token
+from itwin_export_async.emulator._ids import composite, new_guid
+from itwin_export_async.emulator._journal import RequestRecord
+from itwin_export_async.emulator._operations import OPERATIONS
+from itwin_export_async.emulator._quirks import Oddities
 from itwin_export_async.emulator._runs import Fate
-from itwin_export_async.emulator._script import Outcome, Script
 from itwin_export_async.emulator._server import Served, serving
 from itwin_export_async.emulator._settings import Settings
-from itwin_export_async.emulator._world import Addresses, Call, World
+from itwin_export_async.emulator._sins import Sin
+from itwin_export_async.emulator._status import status_pages
+from itwin_export_async.emulator._tiers import Limits
+from itwin_export_async.emulator._world import Addresses, World
 
-_PIECE = 64 * 1024
-
-
-@frozen(kw_only=True)
-class RequestRecord:
-    """One request that was made: when, in seconds since the first, and what came of it.
-
-    `operation` is "unknown" where the gateway knows none. `status` is None when no answer was
-    given.
-    """
-
-    at: float
-    operation: str
-    method: str
-    path: str
-    status: int | None
+_WEEK = 7 * 86400.0
 
 
 class Emulator(Settings):
-    """The Export API, the token endpoint and the downloads of Storage, in one object.
+    """The Export and Synchronization APIs, Storage, blob stores and the token endpoint in one.
 
     Equal seeds and equal requests give equal ids, states and files. Runs live `speed` times
     faster than real ones; `run_seconds` says how long they take before that (see `Settings`, whose
     attributes may be changed at any time). `epoch` is what the service's clock shows at first use,
-    now if not given. `requests` are all that were made.
+    now if not given. `tier` is the subscription whose rate limit holds: "Community" (500 calls a
+    minute and 5,000 an hour), "Standard" (5,000 a minute), or None for no limit. `quirks` are names
+    out of `QUIRKS` of the oddities that answers have, or "all".
     """
 
     def __init__(
@@ -56,6 +50,8 @@ class Emulator(Settings):
         token_lifetime: float = 3600.0,
         epoch: datetime | None = None,
         page_size: int = 50,
+        tier: str | None = None,
+        quirks: str | Iterable[str] = (),
     ) -> None:
         super().__init__(
             speed=speed,
@@ -64,8 +60,50 @@ class Emulator(Settings):
             page_size=page_size,
         )
         self._world = World.from_seed(seed, settings=self, epoch=epoch or datetime.now(UTC))
-        self._script = Script()
-        self.requests: list[RequestRecord] = []
+        self._gateway = Gateway(self._world)
+        self.tier = tier
+        self.quirks = quirks
+
+    @property
+    def tier(self) -> str | None:
+        """The subscription whose rate limit holds, None for no limit. A new one counts anew."""
+        return self._gateway.limits.tier if self._gateway.limits else None
+
+    @tier.setter
+    def tier(self, tier: str | None) -> None:
+        self._gateway.limits = None if tier is None else Limits(tier)
+
+    @property
+    def quirks(self) -> frozenset[str]:
+        """The names of the oddities that answers have, out of `QUIRKS`; all by "all"."""
+        return self._gateway.oddities.names
+
+    @quirks.setter
+    def quirks(self, quirks: str | Iterable[str]) -> None:
+        self._gateway.oddities = Oddities(quirks)
+
+    @property
+    def chaos(self) -> Chaos | None:
+        """What goes wrong by chance, None for nothing."""
+        return self._gateway.chaos
+
+    @chaos.setter
+    def chaos(self, chaos: Chaos | None) -> None:
+        self._gateway.chaos = chaos
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """All requests that were made; of very many the latest hundred thousand or so."""
+        return self._gateway.journal.records
+
+    @property
+    def sins(self) -> list[Sin]:
+        """What clients must not do and did, each cause once."""
+        return self._gateway.judge.sins.found
+
+    def assert_clean(self) -> None:
+        """Raise an `AssertionError` that names all sins, if there are any."""
+        self._gateway.judge.sins.assert_none()
 
     @property
     def client_id(self) -> str:
@@ -91,14 +129,53 @@ class Emulator(Settings):
         """
         return self._world.add_imodel(name, itwin_id=itwin_id, authorized=authorized).id
 
-    def add_file(self, name: str, content: bytes, *, itwin_id: str | None = None) -> str:
-        """The Storage id of a new file, in a new iTwin when none is given."""
-        return self._world.add_file(name, content, itwin_id=itwin_id).id
+    def add_file(self, name: str, content: Content, *, itwin_id: str | None = None) -> str:
+        """The Storage id of a new file in the root folder, of a new iTwin when none is given.
+
+        A `SparseContent` may be of any length: it takes no memory.
+        """
+        world = self._world
+        stored = world.drive.add_file(
+            lambda: content,
+            itwin_id=itwin_id or new_guid(world.ids),
+            guid=new_guid(world.ids),
+            name=name,
+            since=world.clock.now(),
+        )
+        return stored.id
+
+    def root_folder(self, itwin_id: str) -> str:
+        """The Storage id of an iTwin's root folder."""
+        return composite(itwin_id, itwin_id)
+
+    def user_blob(
+        self, name: str, *, lifetime: float | None = None, content: Content | None = None
+    ) -> str:
+        """The SAS address, good to read and write, of a blob in a caller's own account.
+
+        It is good for `lifetime` seconds, or a week. Ask for it while the emulator is served if
+        it is to be reached by sockets. Without `content` there is no blob yet.
+        """
+        world = self._world
+        now = world.clock.now()
+        path = f"/exports/{quote(name, safe='')}"
+        if content is not None:
+            world.drive.blobs.put(path, lambda: content, since=now)
+        expiry = world.clock.moment(now + (_WEEK if lifetime is None else lifetime))
+        query = world.drive.blobs.sign(path, rights="rcw", expiry=expiry, name=name)
+        return f"{world.addresses.user_blobs}{path}?{query}"
 
     def token(self, *, lifetime: float | None = None, scope: str = SCOPE) -> str:
         """An access token, good for `lifetime` seconds or as long as any."""
         seconds = self.token_lifetime if lifetime is None else lifetime
         return add_token(self._world, lifetime=seconds, scope=scope)
+
+    def refresh_token(self) -> str:
+        """A user's refresh token: the token endpoint takes it once, and gives the next.
+
+        It is for the application of this `client_id`, which need not show its secret.
+        """
+        return add_refresh_token(self._world)
 
     def fate(
         self,
@@ -107,79 +184,73 @@ class Emulator(Settings):
         *,
         task_result: str | None = None,
         seconds: float | None = None,
+        service: Literal["export", "synchronization"] = "export",
     ) -> None:
         """Lay down how the next run of this iModel ends, runs already laid down coming first.
 
-        `task_result` is what its job and task say, so that they can contradict the run; `seconds`
-        is how long it takes before `speed` counts.
+        `task_result` is what its jobs and tasks say, so that they can contradict the run;
+        `seconds` is how long it takes before `speed` counts.
         """
         if imodel_id not in self._world.imodels:
             raise ValueError(f"no iModel {imodel_id}")
         fate = Fate(result=result, task_result=task_result, seconds=seconds)
-        self._world.fates.setdefault(imodel_id, deque()).append(fate)
+        services = {"export": self._world.exports, "synchronization": self._world.synchronizations}
+        if service not in services:
+            raise ValueError(f"no service {service}, only {' and '.join(services)}")
+        services[service].lay_down(imodel_id, fate)
 
-    def script(self, operation: str, *outcomes: Outcome, after: bool = False) -> None:
+    def script(
+        self,
+        operation: str,
+        *outcomes: Outcome | None,
+        after: bool = False,
+        after_bytes: int | None = None,
+        late: float = 0.0,
+    ) -> None:
         """Lay down what the next requests of an operation get, one outcome each.
 
-        An outcome is a `Response`, or an exception such as `ConnectionResetError` for an answer
-        that never comes. With `after` the request has its effect before its answer is lost.
+        An outcome is a `Response`, an exception such as `ConnectionResetError` for an answer that
+        never comes, or None for the true answer. With `after` the request has its effect before its
+        answer is lost. The connection breaks `after_bytes` of the answer's body; the answer comes
+        `late` by so many seconds, whether the client still waits for it or not.
         """
         if operation not in OPERATIONS:
             raise ValueError(f"no operation {operation}, only {', '.join(sorted(OPERATIONS))}")
-        self._script.add(operation, *outcomes, after=after)
+        self._gateway.script.add(
+            operation, *outcomes, after=after, after_bytes=after_bytes, late=late
+        )
 
     def count(self, operation: str) -> int:
         """How many requests of this operation were made."""
-        return sum(record.operation == operation for record in self.requests)
+        return self._gateway.journal.counts[operation]
 
     def output(self, file_id: str) -> bytes:
         """The content of a file, by its id in Storage or the one its run names.
 
         `KeyError` when there is none. Whether its run has ended does not matter here.
         """
-        stored = self._world.files.get(file_id) or self._world.file(file_id)
-        if stored is None:
+        drive = self._world.drive
+        stored = drive.files.get(file_id) or drive.file(file_id)
+        blob = stored and drive.blobs.get(stored.blob, now=inf)
+        if not blob:
             raise KeyError(file_id)
-        return stored.write()
+        return blob.write()[:]
 
     def handle(self, request: Request) -> Response:
-        """The answer to one request.
+        """The answer to one request, its body whole.
 
         A broken connection is a builtin `ConnectionRefusedError`, `ConnectionResetError` or
         `TimeoutError`.
         """
-        now = self._world.clock.now()
-        operation, status = "unknown", None
-        try:
-            found, call = route(request, self._world.addresses, now=now)
-            operation = found.operation
-            response = self._script.play(operation, lambda: self._truth(found, call))
-            status = response.status
-        finally:
-            self._record(request, now, operation, status)
-        headers = response.headers
-        if "Date" not in headers:
-            headers = {**headers, "Date": self._world.clock.http_date(now)}
-        return evolve(response, headers=headers, method=request.method, url=request.url)
+        return handled(self._gateway, request)
 
     async def send(self, request: Request, /) -> Response:
         """The answer to one request, after `latency` seconds; the emulator as a transport."""
-        await asyncio.sleep(self.latency)
-        try:
-            return self.handle(request)
-        except (ConnectionError, TimeoutError) as exc:
-            raise TransportError(
-                message=str(exc) or type(exc).__name__,
-                method=request.method,
-                url=request.url,
-                sent=not isinstance(exc, ConnectionRefusedError),
-            ) from exc
+        return await carried(self._gateway, self, request)
 
-    @asynccontextmanager
-    async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
+    def stream(self, request: Request, /) -> AbstractAsyncContextManager[BodyStream]:
         """The answer to one request, its body in pieces."""
-        response = await self.send(request)
-        yield BodyStream(head=evolve(response, body=b""), chunks=_pieces(response.body))
+        return streamed(self._gateway, self, request)
 
     async def close(self) -> None:
         """Nothing: the emulator holds nothing open."""
@@ -188,36 +259,16 @@ class Emulator(Settings):
     async def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Served]:
         """The services behind a real server, for as long as the block lasts.
 
-        Blobs come from a second port. Links and Location headers name the real addresses.
+        Blobs come from a second port. Links and Location headers name the real addresses. In a
+        browser the base address shows what goes on, as does `/emulator/state.json` in JSON.
         """
         before = self._world.addresses
-        async with serving(self.handle, host=host, port=port) as (served, blobs):
+        pages = status_pages(self._gateway)
+        async with serving(self._gateway, host=host, port=port, pages=pages) as (served, blobs):
             self._world.addresses = Addresses(
-                api=served.base_url, token=served.token_url, blobs=blobs
+                api=served.base_url, token=served.token_url, blobs=blobs, user_blobs=blobs
             )
             try:
                 yield served
             finally:
                 self._world.addresses = before
-
-    def _truth(self, found: Route, call: Call) -> Response:
-        try:
-            if found.guarded:
-                admit(self._world, call.request)
-            return found.answer(self._world, call)
-        except Refused as refused:
-            return refused.response
-
-    def _record(self, request: Request, at: float, operation: str, status: int | None) -> None:
-        path = urlsplit(request.url).path
-        self.requests.append(
-            RequestRecord(
-                at=at, operation=operation, method=request.method, path=path, status=status
-            )
-        )
-
-
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), _PIECE):
-        await asyncio.sleep(0)
-        yield body[start : start + _PIECE]

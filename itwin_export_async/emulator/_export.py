@@ -1,7 +1,6 @@
 """The Export API: connections, runs, and the user's consent."""
 
-import json
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from itwin_export_async._protocol.http import Response
@@ -10,26 +9,27 @@ from itwin_export_async.emulator._answers import (
     detail,
     empty,
     error,
-    insufficient_permissions,
     invalid,
     invalid_value,
     json_answer,
 )
+from itwin_export_async.emulator._asked import json_object, malformed, page, permitted
 from itwin_export_async.emulator._ids import is_guid, pair
+from itwin_export_async.emulator._outputs import deliver
+from itwin_export_async.emulator._run_items import run_alone, run_item
 from itwin_export_async.emulator._run_request import faults
-from itwin_export_async.emulator._runs import Run, run_alone, run_item
-from itwin_export_async.emulator._world import Call, Connection, IModel, World
+from itwin_export_async.emulator._runs import Run, plan_refused_run, plan_run
+from itwin_export_async.emulator._service import Connection
+from itwin_export_async.emulator._world import Call, World
 
 _CONNECTION = "InvalidExportConnectionRequest"
 _RUN = "InvalidConnectionRunRequest"
 _RUNS = "InvalidConnectionRunsRequest"
 
-_LARGEST_PAGE = 1000
-
 
 def create_connection(world: World, call: Call) -> Response:
     """`POST /export/connections`"""
-    body = _json_object(call, _CONNECTION)
+    body = _body(call, _CONNECTION)
     imodel_id = body.get("iModelId")
     if imodel_id is None:
         missing = detail("MissingRequiredProperty", "imodelId was not provided.", "imodelId")
@@ -45,11 +45,10 @@ def create_connection(world: World, call: Call) -> Response:
     imodel = world.imodels.get(imodel_id)
     if imodel is None:
         return error(404, "iModelNotFound", "Requested iModel is not available.")
-    connection = world.add_connection(
-        _permitted(imodel),
-        display_name=display_name,
-        authentication_type=authentication_type,
+    connection = world.new_connection(
+        permitted(imodel), display_name=display_name, authentication_type=authentication_type
     )
+    world.exports.keep(connection)
     return json_answer(201, {"connection": _connection(world, connection)})
 
 
@@ -70,9 +69,9 @@ def list_connections(world: World, call: Call) -> Response:
     imodel = world.imodels.get(call.query["imodelid"])
     if imodel is None:
         raise Refused(_connection_not_found())
-    _permitted(imodel)
-    skip, top = _page(world, call, _CONNECTION)
-    found = [c for c in world.connections.values() if c.imodel is imodel]
+    permitted(imodel)
+    skip, top = page(call, _CONNECTION, default=world.settings.page_size)
+    found = world.exports.of(imodel)
     address = f"{world.addresses.api}/export/connections"
     return json_answer(
         200,
@@ -90,31 +89,30 @@ def list_connections(world: World, call: Call) -> Response:
 def delete_connection(world: World, call: Call) -> Response:
     """`DELETE /export/connections/{connectionId}`"""
     connection = _well_formed_connection(world, call, _CONNECTION)
-    if any(run.is_active(call.now) for run in world.runs[connection.id].values()):
+    if any(run.is_active(call.now) for run in world.exports.runs(connection).values()):
         return error(409, "ConnectionAlreadyInUse", "Connection is already being processed.")
-    world.remove_connection(connection)
+    world.exports.remove(connection)
     return empty(204)
 
 
 def create_run(world: World, call: Call) -> Response:
     """`POST /export/connections/{connectionId}/runs`"""
     connection = _well_formed_connection(world, call, _RUN)
-    body = _json_object(call, _RUN)
+    body = _body(call, _RUN)
     found = faults(body)
     if found:
         raise Refused(invalid(_RUN, *found))
-    active = world.latest.get(connection.imodel.id)
-    if active is not None and active.is_active(call.now):
-        return _while_active(world, call, active)
-    output = body.get("outputOptions", {})
-    run = world.add_run(
-        connection,
-        now=call.now,
-        export_type=body["exportType"],
-        ifc_version=body.get("ifcVersion", "IFC4.3"),
-        folder_id=output.get("folderId"),
-        in_storage=output.get("location") != "USER_BLOB_STORAGE",
-    )
+    active = world.exports.active_run(connection.imodel, call.now)
+    if active is not None and call.now - active.starts_at < world.settings.race_window:
+        return error(
+            409,
+            "ConflictWithAnotherIModelRequest",
+            "This request is already being processed for this iModel.",
+        )
+    if active is not None:
+        return empty(303, location=_run_address(world, active))
+    run = _planned(world, connection, body, call.now)
+    world.exports.add_run(connection, run)
     return empty(202, location=_run_address(world, run))
 
 
@@ -125,8 +123,8 @@ def list_runs(world: World, call: Call) -> Response:
     have `&` in place of `?`, and never end.
     """
     connection = _known_connection(world, call.ids[0])
-    skip, top = _page(world, call, _RUNS)
-    runs = world.runs[connection.id]
+    skip, top = page(call, _RUNS, default=world.settings.page_size)
+    runs = world.exports.runs(connection)
     shown = [runs[run_id] for run_id in sorted(runs)[skip : skip + top]]
     address = f"{_connection_address(world, connection.id)}/runs"
     return json_answer(
@@ -144,7 +142,7 @@ def list_runs(world: World, call: Call) -> Response:
 def get_run(world: World, call: Call) -> Response:
     """`GET /export/connections/{connectionId}/runs/{runId}`"""
     connection = _known_connection(world, call.ids[0])
-    run = world.runs[connection.id].get(call.ids[1])
+    run = world.exports.runs(connection).get(call.ids[1])
     if run is None:
         return error(404, "ConnectionRunNotFound", "Requested Connection Run not available.")
     return json_answer(200, {"run": run_alone(run, clock=world.clock, now=call.now)})
@@ -171,15 +169,37 @@ def get_authorization(world: World, call: Call) -> Response:
     )
 
 
+def _planned(world: World, connection: Connection, body: dict[str, Any], now: float) -> Run:
+    if connection.authentication_type == "User" and not world.settings.user_authorized:
+        return plan_refused_run(
+            connection_id=connection.id,
+            now=now,
+            settings=world.settings,
+            ids=world.ids,
+            course=world.course,
+            is_synchronization=False,
+        )
+    run = plan_run(
+        connection_id=connection.id,
+        now=now,
+        fate=world.exports.next_fate(connection.imodel),
+        settings=world.settings,
+        ids=world.ids,
+        course=world.course,
+        in_storage=body.get("outputOptions", {}).get("location") != "USER_BLOB_STORAGE",
+    )
+    return deliver(world, run, connection.imodel, body)
+
+
 def _connection(world: World, connection: Connection) -> dict[str, Any]:
     imodel = connection.imodel
     links = {
         "iModel": {"href": f"{world.addresses.api}/imodels/{imodel.id}"},
         "iTwin": {"href": f"{world.addresses.api}/itwins/{imodel.itwin_id}"},
     }
-    runs = world.runs[connection.id]
-    if runs:
-        links["lastRun"] = {"href": _run_address(world, next(reversed(runs.values())))}
+    last_run = world.exports.last_run(connection)
+    if last_run is not None:
+        links["lastRun"] = {"href": _run_address(world, last_run)}
     return {
         "id": connection.id,
         "displayName": connection.display_name,
@@ -190,21 +210,11 @@ def _connection(world: World, connection: Connection) -> dict[str, Any]:
     }
 
 
-def _while_active(world: World, call: Call, active: Run) -> Response:
-    if call.now - active.starts_at < world.settings.race_window:
-        return error(
-            409,
-            "ConflictWithAnotherIModelRequest",
-            "This request is already being processed for this iModel.",
-        )
-    return empty(303, location=_run_address(world, active))
-
-
 def _known_connection(world: World, connection_id: str) -> Connection:
-    connection = world.connections.get(connection_id)
+    connection = world.exports.connections.get(connection_id)
     if connection is None:
         raise Refused(_connection_not_found())
-    _permitted(connection.imodel)
+    permitted(connection.imodel)
     return connection
 
 
@@ -215,38 +225,13 @@ def _well_formed_connection(world: World, call: Call, code: str) -> Connection:
     return _known_connection(world, connection_id)
 
 
-def _permitted(imodel: IModel) -> IModel:
-    if not imodel.authorized:
-        raise Refused(insufficient_permissions())
-    return imodel
-
-
-def _json_object(call: Call, code: str) -> dict[str, Any]:
+def _body(call: Call, code: str) -> dict[str, Any]:
     if not call.request.body:
         raise Refused(invalid(code, detail("MissingRequestBody", "Request body was not provided.")))
-    malformed = invalid(code, detail("InvalidRequestBody", "Error parsing JSON, malformed JSON."))
-    try:
-        body = json.loads(call.request.body)
-    except ValueError:
-        raise Refused(malformed) from None
-    if not isinstance(body, dict):
-        raise Refused(malformed)
-    return cast("dict[str, Any]", body)
-
-
-def _page(world: World, call: Call, code: str) -> tuple[int, int]:
-    skip = _number(call, "$skip", 0, code)
-    top = _number(call, "$top", world.settings.page_size, code)
-    if not 1 <= top <= _LARGEST_PAGE:
-        raise Refused(invalid(code, detail("InvalidValue", "Page size is out of limits.", "$top")))
-    return max(skip, 0), top
-
-
-def _number(call: Call, name: str, default: int, code: str) -> int:
-    try:
-        return int(call.query.get(name, default))
-    except ValueError:
-        raise Refused(invalid(code, invalid_value(name))) from None
+    body = json_object(call)
+    if body is None:
+        raise malformed(code)
+    return body
 
 
 def _connection_not_found() -> Response:

@@ -1,7 +1,8 @@
-"""The identity service: gives tokens to service applications, and tells what a token is worth."""
+"""The identity service: gives tokens to applications, and tells what a token is worth."""
 
 import base64
 import binascii
+from typing import Any
 from urllib.parse import parse_qs, unquote_plus
 
 from itwin_export_async._protocol.http import Request, Response
@@ -9,6 +10,7 @@ from itwin_export_async.emulator._answers import Refused, error, header_of, json
 from itwin_export_async.emulator._world import Call, Token, World
 
 SCOPE = "itwin-platform"
+_USER_SCOPE = f"{SCOPE} offline_access"
 
 _USER_SCOPES = frozenset({"openid", "email", "profile", "organization", "offline_access"})
 
@@ -16,15 +18,23 @@ _USER_SCOPES = frozenset({"openid", "email", "profile", "organization", "offline
 def add_token(world: World, *, lifetime: float, scope: str) -> str:
     """A new access token, good from now for `lifetime` seconds."""
     token = f"emulated-{world.ids.getrandbits(160):040x}"
+    now = world.clock.now()
     world.tokens[token] = Token(
-        scopes=frozenset(scope.split()), expires_at=world.clock.now() + lifetime
+        scopes=frozenset(scope.split()), issued_at=now, expires_at=now + lifetime
     )
     return token
 
 
-def admit(world: World, request: Request) -> None:
+def add_refresh_token(world: World) -> str:
+    """A new refresh token of a user, good for one use."""
+    token = f"refresh-{world.ids.getrandbits(160):040x}"
+    world.refresh_tokens.add(token)
+    return token
+
+
+def admit(world: World, call: Call) -> None:
     """Let a request of the APIs pass, or raise the 401 it deserves."""
-    header = header_of(request, "Authorization")
+    header = header_of(call.request, "Authorization")
     if not header:
         raise _denied(
             "HeaderNotFound",
@@ -36,7 +46,7 @@ def admit(world: World, request: Request) -> None:
     if not token or token != token.strip() or " " in token:
         raise _denied("InvalidHeaderValue", "Header Authorization holds no token.")
     known = world.tokens.get(token)
-    if known is None or world.clock.now() >= known.expires_at:
+    if known is None or call.now >= known.expires_at:
         raise _denied(
             "Unauthorized",
             "Access denied due to invalid access_token. "
@@ -47,30 +57,55 @@ def admit(world: World, request: Request) -> None:
 
 
 def issue_token(world: World, call: Call) -> Response:
-    """`POST /connect/token`: the client credentials grant."""
+    """`POST /connect/token`: the grants of client credentials and of refresh tokens."""
     form = {
         name: values[0]
         for name, values in parse_qs((call.request.body or b"").decode("ascii", "replace")).items()
     }
-    if "grant_type" not in form:
-        return _refusal("invalid_request")
-    if form["grant_type"] != "client_credentials":
-        return _refusal("unsupported_grant_type")
-    if _client(call.request, form) != (world.client_id, world.client_secret):
+    match form.get("grant_type"):
+        case None:
+            return _refusal("invalid_request")
+        case "client_credentials":
+            return _to_service(world, call.request, form)
+        case "refresh_token":
+            return _to_user(world, call.request, form)
+        case _:
+            return _refusal("unsupported_grant_type")
+
+
+def _to_service(world: World, request: Request, form: dict[str, str]) -> Response:
+    if _client(request, form) != (world.client_id, world.client_secret):
         return _refusal("invalid_client")
     scope = form.get("scope", SCOPE)
     if _USER_SCOPES & set(scope.split()):
         return _refusal("invalid_scope")
+    return json_answer(200, _granted(world, scope))
+
+
+def _to_user(world: World, request: Request, form: dict[str, str]) -> Response:
+    """A token for a refresh token, which is used up by it, and the next one of these.
+
+    The application may be a public one, without a secret; a wrong secret is refused.
+    """
+    named = _client(request, form)
+    if named not in ((world.client_id, world.client_secret), (world.client_id, "")):
+        return _refusal("invalid_client")
+    used = form.get("refresh_token", "")
+    if used not in world.refresh_tokens:
+        return _refusal("invalid_grant")
+    world.refresh_tokens.remove(used)
+    granted = _granted(world, form.get("scope", _USER_SCOPE))
+    return json_answer(200, granted | {"refresh_token": add_refresh_token(world)})
+
+
+def _granted(world: World, scope: str) -> dict[str, Any]:
     lifetime = world.settings.token_lifetime
-    return json_answer(
-        200,
-        {
-            "access_token": add_token(world, lifetime=lifetime, scope=scope),
-            "expires_in": int(lifetime),
-            "token_type": "Bearer",
-            "scope": scope,
-        },
-    )
+    return {
+        "access_token": add_token(world, lifetime=lifetime, scope=scope),
+        "expires_in": int(lifetime),
+        "token_type": "Bearer",
+        "scope": scope,
+    }
 
 
 def _client(request: Request, form: dict[str, str]) -> tuple[str, str] | None:

@@ -11,6 +11,11 @@ def new_guid(chance: Random) -> str:
     return str(UUID(int=chance.getrandbits(128), version=4))
 
 
+def new_hash(chance: Random) -> str:
+    """A random id of 40 hexadecimal digits, as a part of the platform has them."""
+    return f"{chance.getrandbits(160):040x}"
+
+
 def composite(container: str, own: str) -> str:
     """The 43-character id of a thing in a container: both GUIDs, base64url, without padding."""
     both = UUID(container).bytes_le + UUID(own).bytes_le

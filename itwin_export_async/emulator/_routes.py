@@ -3,126 +3,27 @@
 The letter case of paths does not matter, that of the ids in them does.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from functools import lru_cache
 from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from attrs import field, frozen
+from itwin_export_async._protocol.http import Request
+from itwin_export_async.emulator._answers import header_of
+from itwin_export_async.emulator._operations import ROUTES, UNKNOWN, Route, segments
+from itwin_export_async.emulator._world import PUBLIC, Addresses, Call
 
-from itwin_export_async._protocol.http import Request, Response
-from itwin_export_async.emulator import _export, _identity, _storage
-from itwin_export_async.emulator._answers import header_of, operation_not_found
-from itwin_export_async.emulator._world import Addresses, Call, World
-
-_JSON = frozenset({"application/vnd.bentley.itwin-platform.v1+json"})
-_BYTES = frozenset({"", "*/*", "application/vnd.bentley.itwin-platform.v1+octet-stream"})
+_STAGES = frozenset({PUBLIC.api, "https://qa-api.bentley.com", "https://dev-api.bentley.com"})
 
 
-def _segments(path: str) -> tuple[str, ...]:
-    return tuple(path.strip("/").split("/"))
+def _by_shape() -> dict[tuple[str, int], list[Route]]:
+    found = defaultdict(list)
+    for known in ROUTES:
+        found[known.method, len(known.path)].append(known)
+    return dict(found)
 
 
-@frozen(kw_only=True)
-class Route:
-    """One operation: where it is found, what answers it.
-
-    `accepts` are the media types it can be asked for, None when nobody looks at them. `guarded`
-    operations want a bearer token.
-    """
-
-    operation: str
-    service: str = "api"
-    method: str = "GET"
-    path: tuple[str, ...] = field(converter=_segments)
-    answer: Callable[[World, Call], Response]
-    accepts: frozenset[str] | None = _JSON
-    guarded: bool = True
-
-
-def _nowhere(_world: World, _call: Call) -> Response:
-    return operation_not_found()
-
-
-UNKNOWN = Route(operation="unknown", path="", answer=_nowhere, accepts=None, guarded=False)
-
-_ROUTES = (
-    Route(
-        operation="create_connection",
-        method="POST",
-        path="/export/connections",
-        answer=_export.create_connection,
-    ),
-    Route(
-        operation="get_connection",
-        path="/export/connections/{}",
-        answer=_export.get_connection,
-    ),
-    Route(
-        operation="list_connections",
-        path="/export/connections",
-        answer=_export.list_connections,
-    ),
-    Route(
-        operation="delete_connection",
-        method="DELETE",
-        path="/export/connections/{}",
-        answer=_export.delete_connection,
-    ),
-    Route(
-        operation="create_run",
-        method="POST",
-        path="/export/connections/{}/runs",
-        answer=_export.create_run,
-    ),
-    Route(
-        operation="get_run",
-        path="/export/connections/{}/runs/{}",
-        answer=_export.get_run,
-    ),
-    Route(
-        operation="list_runs",
-        path="/export/connections/{}/runs",
-        answer=_export.list_runs,
-    ),
-    Route(
-        operation="get_authorization",
-        path="/export/authorizationinformation",
-        answer=_export.get_authorization,
-    ),
-    Route(
-        operation="get_file",
-        path="/storage/files/{}",
-        answer=_storage.get_file,
-    ),
-    Route(
-        operation="download_file",
-        path="/storage/files/{}/download",
-        answer=_storage.download_file,
-        accepts=_JSON | _BYTES,
-    ),
-    Route(
-        operation="get_blob",
-        service="blobs",
-        path="/{}/{}",
-        answer=_storage.get_blob,
-        accepts=None,
-        guarded=False,
-    ),
-    Route(
-        operation="issue_token",
-        service="identity",
-        method="POST",
-        path="/connect/token",
-        answer=_identity.issue_token,
-        accepts=None,
-        guarded=False,
-    ),
-)
-
-OPERATIONS = frozenset(route.operation for route in _ROUTES)
-
-_PUBLIC = Addresses()
-_STAGES = frozenset({_PUBLIC.api, "https://qa-api.bentley.com", "https://dev-api.bentley.com"})
+_ROUTES = _by_shape()
 
 
 def route(request: Request, addresses: Addresses, *, now: float) -> tuple[Route, Call]:
@@ -131,27 +32,35 @@ def route(request: Request, addresses: Addresses, *, now: float) -> tuple[Route,
     Raises `ConnectionRefusedError` when there is no such host.
     """
     parts = urlsplit(request.url)
-    services = _services(_origin(request.url), addresses)
+    services = _services(f"{parts.scheme}://{parts.netloc.lower()}", addresses)
     if not services:
         raise ConnectionRefusedError(f"nobody listens at {parts.netloc}")
-    segments = _segments(parts.path)
+    given = segments(parts.path)
     query = MappingProxyType(
         {name.lower(): value for name, value in parse_qsl(parts.query, keep_blank_values=True)}
+        if parts.query
+        else {}
     )
-    for candidate in _ROUTES:
-        if candidate.service not in services or candidate.method != request.method:
+    for candidate in _ROUTES.get((request.method, len(given)), ()):
+        if candidate.service not in services:
             continue
-        ids = _ids(candidate.path, segments)
-        if ids is not None and _is_acceptable(candidate, request):
+        if candidate.service == "blobs" and candidate.comp != query.get("comp", ""):
+            continue
+        ids = _ids(candidate.path, given)
+        if ids is None:
+            continue
+        if _is_acceptable(candidate, request):
             return candidate, Call(request=request, now=now, ids=ids, query=query)
+        return UNKNOWN, Call(request=request, now=now, query=query, unaccepted=candidate.operation)
     return UNKNOWN, Call(request=request, now=now, query=query)
 
 
+@lru_cache(maxsize=64)  # one emulator has three addresses
 def _services(origin: str, addresses: Addresses) -> frozenset[str]:
     found = {
         "api": origin in _STAGES or origin == addresses.api,
-        "identity": origin in (_origin(_PUBLIC.token), _origin(addresses.token)),
-        "blobs": origin in (_PUBLIC.blobs, addresses.blobs),
+        "identity": origin in (_origin(PUBLIC.token), _origin(addresses.token)),
+        "blobs": PUBLIC.have_blobs_at(origin) or addresses.have_blobs_at(origin),
     }
     return frozenset(service for service, is_here in found.items() if is_here)
 
@@ -161,17 +70,22 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
-def _ids(template: tuple[str, ...], segments: tuple[str, ...]) -> tuple[str, ...] | None:
-    if len(template) != len(segments):
-        return None
-    pairs = list(zip(template, segments, strict=True))
-    if any(fixed not in ("{}", given.lower()) for fixed, given in pairs):
-        return None
-    return tuple(unquote(given) for fixed, given in pairs if fixed == "{}")
+def _ids(template: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...] | None:
+    ids = []
+    for fixed, said in zip(template, given, strict=True):
+        if fixed == "{}":
+            ids.append(unquote(said))
+        elif fixed != said and fixed != said.lower():
+            return None
+    return tuple(ids)
 
 
 def _is_acceptable(candidate: Route, request: Request) -> bool:
     if candidate.accepts is None:
         return True
-    asked = header_of(request, "Accept").split(",")
-    return any(kind.partition(";")[0].strip().lower() in candidate.accepts for kind in asked)
+    asked = header_of(request, "Accept")
+    if asked in candidate.accepts:
+        return True
+    return any(
+        kind.partition(";")[0].strip().lower() in candidate.accepts for kind in asked.split(",")
+    )

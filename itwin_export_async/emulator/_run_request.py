@@ -3,7 +3,8 @@
 No unknown members on any level, no nulls; only `exportType` is required.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from itwin_export_async.emulator._answers import detail, invalid_value
@@ -51,6 +52,11 @@ _OPTIONS: dict[str, dict[str, _Check]] = {
         "saveLogs": _flag,
     },
 }
+
+MEMBERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {name: {inner: {} for inner in _OPTIONS.get(name, ())} for name in _TOP}
+)
+"""All members that there are, and those within them."""
 
 
 def faults(body: dict[str, Any]) -> list[dict[str, str]]:

@@ -8,54 +8,29 @@ NotStarted is there for some runs only. Nothing happens in the background: what 
 function of its plan and the time.
 """
 
+from collections.abc import Mapping, Sequence
 from math import log
 from random import Random
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from itwin_export_async.emulator._clock import Clock
-from itwin_export_async.emulator._ids import new_guid
+from itwin_export_async.emulator._failures import EXPORT_FAILURES, NO_CONSENT, SOURCE_FAILURES
+from itwin_export_async.emulator._ids import new_guid, new_hash
 from itwin_export_async.emulator._settings import Settings
 
 _MEDIAN, _SPREAD = 420.0, 0.6
 
-_HAS_OUTPUT = frozenset({"Success", "PartialSuccess"})
-_HAS_ERROR = frozenset({"Error", "TimedOut"})
+HAS_OUTPUT = frozenset({"Success", "PartialSuccess"})
 
-_FAILURE = {
-    "errorCode": "TAE_BRW_1000",
-    "message": "Failed to orchestrate file processing.",
-    "details": "Error exit code received from bridge wrapper. Details from wrapper: ''.",
-    "bridgeExitCode": -7002,
-    "system": "Exporter",
-    "phase": "export_file",
-    "category": "other",
-    "descriptionKey": "FailedToExport",
-    "description": "Failed to export your file.",
-    "kbArticleLink": "",
-    "canUserFix": False,
-}
-_PARTIAL_FAILURE = {
-    "errorCode": "TAE_BRG_1000",
-    "message": "Failed to process.",
-    "details": "Error exit code received from bridge wrapper.",
-    "bridgeExitCode": 4294967295,
-    "system": "cloud_orchestrator",
-    "phase": "internal_server_error",
-    "category": "other",
-    "descriptionKey": "RunOrchestrationError",
-    "description": "Failed to orchestrate Run.",
-    "kbArticleLink": "",
-    "canUserFix": False,
-}
+Failure = Mapping[str, Any]
 
 
 @frozen(kw_only=True)
 class Fate:
     """How a run will end, and after how many seconds (None: drawn).
 
-    `task_result` is what its job and task say; None means that they agree with the run.
+    `task_result` is what its jobs and tasks say; None means that they agree with the run.
     """
 
     result: str = "Success"
@@ -64,35 +39,49 @@ class Fate:
 
     @property
     def job_result(self) -> str:
-        """The result of the only job."""
+        """The result of each job."""
         return self.task_result or self.result
 
     @property
-    def only_task_result(self) -> str:
-        """The result of the only task; under a partial success it is one that succeeded."""
+    def each_task_result(self) -> str:
+        """The result of each task; under a partial success it is one that succeeded."""
         return "Success" if self.job_result == "PartialSuccess" else self.job_result
 
-    @property
-    def error(self) -> dict[str, Any] | None:
-        """The error of the only task, or None."""
-        if self.job_result == "PartialSuccess":
-            return _PARTIAL_FAILURE
-        return _FAILURE if self.job_result in _HAS_ERROR else None
+
+@frozen(kw_only=True)
+class Task:
+    """The work on one file: `source_id` is what it reads in Storage, `output_id` what it makes."""
+
+    id: str
+    result: str
+    ends_at: float
+    error: Failure | None
+    source_id: str | None
+    output_id: str | None
+
+
+@frozen(kw_only=True)
+class Job:
+    """The tasks of one connector; an export has none."""
+
+    id: str
+    result: str
+    ends_at: float
+    connector_type: str | None
+    tasks: tuple[Task, ...]
 
 
 @frozen(kw_only=True)
 class Run:
-    """A run's whole course; `file_id` is the output it will have in Storage, or None."""
+    """A run's whole course; `error` is what kept a synchronization from its work."""
 
     id: str
-    job_id: str
-    task_id: str
-    file_id: str | None
     connection_id: str
-    fate: Fate
+    is_synchronization: bool = False
+    result: str
     phases: tuple[tuple[str, float], ...]
-    job_ends_at: float
-    task_ends_at: float
+    jobs: tuple[Job, ...] = ()
+    error: Failure | None = None
 
     @property
     def starts_at(self) -> float:
@@ -103,6 +92,11 @@ class Run:
     def ends_at(self) -> float:
         """The moment it is completed."""
         return self.phases[-1][1]
+
+    @property
+    def output_id(self) -> str | None:
+        """The file that an export will have in Storage, or None."""
+        return self.jobs[0].tasks[0].output_id
 
     def is_active(self, now: float) -> bool:
         """Whether it still goes on."""
@@ -117,6 +111,15 @@ class Run:
         reached = [state for state, at in self.phases if at <= now]
         return reached[-1] if reached else self.phases[0][0]
 
+    def failed(self, error: Failure) -> "Run":
+        """The same run, but that its tasks fail for this."""
+
+        def fail(job: Job) -> Job:
+            tasks = (evolve(task, result="Error", error=error) for task in job.tasks)
+            return evolve(job, result="Error", tasks=tuple(tasks))
+
+        return evolve(self, result="Error", jobs=tuple(fail(job) for job in self.jobs))
+
 
 def plan_run(
     *,
@@ -128,7 +131,71 @@ def plan_run(
     course: Random,
     in_storage: bool,
 ) -> Run:
-    """A run that begins now, its times and ids drawn."""
+    """An export that begins now, its times and ids drawn."""
+    phases = _phases(now, fate, settings, course)
+    run_id = new_guid(ids)
+    job = _job(phases, fate, ids, course, EXPORT_FAILURES, has_output=in_storage)
+    return Run(
+        id=run_id, connection_id=connection_id, result=fate.result, phases=phases, jobs=(job,)
+    )
+
+
+def plan_synchronization(
+    *,
+    connection_id: str,
+    now: float,
+    fate: Fate,
+    settings: Settings,
+    ids: Random,
+    course: Random,
+    sources: Mapping[str, Sequence[str]],
+) -> Run:
+    """A synchronization that begins now: one job for each connector, one task for each source.
+
+    `sources` are the ids of the files in Storage by connector.
+    """
+    phases = _phases(now, fate, settings, course)
+    run_id = new_hash(ids)
+    return Run(
+        id=run_id,
+        connection_id=connection_id,
+        is_synchronization=True,
+        result=fate.result,
+        phases=phases,
+        jobs=tuple(
+            _job(phases, fate, ids, course, SOURCE_FAILURES, connector, source_ids)
+            for connector, source_ids in sources.items()
+        ),
+    )
+
+
+def plan_refused_run(
+    *,
+    connection_id: str,
+    now: float,
+    settings: Settings,
+    ids: Random,
+    course: Random,
+    is_synchronization: bool,
+) -> Run:
+    """A run that ends before its work begins: the user has not consented to it."""
+    phases = _phases(now, Fate(), settings, course)
+    start = dict(phases)["Executing"]
+    waiting = tuple((state, at) for state, at in phases if at < start)
+    return Run(
+        id=new_hash(ids) if is_synchronization else new_guid(ids),
+        connection_id=connection_id,
+        is_synchronization=is_synchronization,
+        result="Error",
+        phases=(*waiting, ("Completed", start)),
+        error=NO_CONSENT,
+    )
+
+
+def _phases(
+    now: float, fate: Fate, settings: Settings, course: Random
+) -> tuple[tuple[str, float], ...]:
+    """The states a run goes through, and when it comes into them."""
     drawn = _seconds(settings.run_seconds, course)
     seconds = (drawn if fate.seconds is None else fate.seconds) / settings.speed
     shares = {"Queued": 0.0, "NotStarted": course.uniform(0.01, 0.03)}
@@ -138,17 +205,40 @@ def plan_run(
     shares["Executing"] = course.uniform(0.10, 0.15)
     shares["Finalizing"] = course.uniform(0.85, 0.92)
     shares["Completed"] = 1.0
-    has_file = in_storage and fate.job_result in _HAS_OUTPUT
-    return Run(
-        id=new_guid(ids),
-        job_id=new_guid(ids),
-        task_id=new_guid(ids),
-        file_id=new_guid(ids) if has_file else None,
-        connection_id=connection_id,
-        fate=fate,
-        phases=tuple((state, now + share * seconds) for state, share in shares.items()),
-        task_ends_at=now + course.uniform(0.93, 0.95) * seconds,
-        job_ends_at=now + course.uniform(0.96, 0.98) * seconds,
+    return tuple((state, now + share * seconds) for state, share in shares.items())
+
+
+def _job(
+    phases: tuple[tuple[str, float], ...],
+    fate: Fate,
+    ids: Random,
+    course: Random,
+    failures: Mapping[str, Failure],
+    connector_type: str | None = None,
+    source_ids: Sequence[str | None] = (None,),
+    *,
+    has_output: bool = False,
+) -> Job:
+    """A job with a task for each source, or the only one of an export."""
+    start, seconds = phases[0][1], phases[-1][1] - phases[0][1]
+    job_id = new_guid(ids)
+    tasks = tuple(
+        Task(
+            id=new_guid(ids),
+            result=fate.each_task_result,
+            ends_at=start + course.uniform(0.93, 0.95) * seconds,
+            error=failures.get(fate.job_result),
+            source_id=source_id,
+            output_id=new_guid(ids) if has_output and fate.job_result in HAS_OUTPUT else None,
+        )
+        for source_id in source_ids
+    )
+    return Job(
+        id=job_id,
+        result=fate.job_result,
+        ends_at=start + course.uniform(0.96, 0.98) * seconds,
+        connector_type=connector_type,
+        tasks=tasks,
     )
 
 
@@ -160,58 +250,3 @@ def _seconds(wanted: float | tuple[float, float] | None, course: Random) -> floa
             return course.uniform(lowest, highest)
         case fixed:
             return fixed
-
-
-def run_item(run: Run, *, clock: Clock, now: float) -> dict[str, Any]:
-    """The run as it stands in a list."""
-    item: dict[str, Any] = {
-        "id": run.id,
-        "state": run.state(now),
-        **_outcome(run.fate.result, run.starts_at, run.ends_at, clock=clock, now=now),
-    }
-    if now >= run.begins("WaitingToExecute"):
-        item["jobs"] = [_job(run, clock=clock, now=now)]
-    return item
-
-
-def run_alone(run: Run, *, clock: Clock, now: float) -> dict[str, Any]:
-    """The run as it stands on its own."""
-    return {"connectionId": run.connection_id, **run_item(run, clock=clock, now=now)}
-
-
-def _job(run: Run, *, clock: Clock, now: float) -> dict[str, Any]:
-    starts_at = run.begins("WaitingToExecute")
-    job: dict[str, Any] = {
-        "id": run.job_id,
-        "state": "Completed" if now >= run.job_ends_at else run.state(now),
-        **_outcome(run.fate.job_result, starts_at, run.job_ends_at, clock=clock, now=now),
-    }
-    if now >= run.begins("Executing"):
-        job["tasks"] = [_task(run, clock=clock, now=now)]
-    return job
-
-
-def _task(run: Run, *, clock: Clock, now: float) -> dict[str, Any]:
-    starts_at = run.begins("Executing")
-    task: dict[str, Any] = {
-        "id": run.task_id,
-        "retryAttempts": 0,
-        "state": "Completed" if now >= run.task_ends_at else "Executing",
-        **_outcome(run.fate.only_task_result, starts_at, run.task_ends_at, clock=clock, now=now),
-    }
-    if now < run.task_ends_at:
-        return task
-    if run.file_id is not None:
-        task["exportOutputFileId"] = run.file_id
-    if run.fate.error is not None:
-        task["error"] = run.fate.error
-    return task
-
-
-def _outcome(
-    result: str, starts_at: float, ends_at: float, *, clock: Clock, now: float
-) -> dict[str, Any]:
-    begun = {"startDateTime": clock.stamp(starts_at)}
-    if now < ends_at:
-        return begun | {"result": "Undetermined"}
-    return begun | {"result": result, "endDateTime": clock.stamp(ends_at)}

@@ -3,36 +3,41 @@
 from collections import defaultdict, deque
 from collections.abc import Callable
 
-from attrs import frozen
+from itwin_export_async.emulator._faults import Fault, Outcome
 
-from itwin_export_async._protocol.http import Response
-
-Outcome = Response | ConnectionError | TimeoutError
-
-
-@frozen(kw_only=True)
-class _Scripted:
-    outcome: Outcome
-    after: bool
+_NAME = "scripted"
 
 
 class Script:
-    """What the next requests of each operation get instead of the truth."""
+    """What the next requests of each operation meet."""
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[str, deque[_Scripted]] = defaultdict(deque)
+        self._waiting: defaultdict[str, deque[Fault]] = defaultdict(deque)
 
-    def add(self, operation: str, *outcomes: Outcome, after: bool) -> None:
+    def add(
+        self,
+        operation: str,
+        *outcomes: Outcome | None,
+        after: bool,
+        after_bytes: int | None,
+        late: float,
+    ) -> None:
         """Lay down outcomes; `after` means that the request has its effect all the same."""
-        self._waiting[operation] += [_Scripted(outcome=o, after=after) for o in outcomes]
+        for outcome in outcomes:
+            fault = Fault(
+                name=_NAME,
+                instead=outcome,
+                has_effect=after or outcome is None,
+                breaks_at=None if after_bytes is None else _at(after_bytes),
+                late=late,
+            )
+            self._waiting[operation].append(fault)
 
-    def play(self, operation: str, truth: Callable[[], Response]) -> Response:
-        """The next outcome laid down, a broken connection raised; else the truth."""
-        if not self._waiting[operation]:
-            return truth()
-        scripted = self._waiting[operation].popleft()
-        if scripted.after:
-            truth()
-        if isinstance(scripted.outcome, Response):
-            return scripted.outcome
-        raise scripted.outcome
+    def next(self, operation: str) -> Fault | None:
+        """The next fault laid down, or None."""
+        waiting = self._waiting.get(operation)
+        return waiting.popleft() if waiting else None
+
+
+def _at(after_bytes: int) -> Callable[[int], int]:
+    return lambda _length: after_bytes

@@ -12,7 +12,14 @@ class Settings:
     end.
     `download_lifetime` is how long a download address is good for. `plain_file_ids` says whether
     Storage knows an output by the id its run names, or only by the composite one.
-    `user_authorized` is the user's consent to background work.
+    `user_authorized` is the user's consent to background work; without it a run of a `User`
+    connection fails. (Of synchronizations the service says so; that exports are accepted and then
+    fail in the same way is assumed.)
+    `each_run_once` says that nobody wants the same export of a connection twice, so that starting
+    it again after a success is a sin.
+    `put_limit` is how many bytes may be put into the blob store at once.
+    `storage_page_size` and `synchronization_page_size` are for lists without `$top`, as `page_size`
+    is in the Export API.
     """
 
     def __init__(
@@ -37,3 +44,7 @@ class Settings:
         self.download_lifetime = 3600.0
         self.plain_file_ids = True
         self.user_authorized = True
+        self.each_run_once = False
+        self.put_limit = 256 * 1024**2
+        self.storage_page_size = 100
+        self.synchronization_page_size = 100

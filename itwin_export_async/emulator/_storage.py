@@ -1,156 +1,84 @@
-"""Storage, as far as downloads need it, and the blob store that it sends them to.
+"""Storage: its files, as they are told of, fetched and done away with.
 
-A download address is signed: its query names what may be read and until when, and `sig` seals path
-and query. The store accepts it only as it was given, byte for byte, and, like the one behind the
-real service, not together with an Authorization header.
+The contents are in the blob store; a download is a redirect to a signed address there.
 """
 
-import base64
-import hmac
-import re
-from datetime import UTC, datetime
-from hashlib import md5, sha256
-from itertools import count
-from urllib.parse import parse_qs, quote, urlsplit
-
-from attrs import evolve
+from typing import Any
 
 from itwin_export_async._protocol.http import Response
-from itwin_export_async.emulator._answers import (
-    Refused,
-    empty,
-    error,
-    header_of,
-    json_answer,
-)
-from itwin_export_async.emulator._world import Call, StoredFile, World
+from itwin_export_async.emulator._answers import Refused, empty, error, json_answer
+from itwin_export_async.emulator._drive import Folder, StoredFile
+from itwin_export_async.emulator._world import Call, World
 
 _MEMBER = "1140f95b-1ba0-49d9-bbf4-b53e54d80387"
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
-_EXPIRY = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def get_file(world: World, call: Call) -> Response:
     """`GET /storage/files/{fileId}`"""
-    stored = _readable(world, call)
-    api = world.addresses.api
-    member = {"href": f"{api}/projects/{stored.itwin_id}/members/{_MEMBER}"}
-    written = world.clock.stamp(stored.available_at, zone="+00:00")
-    return json_answer(
-        200,
-        {
-            "file": {
-                "id": stored.id,
-                "displayName": stored.name,
-                "description": stored.description,
-                "path": stored.name,
-                "size": len(stored.write()),
-                "lastModifiedByDisplayName": "Export Service",
-                "createdDateTime": written,
-                "lastModifiedDateTime": written,
-                "parentFolderId": stored.folder_id,
-                "_links": {
-                    "createdBy": member,
-                    "lastModifiedBy": member,
-                    "parentFolder": {"href": f"{api}/storage/folders/{stored.folder_id}"},
-                },
-            }
-        },
-    )
+    return json_answer(200, {"file": file_item(world, readable(world, call), now=call.now)})
 
 
 def download_file(world: World, call: Call) -> Response:
     """`GET /storage/files/{fileId}/download`"""
-    stored = _readable(world, call)
-    path = f"/{stored.itwin_id}/{stored.guid}"
-    expiry = world.clock.moment(call.now + world.settings.download_lifetime)
-    query = _signed_query(world, path, f"{expiry:{_EXPIRY}}", stored.name)
-    return empty(302, location=f"{world.addresses.blobs}{path}?{query}")
+    stored = readable(world, call)
+    return empty(302, location=signed_address(world, stored, rights="r", now=call.now))
 
 
-def get_blob(world: World, call: Call) -> Response:
-    """`GET` of a signed address."""
-    request = call.request
-    if header_of(request, "Authorization"):
-        return _blob_error(400, "InvalidAuthenticationInfo")
-    stored = world.files.get(call.ids[1])
-    if stored is None or not _is_signed(world, call, stored):
-        return _blob_error(403, "AuthenticationFailed")
-    content = stored.write()
-    digest = md5(content, usedforsecurity=False).digest()
-    tag = f'"0x{digest.hex()[:15].upper()}"'
-    if header_of(request, "If-Match") not in ("", "*", tag):
-        return _blob_error(412, "ConditionNotMet")
-    checksum = base64.b64encode(digest).decode()
-    whole = Response(
-        status=200,
-        headers={
-            "Accept-Ranges": "bytes",
-            "Content-Disposition": _disposition(stored.name),
-            "Content-Length": str(len(content)),
-            "Content-MD5": checksum,
-            "Content-Type": "application/octet-stream",
-            "ETag": tag,
-        },
-        body=content,
-    )
-    asked = _RANGE.fullmatch(header_of(request, "Range"))
-    return _part(whole, asked) if asked else whole
+def delete_file(world: World, call: Call) -> Response:
+    """`DELETE /storage/files/{fileId}`"""
+    del world.drive.files[readable(world, call).guid]
+    return empty(204)
 
 
-def _readable(world: World, call: Call) -> StoredFile:
+def readable(world: World, call: Call) -> StoredFile:
+    """The file that is asked for, when it is there."""
     stored = world.file(call.ids[0])
-    if stored is None or call.now < stored.available_at:
-        raise Refused(error(404, "FileNotFound", "Requested file not available."))
+    if stored is None or not stored.is_there(call.now):
+        raise Refused(file_not_found())
     return stored
 
 
-def _part(whole: Response, asked: re.Match[str]) -> Response:
-    size = len(whole.body)
-    first = int(asked[1])
-    last = min(int(asked[2] or size), size - 1)
-    if first > last:
-        refusal = _blob_error(416, "InvalidRange")
-        return evolve(refusal, headers={**refusal.headers, "Content-Range": f"bytes */{size}"})
-    body = whole.body[first : last + 1]
-    headers = dict(whole.headers)
-    headers["x-ms-blob-content-md5"] = headers.pop("Content-MD5")
-    headers["Content-Length"] = str(len(body))
-    headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    return evolve(whole, status=206, headers=headers, body=body)
+def file_not_found() -> Response:
+    """The 404 of files."""
+    return error(404, "FileNotFound", "Requested file not available.")
 
 
-def _signed_query(world: World, path: str, expiry: str, name: str) -> str:
-    """The first query whose signature has what careless clients break: `%2F` and `%2B`."""
-    candidates = (_sealed(world, path, expiry, name, version) for version in count(1))
-    return next(f"{said}&sig={sig}" for said, sig in candidates if "%2F" in sig and "%2B" in sig)
+def signed_address(world: World, stored: StoredFile, *, rights: str, now: float) -> str:
+    """The address of a file's content, open for a while."""
+    expiry = world.clock.moment(now + world.settings.download_lifetime)
+    query = world.drive.blobs.sign(stored.blob, rights=rights, expiry=expiry, name=stored.name)
+    return f"{world.addresses.blobs}{stored.blob}?{query}"
 
 
-def _sealed(world: World, path: str, expiry: str, name: str, version: int) -> tuple[str, str]:
-    said = (
-        f"sv=2020-08-04&sr=b&sp=r&se={quote(expiry, safe='')}&skv={version}"
-        f"&rscd={quote(_disposition(name), safe='')}"
-    )
-    seal = hmac.digest(world.signing_key, f"{path}?{said}".encode(), sha256)
-    return said, quote(base64.b64encode(seal).decode(), safe="")
+def file_item(world: World, stored: StoredFile, *, now: float) -> dict[str, Any]:
+    """A file as it stands in answers."""
+    blob = world.drive.blobs.get(stored.blob, now=now)
+    assert blob is not None, "only files with a content are there"
+    return {
+        **_described(world, stored, parent_id=stored.folder_id, modified_at=stored.modified_at),
+        "size": len(blob.write()),
+    }
 
 
-def _is_signed(world: World, call: Call, stored: StoredFile) -> bool:
-    address = urlsplit(call.request.url)
-    expiry = parse_qs(address.query).get("se", [""])[0]
-    try:
-        ends = datetime.strptime(expiry, _EXPIRY).replace(tzinfo=UTC)
-    except ValueError:
-        return False
-    expected = _signed_query(world, address.path, expiry, stored.name)
-    return address.query == expected and world.clock.moment(call.now) < ends
+def folder_item(world: World, folder: Folder) -> dict[str, Any]:
+    """A folder as it stands in answers."""
+    return _described(world, folder, parent_id=folder.parent_id, modified_at=folder.created_at)
 
 
-def _disposition(name: str) -> str:
-    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
-
-
-def _blob_error(status: int, code: str) -> Response:
-    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code></Error>'
-    headers = {"Content-Type": "application/xml", "x-ms-error-code": code}
-    return Response(status=status, headers=headers, body=body.encode())
+def _described(
+    world: World, thing: Folder | StoredFile, *, parent_id: str | None, modified_at: float
+) -> dict[str, Any]:
+    api = world.addresses.api
+    member = {"href": f"{api}/projects/{thing.itwin_id}/members/{_MEMBER}"}
+    parent = None if parent_id is None else {"href": f"{api}/storage/folders/{parent_id}"}
+    return {
+        "id": thing.id,
+        "displayName": thing.name,
+        "description": thing.description,
+        "path": world.drive.path(thing),
+        "lastModifiedByDisplayName": "Export Service",
+        "createdDateTime": world.clock.stamp(thing.created_at, zone="+00:00"),
+        "lastModifiedDateTime": world.clock.stamp(modified_at, zone="+00:00"),
+        "parentFolderId": parent_id,
+        "_links": {"createdBy": member, "lastModifiedBy": member, "parentFolder": parent},
+    }

@@ -37,7 +37,12 @@ class Caller:
         return Request(
             method=method,
             url=path if "://" in path else f"{API}{path}",
-            headers={"Authorization": f"Bearer {self.token}", "Accept": JSON} | (headers or {}),
+            headers={
+                "Authorization": f"Bearer {self.token}",
+                "Accept": JSON,
+                "User-Agent": "test/1",
+            }
+            | (headers or {}),
             body=content,
         )
 

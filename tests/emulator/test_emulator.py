@@ -154,7 +154,13 @@ def test_requests_are_recorded(call: Caller, emulator: Emulator) -> None:
     call("GET", f"{PATH}?imodelId=x")
     (record,) = emulator.requests
     assert record == RequestRecord(
-        at=record.at, operation="list_connections", method="GET", path=PATH, status=404
+        number=1,
+        at=record.at,
+        operation="list_connections",
+        method="GET",
+        path=PATH,
+        status=404,
+        answered_at=record.at,
     )
     assert emulator.count("list_connections") == 1
     assert emulator.count("get_run") == 0
@@ -245,6 +251,8 @@ def test_mistakes_in_tests_are_told(emulator: Emulator) -> None:
         emulator.script("create_runs", ConnectionResetError())
     with pytest.raises(ValueError, match="no iModel"):
         emulator.fate("nonsense", "Error")
+    with pytest.raises(ValueError, match="no service"):
+        emulator.fate(emulator.add_imodel(), service="imports")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="speed"):
         Emulator(speed=0)
     with pytest.raises(ValueError, match="page_size"):

@@ -86,6 +86,56 @@ def test_service_tokens_have_no_user_scopes(emulator: Emulator) -> None:
     assert (answer.status, json.loads(answer.body)) == (400, {"error": "invalid_scope"})
 
 
+@pytest.mark.parametrize("has_secret", [True, False])
+def test_a_refresh_token_is_changed_for_a_token_and_the_next(
+    call: Caller, emulator: Emulator, has_secret: bool
+) -> None:
+    secret = {"client_secret": emulator.client_secret} if has_secret else {}
+    form = {"grant_type": "refresh_token", "client_id": emulator.client_id} | secret
+    answer = ask(
+        emulator,
+        refresh_token=emulator.refresh_token(),
+        scope="itwin-platform offline_access",
+        **form,
+    )
+    assert answer.status == 200
+    payload = json.loads(answer.body)
+    token, following = payload.pop("access_token"), payload.pop("refresh_token")
+    assert payload == {
+        "expires_in": 3600,
+        "token_type": "Bearer",
+        "scope": "itwin-platform offline_access",
+    }
+    assert call("GET", ANYWHERE, headers={"Authorization": f"Bearer {token}"}).status == 404
+    again = ask(emulator, refresh_token=following, **form)
+    assert again.status == 200
+    assert json.loads(again.body)["scope"] == "itwin-platform offline_access"
+
+
+def test_a_refresh_token_is_good_for_one_use(emulator: Emulator) -> None:
+    used = emulator.refresh_token()
+    assert used != emulator.refresh_token()
+    form = {"grant_type": "refresh_token", "client_id": emulator.client_id}
+    assert ask(emulator, refresh_token=used, **form).status == 200
+    for spent in {"refresh_token": used}, {"refresh_token": "stranger"}, {}:
+        answer = ask(emulator, **form, **spent)
+        assert (answer.status, json.loads(answer.body)) == (400, {"error": "invalid_grant"})
+
+
+def test_a_refusal_does_not_use_up_a_refresh_token(emulator: Emulator) -> None:
+    token = emulator.refresh_token()
+    form = {"grant_type": "refresh_token", "refresh_token": token}
+    for wrong in (
+        {},
+        {"client_id": "x"},
+        {"client_id": emulator.client_id, "client_secret": "x"},
+        {"client_secret": emulator.client_secret},
+    ):
+        answer = ask(emulator, **form, **wrong)
+        assert (answer.status, json.loads(answer.body)) == (400, {"error": "invalid_client"})
+    assert ask(emulator, **form, client_id=emulator.client_id).status == 200
+
+
 def test_tokens_are_not_got(emulator: Emulator) -> None:
     assert ask(emulator, method="GET").status == 404
 

@@ -1,0 +1,57 @@
+"""The errors that runs and their tasks end with."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+_FAILURE = {
+    "errorCode": "TAE_BRW_1000",
+    "message": "Failed to orchestrate file processing.",
+    "details": "Error exit code received from bridge wrapper. Details from wrapper: ''.",
+    "bridgeExitCode": -7002,
+    "system": "Exporter",
+    "phase": "export_file",
+    "category": "other",
+    "descriptionKey": "FailedToExport",
+    "description": "Failed to export your file.",
+    "kbArticleLink": "",
+    "canUserFix": False,
+}
+_PARTIAL_FAILURE = {
+    "errorCode": "TAE_BRG_1000",
+    "message": "Failed to process.",
+    "details": "Error exit code received from bridge wrapper.",
+    "bridgeExitCode": 4294967295,
+    "system": "cloud_orchestrator",
+    "phase": "internal_server_error",
+    "category": "other",
+    "descriptionKey": "RunOrchestrationError",
+    "description": "Failed to orchestrate Run.",
+    "kbArticleLink": "",
+    "canUserFix": False,
+}
+_SOURCE_FAILURE = _PARTIAL_FAILURE | {"message": "Failed to process the file."}
+
+EXPORT_FAILURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"Error": _FAILURE, "TimedOut": _FAILURE, "PartialSuccess": _PARTIAL_FAILURE}
+)
+SOURCE_FAILURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    dict.fromkeys(("Error", "TimedOut", "PartialSuccess"), _SOURCE_FAILURE)
+)
+
+UNWRITABLE: Mapping[str, Any] = MappingProxyType(
+    _FAILURE
+    | {
+        "message": "Failed to write the output.",
+        "details": "The given SAS address is not valid, has expired, or cannot be written.",
+        "phase": "upload_file",
+        "category": "user_input",
+        "descriptionKey": "OutputNotWritable",
+        "description": "Failed to write to your blob storage.",
+        "canUserFix": True,
+    }
+)
+
+NO_CONSENT: Mapping[str, Any] = MappingProxyType(
+    {"errorKey": "UserNotAuthenticated", "description": "User is not authenticated."}
+)

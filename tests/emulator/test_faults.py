@@ -1,0 +1,185 @@
+"""Faults laid down beforehand: broken bodies, late answers, and the truth in between."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from itwin_export_async._protocol.http import Request, Response, TransportError
+from itwin_export_async.emulator import Emulator, SparseContent, run_virtual
+from itwin_export_async.emulator._journal import Journal, RequestRecord
+
+Caller = Any
+CallerOf = Callable[[Emulator], Any]
+
+CONTENT = bytes(range(256)) * 1000
+
+
+def blob_of(emulator: Emulator, content: bytes | SparseContent = CONTENT) -> Request:
+    return Request(method="GET", url=emulator.user_blob("a", content=content))
+
+
+async def read(emulator: Emulator, request: Request) -> bytes:
+    """What comes of a body until it ends or breaks."""
+    got = b""
+    with pytest.raises(TransportError, match="within the answer"):
+        async with emulator.stream(request) as stream:
+            assert stream.head.status == 200
+            async for piece in stream.chunks:
+                got += piece
+    return got
+
+
+@pytest.mark.parametrize("content", [CONTENT, SparseContent(300_000)])
+@pytest.mark.parametrize("after_bytes", [0, 1, 100_000])
+def test_a_body_breaks_after_so_many_bytes(
+    emulator: Emulator, content: bytes | SparseContent, after_bytes: int
+) -> None:
+    request = blob_of(emulator, content)
+    emulator.script("get_blob", None, after_bytes=after_bytes)
+    assert run_virtual(read(emulator, request)) == content[:after_bytes]
+    assert emulator.requests[-1].fault == "scripted"
+    assert emulator.handle(request).body == content[:]
+
+
+def test_a_broken_body_is_a_broken_connection_for_who_wants_it_whole(emulator: Emulator) -> None:
+    request = blob_of(emulator)
+    emulator.script("get_blob", None, None, after_bytes=7)
+    with pytest.raises(ConnectionResetError, match="within the answer"):
+        emulator.handle(request)
+    with pytest.raises(TransportError) as caught:
+        run_virtual(emulator.send(request))
+    assert caught.value.sent
+    emulator.script("get_blob", None, Response(status=500, body=b"short"), after_bytes=256_000)
+    assert emulator.handle(request).body == CONTENT
+    assert emulator.handle(request).body == b"short"
+
+
+def test_a_late_answer_comes_late_and_has_had_its_effect(caller_of: CallerOf) -> None:
+    emulator = Emulator(run_seconds=100)
+    call = caller_of(emulator)
+    connection_id = call.connect(emulator.add_imodel())
+    start = call.request("POST", f"/export/connections/{connection_id}/runs", {"exportType": "IFC"})
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        emulator.script("create_run", None, late=40)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(30):
+                await emulator.send(start)
+        assert (await emulator.send(start)).status == 303
+        emulator.script("create_run", ConnectionResetError("gone"), late=5)
+        began = loop.time()
+        with pytest.raises(TransportError, match="gone"):
+            await emulator.send(start)
+        assert loop.time() - began == pytest.approx(5 + emulator.latency)
+
+    run_virtual(main())
+    late, prompt, broken = emulator.requests[-3:]
+    assert (late.status, late.fault) == (202, "scripted")
+    assert late.answered_at == pytest.approx(late.at + 40)
+    assert prompt.answered_at == prompt.at
+    assert prompt.fault is None
+    assert (broken.status, broken.answered_at, broken.fault) == (None, None, "scripted")
+
+
+def test_the_truth_can_stand_between_faults(call: Caller, emulator: Emulator) -> None:
+    connection_id = call.connect(emulator.add_imodel())
+    busy = Response(status=503)
+    emulator.script("get_connection", busy, None, busy)
+    path = f"/export/connections/{connection_id}"
+    assert [call("GET", path).status for _ in range(4)] == [503, 200, 503, 200]
+
+
+def test_races_of_simultaneous_creations_have_one_winner(caller_of: CallerOf) -> None:
+    emulator = Emulator(run_seconds=100)
+    emulator.race_window = 0.5
+    call = caller_of(emulator)
+    connections = [call.connect(imodel) for imodel in [emulator.add_imodel()] * 5]
+
+    async def start(connection_id: str) -> int:
+        path = f"/export/connections/{connection_id}/runs"
+        return (await emulator.send(call.request("POST", path, {"exportType": "IFC"}))).status
+
+    async def main() -> None:
+        answers = await asyncio.gather(*(start(each) for each in connections))
+        assert sorted(answers) == [202, 409, 409, 409, 409]
+        await asyncio.sleep(0.5)
+        answers = await asyncio.gather(*(start(each) for each in connections))
+        assert answers == [303] * 5
+        await asyncio.sleep(100)
+        assert await start(connections[3]) == 202
+
+    run_virtual(main())
+
+
+def test_an_export_without_consent_fails_as_a_synchronization_does(caller_of: CallerOf) -> None:
+    emulator = Emulator(run_seconds=100)
+    emulator.user_authorized = False
+    call = caller_of(emulator)
+
+    async def ended(kind: str) -> Any:
+        location = call.start(call.connect(emulator.add_imodel(), authenticationType=kind))
+        await asyncio.sleep(100)
+        return json.loads(call("GET", location).body)["run"]
+
+    async def main() -> None:
+        refused = await ended("User")
+        assert refused["error"] == {
+            "errorKey": "UserNotAuthenticated",
+            "description": "User is not authenticated.",
+        }
+        assert (refused["state"], refused["result"]) == ("Completed", "Error")
+        assert "jobs" not in refused
+        assert (await ended("Service"))["result"] == "Success"
+
+    run_virtual(main())
+
+
+def test_records_are_kept_within_bounds_and_counted_beyond(call: Caller) -> None:
+    journal = Journal(most=100)
+    for number in range(1, 501):
+        record = RequestRecord(
+            number=journal.next_number(),
+            at=0.0,
+            operation="get_run",
+            method="GET",
+            path="/",
+            status=200,
+            answered_at=0.0,
+        )
+        journal.add(record)
+        assert journal.records[-1].number == number
+        assert len(journal.records) <= 110
+    assert len(journal.records) >= 100
+    assert journal.counts["get_run"] == 500
+    assert journal.counts["get_connection"] == 0
+
+
+@pytest.mark.real_time
+async def test_bodies_break_and_answers_are_late_over_sockets_too() -> None:
+    emulator = Emulator()
+    async with emulator.serve(), aiohttp.ClientSession() as http:
+        sparse = SparseContent(2_000_000)
+        for content in (CONTENT, sparse):
+            url = URL(emulator.user_blob("a", content=content), encoded=True)
+            emulator.script("get_blob", None, after_bytes=100_000)
+            got = b""
+            with pytest.raises(aiohttp.ClientPayloadError):
+                async with http.get(url) as answer:
+                    assert answer.headers["Content-Length"] == str(len(content))
+                    async for piece in answer.content.iter_any():
+                        got += piece
+            assert got == content[: len(got)]
+            assert len(got) <= 100_000
+            emulator.script("get_blob", None, late=0.05)
+            async with http.get(url) as answer:
+                assert await answer.read() == content[:]
+            emulator.script("get_blob", Response(status=500, body=b"abcdef"), after_bytes=3)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                async with http.get(url) as answer:
+                    await answer.read()
