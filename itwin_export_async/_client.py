@@ -258,8 +258,8 @@ class ExportClient:
     ) -> ExportOutcome:
         """Export an iModel and bring the output to disk, as `run.download` does.
 
-        `display_name`: of the connection, None as in `ExportRequest`. `timeout` bounds all of it,
-        in seconds, None not at all: `RunTimeout`, or a plain `TimeoutError` before there is a run.
+        `display_name`: as in `ExportRequest`. `timeout` bounds all of it, in seconds, None not at
+        all: `RunTimeout`, or a plain `TimeoutError` before there is a run.
         """
         request = ExportRequest(
             imodel_id=imodel_id, destination=destination, options=options, display_name=display_name
@@ -275,18 +275,19 @@ class ExportClient:
         ledger: str | PathLike[str] | None = None,
         authentication_type: AuthenticationType | str | None = None,
         if_active: IfActive = "wait",
+        timeout: float | None = DAY,
         on_update: OnUpdateOfMany | None = None,
     ) -> AsyncGenerator[ExportOutcome, None]:
         """The outcomes of many exports, each as soon as it is there; failures among them.
 
-        `requests` may be endless or asynchronous: they are read as they are needed. `concurrency`:
-        how many go on at once, those of one iModel one after another. `ledger`: a file from which
-        the same call goes on after any end, also of the process. `on_update(request, update)` gets
-        what `wait` tells. What `requests` or `on_update` raise, and the `LedgerError` of a ledger
-        that cannot be used, comes out here. Leaving early ends the waiting, never the runs.
+        `requests` may be endless or asynchronous: they are read as needed. `concurrency`: how many
+        go on at once, those of one iModel one after another; each has `timeout` seconds. `ledger`:
+        a file from which the same call goes on after any end, also of the process. `on_update` gets
+        the request and the update. What `requests` or `on_update` raise, and the `LedgerError` of
+        a ledger that cannot be used, comes out here. Leaving early never ends the runs.
         """
         terms = self._terms(authentication_type=authentication_type, if_active=if_active)
-        return export_many(terms, requests, concurrency, ledger, on_update)
+        return export_many(terms, requests, concurrency, timeout, ledger, on_update)
 
     async def get_authorization(self, redirect_url: str) -> AuthorizationInformation:
         """Whether the user has agreed to background work in their name, and where they can.

@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 class Gate:
     """Lets requests through, in their order, as soon as the rate limit and the service allow."""
 
-    def __init__(self, limit: RateLimit) -> None:
+    def __init__(self, limit: RateLimit, at_once: int) -> None:
         self._loop = asyncio.get_running_loop()
+        self._free = at_once  # how many more may be under way
         self._windows = Windows(limit)
         self._line: list[tuple[float, int, asyncio.Future[bool]]] = []
         self._numbers = count()
@@ -75,6 +76,7 @@ class Gate:
 
         `counted`: the service may have counted it. `clears`: it was answered, and not with a 429.
         """
+        self._free += 1
         self._windows.end(self._loop.time(), counted=counted)
         if is_probe:
             self._probing = False
@@ -82,13 +84,14 @@ class Gate:
         self._admit()
 
     def _begin(self) -> bool:
+        self._free -= 1
         self._windows.begin()
         self._probing = not self._is_clear
         return self._probing
 
     def _may_go(self) -> bool:
         now = self._loop.time()
-        if self._probing or now < self._paused_until:
+        if self._probing or not self._free or now < self._paused_until:
             return False
         return self._windows.free_at(now) == now
 
@@ -102,8 +105,8 @@ class Gate:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if not self._line or self._probing:
-            return
+        if not self._line or self._probing or not self._free:
+            return  # whoever leaves looks again
         free = self._windows.free_at(self._loop.time())
         if free is not None:
             self._alarm = self._loop.call_at(max(free, self._paused_until), self._admit)

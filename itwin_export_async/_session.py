@@ -99,9 +99,8 @@ class Session:
         self._carrier: Transport = self._transport or AiohttpTransport(
             self._http, read_timeout=self._timeout
         )
-        self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._blob_slots = asyncio.Semaphore(REQUESTS_AT_ONCE)  # slow ones must not stop the polls
-        self._gate = Gate(self.rate_limit)
+        self._gate = Gate(self.rate_limit, REQUESTS_AT_ONCE)
         self._budget = RetryBudget()
         self._refusal = Response(status=429)
         self._refusals = 0
@@ -162,14 +161,15 @@ class Session:
         The address carries its own signature: it gets no token and no Accept.
         """
         self._check_blob(request)
-        return await self._persist(request, self.retry, partial(self._once, slots=self._blob_slots))
+        return await self._persist(request, self.retry, self._blob)
+
+    async def _blob(self, request: Request) -> Outcome:
+        async with self._blob_slots:
+            return await self._once(request)
 
     @asynccontextmanager
     async def stream_blob(self, request: Request) -> AsyncIterator[BodyStream]:
-        """The answer of a blob store, its body to be read while the block lasts.
-
-        The address carries its own signature: no token, no Accept, and no repetition.
-        """
+        """The answer of a blob store, its body to be read while the block lasts; not repeated."""
         self._check_blob(request)
         async with self._blob_slots, self._carrier.stream(request) as stream:
             yield stream
@@ -274,12 +274,11 @@ class Session:
             url=request.url,
         )
 
-    async def _once(self, request: Request, slots: asyncio.Semaphore | None = None) -> Outcome:
+    async def _once(self, request: Request) -> Outcome:
         seconds = self._timeout + len(request.body or b"") / _SLOWEST
         try:
-            async with slots or self._slots:
-                async with asyncio.timeout(seconds) as limit:
-                    return dated(await self._carrier.send(request), now=datetime.now(UTC))
+            async with asyncio.timeout(seconds) as limit:
+                return dated(await self._carrier.send(request), now=datetime.now(UTC))
         except TransportError as error:
             return error if error.url else evolve(error, method=request.method, url=request.url)
         except TimeoutError:

@@ -1,80 +1,43 @@
 """The command line: in this process for what it says, in its own for how it ends."""
 
 import asyncio
+import json
 import os
 import pty
 import re
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+import typer
 
 from itwin_export_async import (
     AuthenticationFailed,
     AuthorizationRequired,
     DownloadError,
+    ExportClient,
     ExportError,
     RunFailed,
     RunTimeout,
 )
-from itwin_export_async.cli.app import app
 from itwin_export_async.cli.demo import names
-from itwin_export_async.cli.ending import exit_code
+from itwin_export_async.cli.ending import conclude, exit_code
+from itwin_export_async.cli.export import Delivery, ExportOrder, run_export
 from itwin_export_async.emulator import Emulator
+from tests.command import COMMAND, Service, invoke, serving, start
 
-COMMAND = [sys.executable, "-X", "dev", "-W", "error", "-c"]
-COMMAND += ["from itwin_export_async.cli import main; main()"]
-
-
-class Service:
-    """An emulator behind a server in a thread of its own."""
-
-    def __init__(self, emulator: Emulator) -> None:
-        self.emulator = emulator
-        self.ready, self.stop = threading.Event(), asyncio.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        async with self.emulator.serve() as served:
-            self.base_url, self.token_url = served.base_url, served.token_url
-            self.ready.set()
-            await self.stop.wait()
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "ITP_API_URL": self.base_url,
-            "ITP_ISSUER_URL": self.token_url.removesuffix("/connect/token"),
-            "ITP_SERVICE_CLIENT_ID": self.emulator.client_id,
-            "ITP_SERVICE_CLIENT_SECRET": self.emulator.client_secret,
-            "ITWIN_ACCESS_TOKEN": "",
-        }
+COMMANDS = ["run", "watch", "batch", "runs", "connections", "authorize", "demo", "emulator"]
 
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    service = Service(Emulator(seed=1, run_seconds=0.3))
-    service.thread.start()
-    service.ready.wait(10)
-    for name, value in service.environment().items():
-        monkeypatch.setenv(name, value)
-    yield service
-    service.loop.call_soon_threadsafe(service.stop.set)
-    service.thread.join(10)
-
-
-def invoke(*words: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(words), prog_name="itwin-export")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
+    with serving(Emulator(seed=1, run_seconds=0.3), monkeypatch) as service:
+        yield service
 
 
 def test_the_demo_ends_with_files_that_are_ifc(tmp_path: Path) -> None:
@@ -118,6 +81,16 @@ def test_one_export_ends_with_its_file(service: Service, tmp_path: Path) -> None
     assert (code, out.split(" (")[0]) == (0, str(file))
     assert b"IFC2X3" in file.read_bytes()
     assert "Success" in err
+
+
+@pytest.mark.parametrize("words", [[], ["--synchronization"]])
+def test_a_consent_that_lacks_is_exit_code_4(service: Service, words: list[str]) -> None:
+    assert invoke("authorize", *words)[0] == 0
+    service.emulator.user_authorized = False
+    code, out, err = invoke("authorize", "--timeout", "0.01", *words)
+    assert code == 4
+    assert "https://connect-itwinbridgeportal" in out
+    assert "has not yet agreed" in err
 
 
 def test_a_folder_is_a_folder_also_before_it_exists(service: Service, tmp_path: Path) -> None:
@@ -173,9 +146,13 @@ def test_what_is_printed_on_leaving_continues_the_run(service: Service, tmp_path
     [
         (["run", "", "-o", "x"], 2, "imodel_id is empty"),
         (["run", "..", "-o", "x"], 2, "imodel_id '..' is not an id"),
-        (["run", "m", "-o", "x", "--ifc-version", "IFC9"], 2, "ifc_version 'IFC9' is not one of"),
-        (["run", "m", "-o", "x", "--if-active", "no"], 2, "if_active must be"),
-        (["run", "m", "-o", "x", "--authentication-type", "no"], 2, "authentication_type 'no'"),
+        (["run", "m", "-o", "x", "--ifc-version", "IFC9"], 2, "'IFC9' is not one of"),
+        (["run", "m", "-o", "x", "--if-active", "no"], 2, "'no' is not one of 'join'"),
+        (["run", "m", "-o", "x", "--authentication-type", "no"], 2, "'no' is not one of"),
+        (["run", "m"], 2, "where to? A file, or a folder"),
+        (["run", "m", "--no-wait", "--report", "r.html"], 2, "does not go with --report"),
+        (["runs", ".."], 2, "'..' is not an id"),
+        (["connections", ""], 2, "imodel_id is empty"),
         (["run", "m", "-o", "x", "--base-url", "http://x.example"], 2, "base_url"),
         (["run", "m", "-o", "/dev/null/x.ifc"], 1, "/dev/null: the folder cannot be written"),
         (["run", "not-a-guid", "-o", "x"], 1, "422 InvalidExportConnectionRequest"),
@@ -193,6 +170,67 @@ def test_a_mistake_is_one_clear_sentence(
         monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "token")
     assert (invoke(*words)[0], told in invoke(*words)[2]) == (code, True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_not_waited_for_is_taken_up_by_its_token(
+    service: Service, tmp_path: Path
+) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    code, token, err = invoke("run", imodel_id, "--no-wait")
+    assert code == 0
+    assert json.loads(token)["run"]
+    assert f"watch '{token.strip()}' -o ." in err
+    folder, report = f"{tmp_path}/", tmp_path / "new" / "r.html"
+    code, out, _ = invoke("watch", token, "-o", folder, "--json", "--report", str(report))
+    told = json.loads(out)
+    assert (code, told["ok"], told["imodel_id"]) == (0, True, None)
+    assert told["files"][0]["path"] == str(tmp_path / "Bridge.ifc")
+    assert "All exports are good" in report.read_text()
+
+
+def test_an_export_is_told_as_json(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.fate(imodel_id, "Success", seconds=2)
+    words = ["run", imodel_id, "-o", f"{tmp_path}/", "--json", "--report", f"{tmp_path}/r.html"]
+    code, out, err = invoke(*words, "--timeout", "0.2")
+    told = json.loads(out)
+    assert (code, told["ok"], told["error"]["type"]) == (3, False, "RunTimeout")
+    assert "resume(" not in out + err
+    assert json.loads(told["error"]["token"])["run"] == told["run_id"]
+    assert f"--json --report {tmp_path}/r.html" in err
+    code, out, _ = invoke(*words)
+    told = json.loads(out)
+    assert (code, told["ok"], told["result"], told["error"]) == (0, True, "Success", None)
+    assert told["run_started"] < told["run_ended"]
+
+
+def test_a_consent_that_lacks_is_told_before_the_run(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.user_authorized = False
+    words = ["run", imodel_id, "-o", str(tmp_path), "--authentication-type", "User"]
+    code, _, err = invoke(*words)
+    assert code == 4
+    assert "https://connect-itwinbridgeportal" in err
+    assert "itwin-export authorize" in err
+    assert service.emulator.count("create_run") == 0
+
+
+def test_connections_and_runs_are_listed(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    code, out, err = invoke("connections", imodel_id)
+    assert (code, out, "no connections yet" in err) == (0, "", True)
+    for _ in range(2):
+        invoke("run", imodel_id, "-o", f"{tmp_path}/", "--connection", "nightly")
+    code, out, _ = invoke("connections", imodel_id)
+    assert (code, "nightly" in out) == (0, True)
+    told = json.loads(invoke("connections", imodel_id, "--json")[1])
+    assert told["display_name"] == "nightly"
+    code, out, _ = invoke("runs", told["connection_id"], "--json")
+    runs = [json.loads(line) for line in out.splitlines()]
+    assert [run["result"] for run in runs] == ["Success", "Success"]
+    assert runs[0]["run_started"] > runs[1]["run_started"]
+    table = invoke("runs", told["connection_id"])[1].splitlines()
+    assert [line.split()[0] for line in table] == ["run", *(run["run_id"] for run in runs)]
 
 
 @pytest.mark.parametrize("command", ["run", "watch"])
@@ -220,11 +258,13 @@ def test_every_command_has_help_with_an_example() -> None:
     code, out, _ = invoke("--help")
     assert code == 0
     assert "130 interrupted" in " ".join(out.split())
-    for command in ("demo", "emulator", "run", "watch"):
+    assert "--install-completion" in out
+    for command in COMMANDS:
         assert command in out
         code, text, _ = invoke(command, "--help")
         assert code == 0
         assert f"Example: itwin-export {command}" in " ".join(text.split())
+        assert "Exit codes: 0 all good" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -242,17 +282,6 @@ def test_every_command_has_help_with_an_example() -> None:
 )
 def test_an_error_has_its_exit_code(error: Exception, code: int) -> None:
     assert exit_code(error) == code
-
-
-def start(*words: str, cwd: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*COMMAND, *words],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
 
 
 def interrupt_after(process: "subprocess.Popen[str]", text: str) -> tuple[int, str, str]:
@@ -293,6 +322,86 @@ def test_ctrl_c_is_how_the_emulator_is_meant_to_end(tmp_path: Path) -> None:
     process = start("emulator", "--port", "0", cwd=tmp_path)
     code, _, err = interrupt_after(process, "itwin-export run ")
     assert (code, err) == (0, "")
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stderr", "shown"), [(StringIO(), ""), (Terminal(), "\x1b[?25h\n")])
+def test_a_second_ctrl_c_ends_it_at_once_and_gives_the_cursor_back(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    stderr: StringIO,
+    shown: str,
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr("sys.stderr", stderr)
+
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(10)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(typer.Exit) as caught:
+        conclude(stubborn())
+    assert (ended, caught.value.exit_code) == ([130], 0)
+    assert capfd.readouterr().err == shown
+
+
+async def test_before_there_is_a_run_there_is_nothing_to_continue(
+    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.latency = 100.0
+    order = ExportOrder(
+        imodel_id=emulator.add_imodel(),
+        ifc_version=None,
+        connection="itwin-export",
+        authentication_type=None,
+        if_active="join",
+    )
+    delivery = Delivery(
+        output=f"{tmp_path}/", base_url=None, timeout=None, json=True, report=tmp_path / "r.html"
+    )
+    work = run_export(lambda: ExportClient(emulator.token(), transport=emulator), order, delivery)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(50):
+            await work
+    assert capsys.readouterr() == ("", "")
+    assert "1 not finished" in (tmp_path / "r.html").read_text()
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        conclude(cancelled())
+
+
+def test_a_reader_that_has_gone_is_no_error_of_ours(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    process = start("run", imodel_id, "-o", "b.ifc", cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    assert process.wait() == 1
+    process.stderr.close()
+    assert "Traceback" not in err
+    assert "Errno" not in err
+    assert (tmp_path / "b.ifc").exists()
+
+
+def test_the_log_goes_to_standard_error(tmp_path: Path) -> None:
+    process = start("-v", "demo", "-o", "out", "--imodels", "1", "--speed", "900", cwd=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert " INFO itwin_export_async._starting: started run " in err
 
 
 def test_another_missing_module_is_a_fault_to_be_seen() -> None:

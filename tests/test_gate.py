@@ -200,6 +200,16 @@ async def test_a_limit_of_another_kind_is_refused() -> None:
         Session("t", rate_limit=500)  # type: ignore[arg-type]
 
 
+async def test_a_pause_stops_those_who_wait_for_a_place_too() -> None:
+    """Not so many go at once that one could be let in and yet leave in the middle of a pause."""
+    transport = Timed(*[answer(429, Retry_After="30")] * 100, answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        answers = await asyncio.gather(*(session.send(GET) for _ in range(150)))
+    assert {response.status for response in answers} == {204}
+    early = [at for at in transport.at if at < 31]
+    assert early == [0.0] * 100
+
+
 async def test_what_was_sent_and_what_is_left_is_told() -> None:
     transport = Timed(answer(500), answer(204))
     async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=10)) as session:

@@ -100,6 +100,14 @@ async def test_an_expired_signature_is_asked_for_anew(
     assert [item.id async for item in client.storage.list_folder(folder)] == [stored.id]
 
 
+async def test_a_lost_announcement_is_made_again(
+    client: ExportClient, emulator: Emulator, folder: str, file: Path
+) -> None:
+    emulator.script("create_file", ConnectionResetError(), after=True)
+    stored = await client.storage.upload(file, folder)
+    assert await client.storage.list_folder(folder) == (stored,)
+
+
 async def test_a_signature_that_never_holds_is_given_up(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:

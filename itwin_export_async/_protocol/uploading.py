@@ -40,7 +40,7 @@ class Upload:
 
 
 def create_file(folder_id: str, display_name: str, description: str | None) -> Request:
-    """Announce a file. Not repeatable: a second request announces a second file."""
+    """Announce a file. Repeatable: what is announced and never completed is seen by nobody."""
     if not isinstance(display_name, str):
         raise TypeError(f"display_name must be a string, not {display_name!r}")
     if not display_name.strip() or len(display_name) > _LONGEST_NAME:
@@ -55,7 +55,7 @@ def create_file(folder_id: str, display_name: str, description: str | None) -> R
         url=f"/storage/folders/{segment('folder_id', folder_id)}/files",
         headers={"Content-Type": "application/json"},
         body=encode(body),
-        repeatable=False,
+        repeatable=True,
     )
 
 

@@ -6,44 +6,54 @@ from typing import Annotated
 
 import typer
 
-from itwin_export_async import ExportClient, IfcVersion
+from itwin_export_async.cli.authorize import authorize as ask_to_authorize
+from itwin_export_async.cli.batch import BatchOrder, run_batch
+from itwin_export_async.cli.board import StandardError
 from itwin_export_async.cli.demo import run_demo
 from itwin_export_async.cli.emulator import serve_emulator
-from itwin_export_async.cli.ending import EXIT_CODES, conclude
-from itwin_export_async.cli.export import ExportOrder, run_export, watch_run
+from itwin_export_async.cli.ending import EXIT_CODES, conclude, same_command
+from itwin_export_async.cli.export import (
+    Delivery,
+    ExportOrder,
+    run_export,
+    start_only,
+    watch_run,
+)
+from itwin_export_async.cli.looking import list_connections, list_runs
+from itwin_export_async.cli.options import (
+    ActiveRun,
+    AsJson,
+    BaseUrl,
+    Calls,
+    ConnectionName,
+    Folder,
+    IfActive,
+    InTheNameOf,
+    Output,
+    Report,
+    Seed,
+    Speed,
+    Tier,
+    Timeout,
+    Version,
+    client_of,
+)
+from itwin_export_async.cli.sheet import COLUMNS
 
 app = typer.Typer(
     help="Export iModels from the Bentley iTwin Platform, mostly to IFC.",
-    epilog=EXIT_CODES,
+    epilog=f"{EXIT_CODES} "
+    "Completion of commands and options in your shell: itwin-export --install-completion.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_IFC_VERSIONS = ", ".join(f"'{version.value}'" for version in IfcVersion)
 
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="Address of the API; by default ITP_API_URL of the environment, or Bentley's own.",
-        show_default=False,
-    ),
-]
-Output = Annotated[
-    str,
-    typer.Option("--output", "-o", help="File to write, or a folder (it gets a name there)."),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        min=0.001,
-        help="Seconds to wait for the run, then exit code 3. 24 hours by default.",
-        show_default=False,
-    ),
-]
-Speed = Annotated[float, typer.Option(min=0.001, help="How much faster than life the runs go.")]
-Seed = Annotated[int, typer.Option(help="Equal seeds give equal runs.")]
+def _example(words: str) -> str:
+    return f"Example: itwin-export {words}\n\n{EXIT_CODES}"
 
 
 @app.callback()
@@ -56,15 +66,189 @@ def options(
     """What holds for all commands."""
     if verbose:
         level = logging.DEBUG if verbose > 1 else logging.INFO
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        logging.basicConfig(format=form, stream=StandardError())
         logging.getLogger("itwin_export_async").setLevel(level)
 
 
-@app.command(epilog="Example: itwin-export demo -o exports")
+@app.command(epilog=_example("run 7dbd531d-6967-47b2-8945-a722a437ad7a -o bridge.ifc"))
+def run(
+    imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
+    output: Output = "",
+    ifc_version: Version = None,
+    connection: ConnectionName = "itwin-export",
+    authentication_type: InTheNameOf = None,
+    if_active: IfActive = ActiveRun.JOIN,
+    timeout: Timeout = None,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", help="Only start it, and print what `watch` takes it up by."),
+    ] = False,
+    report: Report = None,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """Export one iModel: connection, run, wait, download.
+
+    The token comes from ITWIN_ACCESS_TOKEN, or from ITP_SERVICE_CLIENT_ID and
+    ITP_SERVICE_CLIENT_SECRET (with ITP_ISSUER_URL for another issuer).
+    """
+    if no_wait and (report or timeout):
+        raise typer.BadParameter("does not go with --report or --timeout", param_hint="--no-wait")
+    if not output and not no_wait:
+        raise typer.BadParameter("where to? A file, or a folder", param_hint="--output")
+    order = ExportOrder(
+        imodel_id=imodel_id,
+        ifc_version=ifc_version,
+        connection=connection,
+        authentication_type=authentication_type,
+        if_active=if_active.value,
+    )
+    delivery = Delivery(
+        output=output or ".",
+        base_url=base_url,
+        timeout=timeout,
+        json=as_json,
+        report=report,
+    )
+    work = start_only if no_wait else run_export
+    conclude(work(client_of(base_url), order, delivery))
+
+
+@app.command(epilog=_example("watch '{\"v\":1,...}' -o bridge.ifc"))
+def watch(
+    token: Annotated[
+        str, typer.Argument(help="What `run` printed when it was left.", metavar="TOKEN")
+    ],
+    output: Output,
+    timeout: Timeout = None,
+    report: Report = None,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """Take up a run that was left: wait for it and download its files."""
+    delivery = Delivery(
+        output=output, base_url=base_url, timeout=timeout, json=as_json, report=report
+    )
+    conclude(watch_run(client_of(base_url), token, delivery))
+
+
+@app.command(
+    epilog=f"Columns: {', '.join(COLUMNS)}; output stands for destination, model_ids are separated "
+    f"by semicolons.\n\n{_example('batch models.csv -o exports --ledger exports.db')}"
+)
+def batch(
+    context: typer.Context,
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="CSV with a header row, or one JSON object a line; - for standard input.",
+            metavar="FILE",
+        ),
+    ],
+    output: Folder,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that remembers what is done: the same command goes on after any end.",
+            show_default=False,
+            metavar="FILE",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="How many exports go on at once.", metavar="NUMBER")
+    ] = 20,
+    tier: Calls = Tier.STANDARD,
+    ifc_version: Version = None,
+    connection: ConnectionName = "itwin-export",
+    authentication_type: InTheNameOf = None,
+    if_active: IfActive = ActiveRun.WAIT,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Seconds for all exports together, then exit code 3.",
+            show_default=False,
+            metavar="SECONDS",
+        ),
+    ] = None,
+    report: Report = None,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """Export many iModels, as a file says.
+
+    Only the column imodel_id is needed. A destination is below the output folder; without one an
+    export gets a folder of its own there. Options are for what a line leaves open.
+    """
+    order = BatchOrder(
+        file=file,
+        folder=output,
+        ledger=ledger,
+        concurrency=concurrency,
+        ifc_version=ifc_version,
+        connection=connection,
+        authentication_type=authentication_type,
+        if_active=if_active.value,
+        timeout=timeout,
+        report=report,
+        json=as_json,
+        again=same_command(context),
+    )
+    conclude(run_batch(client_of(base_url, rate_limit=tier.rate_limit), order))
+
+
+@app.command(epilog=_example("runs 5ffeb1f4-6ab8-4d07-b6ec-dd5ef2af8d39"))
+def runs(
+    connection_id: Annotated[
+        str, typer.Argument(help="The connection's id.", metavar="CONNECTION_ID")
+    ],
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """List the runs of a connection, newest first."""
+    conclude(list_runs(client_of(base_url), connection_id, as_json=as_json))
+
+
+@app.command(epilog=_example("connections 7dbd531d-6967-47b2-8945-a722a437ad7a"))
+def connections(
+    imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """List the export connections of an iModel."""
+    conclude(list_connections(client_of(base_url), imodel_id, as_json=as_json))
+
+
+@app.command(epilog=_example("authorize --open"))
+def authorize(
+    synchronization: Annotated[
+        bool, typer.Option("--synchronization", help="For synchronizations, not exports.")
+    ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.001, help="Seconds to wait for the user, then exit code 4.", metavar="SECONDS"
+        ),
+    ] = 600.0,
+    base_url: BaseUrl = None,
+) -> None:
+    """Show the page on which a user agrees to background work, and wait until they have."""
+    work = ask_to_authorize(
+        client_of(base_url),
+        synchronization=synchronization,
+        open_page=open_page,
+        timeout=timeout,
+    )
+    conclude(work)
+
+
+@app.command(epilog=_example("demo -o exports"))
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path(
-        "exports"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="FOLDER")
+    ] = Path("exports"),
     imodels: Annotated[int, typer.Option(min=1, max=100, help="How many to export.")] = 5,
     speed: Speed = 60.0,
     seed: Seed = 0,
@@ -73,7 +257,7 @@ def demo(
     conclude(run_demo(output, imodels=imodels, speed=speed, seed=seed))
 
 
-@app.command(epilog="Example: itwin-export emulator --port 8321")
+@app.command(epilog=_example("emulator --port 8321"))
 def emulator(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")
@@ -87,55 +271,3 @@ def emulator(
         serve_emulator(port=port, imodels=imodels, speed=speed, seed=seed),
         interruptible=True,
     )
-
-
-@app.command(epilog="Example: itwin-export run 7dbd531d-6967-47b2-8945-a722a437ad7a -o bridge.ifc")
-def run(
-    imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
-    output: Output,
-    base_url: BaseUrl = None,
-    ifc_version: Annotated[
-        str | None,
-        typer.Option(help=f"One of {_IFC_VERSIONS}; the service chooses otherwise."),
-    ] = None,
-    connection: Annotated[
-        str, typer.Option(help="Name of the connection that is used, or made.")
-    ] = "itwin-export",
-    authentication_type: Annotated[
-        str | None, typer.Option(help="User or Service; the service chooses otherwise.")
-    ] = None,
-    if_active: Annotated[
-        str, typer.Option(help="What to do about an active run: join, wait or raise.")
-    ] = "join",
-    timeout: Timeout = None,
-) -> None:
-    """Export one iModel: connection, run, wait, download.
-
-    The token comes from ITWIN_ACCESS_TOKEN, or from ITP_SERVICE_CLIENT_ID and
-    ITP_SERVICE_CLIENT_SECRET (with ITP_ISSUER_URL for another issuer).
-    """
-    order = ExportOrder(
-        imodel_id=imodel_id,
-        output=output,
-        ifc_version=ifc_version,
-        connection=connection,
-        authentication_type=authentication_type,
-        if_active=if_active,
-        timeout=timeout,
-    )
-    conclude(run_export(lambda: _client(base_url), order, base_url))
-
-
-@app.command(epilog="Example: itwin-export watch '{\"v\":1,...}' -o bridge.ifc")
-def watch(
-    token: Annotated[str, typer.Argument(help="What an interrupted run printed.")],
-    output: Output,
-    base_url: BaseUrl = None,
-    timeout: Timeout = None,
-) -> None:
-    """Take up a run that was left, wait for it and download its files."""
-    conclude(watch_run(lambda: _client(base_url), token, output, timeout, base_url))
-
-
-def _client(base_url: str | None) -> ExportClient:
-    return ExportClient.from_env(**({} if base_url is None else {"base_url": base_url}))

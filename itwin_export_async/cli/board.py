@@ -1,91 +1,94 @@
 """What is going on, shown while it goes on: a live table, or plain lines where nobody looks."""
 
-from time import monotonic
-from types import TracebackType
-from typing import Self
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
-from attrs import define, field
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from itwin_export_async import RunUpdate
+from itwin_export_async import RunHandle, RunUpdate
+from itwin_export_async.cli.record import Record
 
 
-@define
-class Row:
-    """One export. `began` and `ended` are in monotonic time, `states` those the run passed."""
+class StandardError:
+    """What stands for standard error when it is written to: a live table moves out of the way."""
 
-    name: str
-    began: float
-    run_id: str = ""
-    states: list[str] = field(factory=list)
-    note: str = ""
-    ended: float | None = None
+    def write(self, text: str) -> int:
+        """Write to it."""
+        return sys.stderr.write(text)
 
-    def seconds(self, now: float) -> float:
-        """How long it has taken so far, or took."""
-        return (now if self.ended is None else self.ended) - self.began
+    def flush(self) -> None:
+        """Have it shown."""
+        sys.stderr.flush()
+
+
+def window() -> Console:
+    """What tables are printed on: the terminal, or wide enough that no line is broken."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+@contextmanager
+def shown(console: Console, picture: Callable[[], RenderableType]) -> Iterator[None]:
+    """Keep the picture up to date on the terminal while the block lasts; nothing on a file."""
+    if not console.is_terminal:
+        yield
+        return
+    # what goes to a file must not be drawn into the picture
+    live = Live(
+        console=console,
+        get_renderable=picture,
+        refresh_per_second=8,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with live:
+        yield
 
 
 class Board:
-    """The exports of one command, shown as they go on."""
+    """The few exports of a command, each to its end. `run`: the latest that was started."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._rows: list[Row] = []
-        self._live = Live(
-            console=console,
-            get_renderable=self._table,
-            refresh_per_second=8,
-            transient=True,
-        )
+        self.console = console
+        self.run: RunHandle | None = None
+        self._records: list[Record] = []
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
+    def add(self, record: Record) -> None:
+        """A further export, which begins now."""
+        record.begin()
+        self._records.append(record)
 
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        __: BaseException | None,
-        ___: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-
-    def add(self, name: str) -> Row:
-        """A row for a new export."""
-        row = Row(name=name, began=monotonic())
-        self._rows.append(row)
-        return row
-
-    def started(self, row: Row, run_id: str) -> None:
+    def started(self, record: Record, run: RunHandle) -> None:
         """The export has its run."""
-        row.run_id = run_id
-        self._line(row, f"run {run_id}")
+        self.run = run
+        record.connection_id, record.run_id = run.connection_id, run.run_id
+        self._line(record, f"run {run.run_id}")
 
-    def updated(self, row: Row, update: RunUpdate) -> None:
-        """The run was seen in a new state."""
-        state = update.run.state.value
-        if row.states[-1:] != [state]:
-            row.states.append(state)
-            self._line(row, state)
+    def updated(self, record: Record, update: RunUpdate) -> None:
+        """The run was looked at."""
+        if record.saw(update):
+            self._line(record, record.states[-1][1])
 
-    def ended(self, row: Row, note: str) -> None:
+    def ended(self, record: Record) -> None:
         """The export is over."""
-        row.note, row.ended = note, monotonic()
-        self._line(row, note)
+        self._line(record, record.result)
 
-    def _line(self, row: Row, text: str) -> None:
-        if not self._console.is_terminal:
-            line = f"{row.seconds(monotonic()):7.1f} s  {row.name}: {text}"
-            self._console.print(line, highlight=False, soft_wrap=True)
+    def _line(self, record: Record, text: str) -> None:
+        if not self.console.is_terminal:
+            line = f"{record.seconds(datetime.now(UTC)):7.1f} s  {record.name}: {text}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """All of them as they are now."""
         table = Table("iModel", "run", "state", "time", box=None, pad_edge=False)
-        for row in self._rows:
-            state = row.note or (row.states[-1] if row.states else "starting")
-            table.add_row(row.name, row.run_id, state, f"{row.seconds(monotonic()):.1f} s")
+        now = datetime.now(UTC)
+        for record in self._records:
+            state = record.result or "starting"
+            time = f"{record.seconds(now):.1f} s"
+            table.add_row(escape(record.name), record.run_id or "", state, time)
         return table

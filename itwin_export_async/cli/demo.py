@@ -1,15 +1,16 @@
 """`itwin-export demo`: the library against the emulator, on this machine alone."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.filesize import decimal
 from rich.table import Table
 
 from itwin_export_async import ClientCredentials, ExportClient, ExportOptions, Inspection
 from itwin_export_async._storage import prepare_folder
-from itwin_export_async.cli.board import Board, Row
+from itwin_export_async.cli.board import Board, shown, window
+from itwin_export_async.cli.record import Record
+from itwin_export_async.cli.spoken import duration, size
 from itwin_export_async.emulator import Emulator
 
 _NAMES = (
@@ -26,9 +27,7 @@ _RUN_SECONDS = (120.0, 600.0)
 
 async def run_demo(folder: Path, *, imodels: int, speed: float, seed: int) -> None:
     """Export some emulated iModels at once, and print what came of each."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # nobody's window, so that no line need be broken
+    console = window()
     await prepare_folder(folder)
     emulator = Emulator(seed=seed, speed=speed, run_seconds=_RUN_SECONDS)
     made = {emulator.add_imodel(name): name for name in names(imodels)}
@@ -40,7 +39,8 @@ async def run_demo(folder: Path, *, imodels: int, speed: float, seed: int) -> No
         # the runs are faster than life, and so are the looks at them
         schedule = Inspection(poll_cost=3.0 / speed, minimum=min(1.0, 6.0 / speed))
         async with ExportClient(auth, base_url=served.base_url, schedule=schedule) as client:
-            with Board(console) as board:
+            board = Board(console)
+            with shown(console, board.table):
                 async with asyncio.TaskGroup() as group:
                     exports = [
                         group.create_task(_export(client, board, imodel_id, folder / f"{name}.ifc"))
@@ -57,28 +57,29 @@ def names(count: int) -> list[str]:
     return every[:count]
 
 
-async def _export(
-    client: ExportClient, board: Board, imodel_id: str, file: Path
-) -> tuple[Row, Path]:
-    row = board.add(file.stem)
+async def _export(client: ExportClient, board: Board, imodel_id: str, file: Path) -> Record:
+    record = Record(name=file.stem, imodel_id=imodel_id, destination=str(file))
+    board.add(record)
     connection = await client.find_or_create_connection(imodel_id, display_name="demo")
     run = await client.start_run(connection.id, ExportOptions(ifc_version="IFC4.3"))
-    board.started(row, run.run_id)
-    final = await run.wait(on_update=lambda update: board.updated(row, update))
-    (path,) = await run.download(file)
-    board.ended(row, final.outcome.value)
-    return row, path
+    board.started(record, run)
+    await run.wait(on_update=lambda update: board.updated(record, update))
+    record.end(paths=await run.download(file))
+    board.ended(record)
+    return record
 
 
-def _report(exports: list[tuple[Row, Path]]) -> Table:
+def _report(records: list[Record]) -> Table:
     table = Table("iModel", "run", "states passed", "time", "file", "size", box=None)
-    for row, path in exports:
-        table.add_row(
-            row.name,
-            row.run_id[:8],
-            " > ".join(row.states),
-            f"{row.seconds(0):.1f} s",
-            path.name,
-            decimal(path.stat().st_size),
-        )
+    now = datetime.now(UTC)
+    for record in records:
+        for file in record.files:
+            table.add_row(
+                record.name,
+                (record.run_id or "")[:8],
+                " > ".join(state for _, state in record.states),
+                duration(record.seconds(now)),
+                file.path.name,
+                size(file.size),
+            )
     return table

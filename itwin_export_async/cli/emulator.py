@@ -19,6 +19,7 @@ async def serve_emulator(*, port: int, imodels: int, speed: float, seed: int) ->
         console.print(f"An emulated iTwin Platform at {served.base_url} (Ctrl-C ends it)")
         for imodel_id, name in emulator.imodels.items():
             console.print(f"  iModel {imodel_id}  {name}")
+        console.print(f"\nIn a browser, what goes on in it: {served.base_url}/")
         issuer = served.token_url.removesuffix("/connect/token")
         console.print("\nIn another terminal:")
         console.print(f"  export ITP_API_URL={served.base_url} ITP_ISSUER_URL={issuer}")

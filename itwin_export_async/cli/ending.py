@@ -1,6 +1,9 @@
 """How a command ends: with what exit code, and with what last words."""
 
 import asyncio
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -16,25 +19,67 @@ from itwin_export_async import (
     RunUnreachable,
     TokenError,
 )
+from itwin_export_async.cli.faults import remedy, words
 
 EXIT_CODES = (
-    "Exit codes: 0 all good, 1 failed, 2 wrong usage, 3 the run still goes on, "
+    "Exit codes: 0 all good, 1 some failed, 2 wrong usage, 3 still running, "
     "4 not authorized, 130 interrupted."
 )
+INTERRUPTED = 130
+_SHOW_CURSOR = b"\x1b[?25h\n"
 
 
-def conclude(work: Coroutine[Any, Any, None], *, interruptible: bool = False) -> None:
-    """Do the work and end the command. `interruptible`: Ctrl-C is how it is meant to end."""
+def conclude(work: Coroutine[Any, Any, int | None], *, interruptible: bool = False) -> None:
+    """Do the work and end the command with the exit code that it gives, None for 0.
+
+    `interruptible`: Ctrl-C is how it is meant to end.
+    """
+    interrupts = _Interrupts()
+    before = signal.signal(signal.SIGINT, interrupts)
     try:
-        asyncio.run(work)
-    except KeyboardInterrupt:
+        code = asyncio.run(interrupts.over(work)) or 0
+    except BrokenPipeError:  # nobody reads on: typer ends quietly for it
+        raise
+    except (ExportError, ValueError, TypeError, OSError) as error:
+        say(words(error))
+        code = exit_code(error)
+        if code in (1, 4):
+            print(f"  {remedy(error)}", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if code == INTERRUPTED:
         if interruptible:
             return
         say("interrupted")
-        raise typer.Exit(130) from None
-    except (ExportError, ValueError, TypeError, OSError) as error:
-        say(f"{error}")
-        raise typer.Exit(exit_code(error)) from None
+    raise typer.Exit(code)
+
+
+class _Interrupts:
+    """Ctrl-C: the first ends the work cleanly, the next one at once."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._is_interrupted = False
+
+    def __call__(self, *_: object) -> None:
+        if self._task is None or self._is_interrupted:
+            _leave_at_once()
+        else:
+            self._is_interrupted = True
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    async def over(self, work: Coroutine[Any, Any, int | None]) -> int | None:
+        """What the work gives, or `INTERRUPTED`."""
+        self._task = task = asyncio.create_task(work)
+        await asyncio.wait({task})
+        self._task = None
+        return INTERRUPTED if task.cancelled() and self._is_interrupted else task.result()
+
+
+def _leave_at_once() -> None:
+    if sys.stderr.isatty():
+        os.write(2, _SHOW_CURSOR)
+    os._exit(INTERRUPTED)
 
 
 def exit_code(error: BaseException) -> int:
@@ -53,3 +98,19 @@ def exit_code(error: BaseException) -> int:
 def say(text: str) -> None:
     """Words for the person, apart from the output."""
     print(f"itwin-export: {text}", file=sys.stderr)
+
+
+def same_command(context: typer.Context) -> str:
+    """The command as it was given, to be given once more."""
+    said = context.command_path.split()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = getattr(context.params[name], "value", context.params[name])
+        if parameter.param_type_name == "argument":
+            said.append(str(value))
+        else:
+            said += [parameter.opts[-1]] if value is True else [parameter.opts[-1], str(value)]
+    return shlex.join(said)

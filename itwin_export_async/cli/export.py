@@ -2,20 +2,54 @@
 
 import asyncio
 import shlex
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
 from attrs import frozen
 from rich.console import Console
-from rich.filesize import decimal
 
-from itwin_export_async import ExportClient, ExportOptions, RunHandle, RunTimeout, RunUnreachable
+from itwin_export_async import (
+    ExportClient,
+    ExportError,
+    ExportOptions,
+    RunHandle,
+    RunTimeout,
+    RunUnreachable,
+)
+from itwin_export_async._client import REDIRECT_URL
+from itwin_export_async._consent import Consent
+from itwin_export_async._protocol.addresses import checked_id
+from itwin_export_async._protocol.runs import Service
 from itwin_export_async._runs import UNSET
-from itwin_export_async._starting import IfActive, checked_if_active
+from itwin_export_async._starting import checked_if_active
 from itwin_export_async._storage import is_folder, prepare_folder
-from itwin_export_async.cli.board import Board, Row
+from itwin_export_async.cli.board import Board, shown
 from itwin_export_async.cli.ending import say
+from itwin_export_async.cli.lines import line_of
+from itwin_export_async.cli.options import OpenClient
+from itwin_export_async.cli.record import Record
+from itwin_export_async.cli.report import write_report
+from itwin_export_async.cli.spoken import size
+
+
+@frozen(kw_only=True)
+class Delivery:
+    """Where the output goes, and how that is told. `base_url` None is that of the environment."""
+
+    output: str
+    base_url: str | None
+    timeout: float | None
+    json: bool = False
+    report: Path | None = None
+
+    async def prepare(self) -> None:
+        """Make the folders that will be written to, or raise what is wrong with them."""
+        output = Path(self.output)
+        await prepare_folder(output if is_folder(self.output) else output.parent)
+        if self.report is not None:
+            await prepare_folder(self.report.parent)
 
 
 @frozen(kw_only=True)
@@ -23,79 +57,99 @@ class ExportOrder:
     """What was asked for on the command line."""
 
     imodel_id: str
-    output: str
     ifc_version: str | None
     connection: str
     authentication_type: str | None
     if_active: str
-    timeout: float | None
 
 
-async def run_export(
-    open_client: Callable[[], ExportClient], order: ExportOrder, base_url: str | None
-) -> None:
+async def run_export(open_client: OpenClient, order: ExportOrder, delivery: Delivery) -> None:
     """Connection, run, wait, download. What cannot work is said before anything is sent."""
-    options = ExportOptions(ifc_version=cast(Any, order.ifc_version))
-    checked_if_active(order.if_active)
-    await _prepare(order.output)
+    imodel_id = checked_id("imodel_id", order.imodel_id)
+    await delivery.prepare()
+    record = Record(name=imodel_id, imodel_id=imodel_id, destination=delivery.output)
     async with open_client() as client:
-        with Board(Console(stderr=True)) as board:
-            row = board.add(order.imodel_id)
-            connection = await client.find_or_create_connection(
-                order.imodel_id,
-                display_name=order.connection,
-                authentication_type=order.authentication_type,
-            )
-            run = await client.start_run(
-                connection.id, options, if_active=cast(IfActive, order.if_active)
-            )
-            if run.joined:
-                say(f"run {run.run_id} was active already; waiting for that one")
-            await _see_through(run, board, row, order.output, order.timeout, base_url)
+        with _told(record, delivery, client) as board:
+            run = await _start(client, order)
+            await _see_through(run, board, record, delivery)
 
 
-async def watch_run(
-    open_client: Callable[[], ExportClient],
-    token: str,
-    output: str,
-    timeout: float | None,
-    base_url: str | None,
-) -> None:
+async def start_only(open_client: OpenClient, order: ExportOrder, delivery: Delivery) -> None:
+    """Start the run, and print the token that takes it up again."""
+    checked_id("imodel_id", order.imodel_id)
+    async with open_client() as client:
+        run = await _start(client, order)
+        say(f"this continues:\n  {_continuation(run, delivery)}")
+        print(run.token)
+
+
+async def watch_run(open_client: OpenClient, token: str, delivery: Delivery) -> None:
     """Wait for a run that was left, and download what it made."""
     async with open_client() as client:
         run = client.resume(token)
-        await _prepare(output)
-        with Board(Console(stderr=True)) as board:
-            await _see_through(run, board, board.add("run"), output, timeout, base_url)
+        await delivery.prepare()
+        record = Record(name="run", destination=delivery.output)
+        with _told(record, delivery, client) as board:
+            await _see_through(run, board, record, delivery)
 
 
-async def _prepare(output: str) -> None:
-    await prepare_folder(Path(output) if is_folder(output) else Path(output).parent)
+async def _start(client: ExportClient, order: ExportOrder) -> RunHandle:
+    options = ExportOptions(ifc_version=order.ifc_version)
+    connection = await client.find_or_create_connection(
+        order.imodel_id,
+        display_name=order.connection,
+        authentication_type=order.authentication_type,
+    )
+    await Consent(client.session, REDIRECT_URL).require(Service.EXPORT, connection)
+    if_active = checked_if_active(order.if_active)
+    run = await client.start_run(connection.id, options, if_active=if_active)
+    if run.joined:
+        say(f"run {run.run_id} was active already; it is that one, and may have other options")
+    return run
 
 
-async def _see_through(
-    run: RunHandle,
-    board: Board,
-    row: Row,
-    output: str,
-    timeout: float | None,
-    base_url: str | None,
-) -> None:
-    board.started(row, run.run_id)
+@contextmanager
+def _told(record: Record, delivery: Delivery, client: ExportClient) -> Iterator[Board]:
+    """The board that shows the export; what comes of it is told however the block ends."""
+    board, began = Board(Console(stderr=True)), datetime.now(UTC)
+    board.add(record)
     try:
-        final = await run.wait(
-            timeout=UNSET if timeout is None else timeout,
-            on_update=lambda update: board.updated(row, update),
-        )
-        paths = await run.download(output)
-    except (RunTimeout, RunUnreachable, asyncio.CancelledError):
-        say(f"this continues:\n  {_continuation(run, output, base_url)}")
+        with shown(board.console, board.table):
+            yield board
+    except asyncio.CancelledError:
+        if board.run is not None:
+            say(f"this continues:\n  {_continuation(board.run, delivery)}")
         raise
-    board.ended(row, final.outcome.value)
-    for path in paths:
-        print(f"{path} ({decimal(path.stat().st_size)})")
+    except (ExportError, OSError) as error:
+        record.end(error=error)
+        if board.run is not None and isinstance(error, RunTimeout | RunUnreachable):
+            say(f"this continues:\n  {_continuation(board.run, delivery)}")
+        raise
+    finally:
+        if delivery.json and record.ended is not None:
+            print(line_of(record), flush=True)
+        if delivery.report is not None:
+            times = {"began": began, "now": datetime.now(UTC)}
+            write_report(delivery.report, [record], **times, spent=client.session.spent)
 
 
-def _continuation(run: RunHandle, output: str, base_url: str | None) -> str:
-    words = ["itwin-export", "watch", run.token, "-o", output]
-    return shlex.join(words + (["--base-url", base_url] if base_url else []))
+async def _see_through(run: RunHandle, board: Board, record: Record, delivery: Delivery) -> None:
+    board.started(record, run)
+    await run.wait(
+        timeout=UNSET if delivery.timeout is None else delivery.timeout,
+        on_update=lambda update: board.updated(record, update),
+    )
+    paths = await run.download(delivery.output)
+    record.end(paths=paths)
+    board.ended(record)
+    if not delivery.json:
+        for file in record.files:
+            print(f"{file.path} ({size(file.size)})")
+
+
+def _continuation(run: RunHandle, delivery: Delivery) -> str:
+    said = ["itwin-export", "watch", run.token, "-o", delivery.output]
+    said += ["--base-url", delivery.base_url] if delivery.base_url else []
+    said += ["--json"] if delivery.json else []
+    said += ["--report", str(delivery.report)] if delivery.report else []
+    return shlex.join(said)

@@ -49,11 +49,11 @@ def md5(content: bytes) -> str:
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
-def test_a_file_is_announced_once() -> None:
+def test_a_file_is_announced() -> None:
     request = create_file("f/1", "map.json", None)
     assert (request.method, request.url) == ("POST", "/storage/folders/f%2F1/files")
     assert request.headers == {"Content-Type": "application/json"}
-    assert not request.repeatable
+    assert request.repeatable
     assert json.loads(request.body or b"") == {"displayName": "map.json"}
     described = create_file("f1", "ä/ö.json", "")
     assert json.loads(described.body or b"") == {"displayName": "ä/ö.json", "description": ""}

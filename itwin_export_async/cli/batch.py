@@ -1,0 +1,202 @@
+"""`itwin-export batch`: many exports, from a file that says which."""
+
+import asyncio
+import sys
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from attrs import define, field, frozen
+from rich.console import Console
+
+from itwin_export_async import (
+    AuthenticationFailed,
+    AuthorizationRequired,
+    ExportClient,
+    ExportRequest,
+    RunUpdate,
+    Spent,
+    TokenError,
+)
+from itwin_export_async._starting import checked_if_active
+from itwin_export_async._storage import prepare_folder
+from itwin_export_async.cli.board import shown
+from itwin_export_async.cli.ending import say
+from itwin_export_async.cli.faults import failed_tasks, headline, remedy
+from itwin_export_async.cli.lines import line_of
+from itwin_export_async.cli.options import OpenClient
+from itwin_export_async.cli.overview import Overview
+from itwin_export_async.cli.record import Record
+from itwin_export_async.cli.report import write_report
+from itwin_export_async.cli.sheet import read_sheet
+from itwin_export_async.cli.spoken import count, duration, size
+
+_FAILURES_TOLD = 20
+
+
+@frozen(kw_only=True)
+class BatchOrder:
+    """What was asked for on the command line. `again` is the command itself."""
+
+    file: str
+    folder: str
+    ledger: Path | None
+    concurrency: int
+    ifc_version: str | None
+    connection: str
+    authentication_type: str | None
+    if_active: str
+    timeout: float | None
+    report: Path | None
+    json: bool
+    again: str
+
+
+async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
+    """The exit code of all exports. What cannot work is said before anything is sent."""
+    defaults = {"ifc_version": order.ifc_version, "display_name": order.connection}
+    name = "standard input" if order.file == "-" else order.file
+    data = await asyncio.to_thread(_content, order.file)
+    requests = read_sheet(data, name, folder=order.folder, defaults=defaults)
+    await prepare_folder(Path(order.folder))
+    if order.report is not None:
+        await prepare_folder(order.report.parent)
+    return await _Batch(order=order, requests=requests).run(open_client)
+
+
+def _content(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as exc:
+        raise ValueError(f"{file} cannot be read: {exc.strerror}") from exc
+
+
+@define(eq=False, kw_only=True)
+class _Batch:
+    order: BatchOrder
+    requests: list[ExportRequest]
+    records: dict[str, Record] = field(init=False)
+    began: datetime = field(factory=lambda: datetime.now(UTC))
+    gave_up: bool = False
+    spent: Spent | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.records = {request.identity: Record.of(request) for request in self.requests}
+
+    async def run(self, open_client: OpenClient) -> int:
+        try:
+            async with open_client() as client:
+                try:
+                    async with asyncio.timeout(self.order.timeout) as limit:
+                        await self._export(client)
+                finally:
+                    self.spent = client.session.spent
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:  # also of what was interrupted
+            self._report()
+            self._sum_up()
+        if self.gave_up:
+            return 4
+        if any(record.ended is None for record in self.records.values()):
+            return 3
+        return 1 if any(record.failed for record in self.records.values()) else 0
+
+    async def _export(self, client: ExportClient) -> None:
+        console, order = Console(stderr=True), self.order
+        overview = Overview(console, len(self.records), lambda: client.session.calls_left)
+
+        def updated(request: ExportRequest, update: RunUpdate) -> None:
+            overview.updated(self.records[request.identity], update)
+
+        outcomes = client.export_many(
+            self.requests,
+            concurrency=order.concurrency,
+            ledger=order.ledger,
+            authentication_type=order.authentication_type,
+            if_active=checked_if_active(order.if_active),
+            on_update=updated,
+        )
+        with shown(console, overview.picture):
+            async with aclosing(outcomes):
+                async for outcome in outcomes:
+                    record = self.records[outcome.request.identity]
+                    record.close(outcome)
+                    overview.ended(record)
+                    if order.json:
+                        print(line_of(record), flush=True)
+                    if self._is_hopeless(outcome.error):
+                        self.gave_up = True
+                        return
+
+    def _is_hopeless(self, error: Exception | None) -> bool:
+        """Whether every export would meet the same error."""
+        match error:
+            case AuthenticationFailed() | AuthorizationRequired() | TokenError(passing=False):
+                return not any(record.ok for record in self.records.values())
+            case _:
+                return False
+
+    def _report(self) -> None:
+        if self.order.report is not None:
+            times = {"began": self.began, "now": datetime.now(UTC)}
+            records = list(self.records.values())
+            write_report(self.order.report, records, **times, spent=self.spent)
+
+    def _sum_up(self) -> None:
+        out = sys.stderr if self.order.json else sys.stdout
+        every = self.records.values()
+        failures = [record for record in every if record.failed]
+        left = [record for record in every if record.ended is None]
+        done = [record for record in every if record.ok]
+        if failures:
+            print(f"{len(failures):,} of {count(len(every), 'export')} failed:\n", file=out)
+            for record in failures[:_FAILURES_TOLD]:
+                print(_told(record), file=out)
+            if (more := len(failures) - _FAILURES_TOLD) > 0:
+                print(f"  and {more:,} more; --report and --json tell all of them\n", file=out)
+        files = [file for record in done for file in record.files]
+        what = f"{count(len(files), 'file')}, {size(sum(file.size or 0 for file in files))}"
+        took = duration((datetime.now(UTC) - self.began).total_seconds())
+        print(
+            f"{len(done):,} of {count(len(every), 'export')} done in {took}: "
+            f"{what} below {self.order.folder}",
+            file=out,
+        )
+        if self.order.report is not None:
+            print(f"The report is {self.order.report}", file=out)
+        self._say_how_to_go_on(left=len(left), failed=len(failures))
+
+    def _say_how_to_go_on(self, *, left: int, failed: int) -> None:
+        if self.gave_up and left:
+            say(f"{count(left, 'export')} not tried: they would fail alike")
+        if self.gave_up or not (left or failed):
+            return
+        lines = " (with the same lines)" if self.order.file == "-" else ""
+        if self.order.ledger is not None:
+            what = "this continues" if left else "this tries again what failed"
+            say(f"{what}{lines}:\n  {self.order.again}")
+        elif left:
+            say(
+                f"{count(left, 'export')} not finished; runs that began go on at the service. "
+                "With --ledger FILE the same command would have continued where it stopped."
+            )
+
+
+def _told(record: Record) -> str:
+    """A failed export for the summary: what happened, and what to do."""
+    assert record.error is not None
+    tasks = failed_tasks(record.error)
+    known = record.run_id and f"run {record.run_id} of connection {record.connection_id}"
+    lines = [
+        headline(record.error),
+        *(f"also {task.why}" for task in tasks[1:]),
+        *(f"see {link}" for link in dict.fromkeys(task.link for task in tasks) if link),
+        *([known] if known else []),
+        f"-> {remedy(record.error)}\n",
+    ]
+    name = record.name if record.name == record.imodel_id else f"{record.name}: {record.imodel_id}"
+    return "\n    ".join([f"  {name}", *lines])

@@ -1,0 +1,50 @@
+"""What is told to programs: one JSON object for each export, on a line of its own."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from attrs import asdict
+
+from itwin_export_async import ResponseError, RunTimeout, RunUnreachable
+from itwin_export_async.cli.faults import failed_tasks, headline, remedy
+from itwin_export_async.cli.record import Record
+
+
+def line_of(record: Record) -> str:
+    """What came of an export. Members that are not known are null."""
+    run = record.run
+    return json.dumps(
+        {
+            "key": record.key,
+            "imodel_id": record.imodel_id,
+            "destination": record.destination,
+            "ok": record.ok,
+            "connection_id": record.connection_id,
+            "run_id": record.run_id,
+            "result": run.outcome.value if run is not None else None,
+            "run_started": _moment(run.start_date_time if run is not None else None),
+            "run_ended": _moment(run.end_date_time if run is not None else None),
+            "files": [{"path": str(file.path), "size": file.size} for file in record.files],
+            "error": None if record.error is None else _error(record.error),
+        }
+    )
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "type": type(error).__name__,
+        "message": headline(error),
+        "remedy": remedy(error),
+    }
+    if isinstance(error, ResponseError):
+        told |= {"status": error.status, "code": error.code}
+    if isinstance(error, RunTimeout | RunUnreachable):
+        told["token"] = error.token
+    if tasks := failed_tasks(error):
+        told["tasks"] = [asdict(task) for task in tasks]
+    return told
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

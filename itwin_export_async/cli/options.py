@@ -1,0 +1,110 @@
+"""The options that commands share, so that each is called alike everywhere."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from itwin_export_async import AuthenticationType, ExportClient, IfcVersion, RateLimit
+
+_IFC_VERSIONS = ", ".join(f"'{version.value}'" for version in IfcVersion)
+_ENVIRONMENT = "by default ITP_API_URL of the environment, or Bentley's own."
+
+
+class ActiveRun(StrEnum):
+    """What to do about a run of the iModel that is active already."""
+
+    JOIN = "join"
+    WAIT = "wait"
+    RAISE = "raise"
+
+
+class Tier(StrEnum):
+    """The subscription, which says how many calls it allows."""
+
+    COMMUNITY = "community"
+    STANDARD = "standard"
+
+    @property
+    def rate_limit(self) -> RateLimit:
+        """The calls that it allows."""
+        return RateLimit.COMMUNITY if self is Tier.COMMUNITY else RateLimit.STANDARD
+
+
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(help=f"Address of the API; {_ENVIRONMENT}", show_default=False, metavar="URL"),
+]
+Output = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        help="File to write, or a folder (it gets its name there).",
+        metavar="PATH",
+    ),
+]
+Folder = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", help="Folder that the destinations are below.", metavar="FOLDER"
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Seconds to wait, then exit code 3. 24 hours for a run by default.",
+        show_default=False,
+        metavar="SECONDS",
+    ),
+]
+Version = Annotated[
+    IfcVersion | None,
+    typer.Option(
+        case_sensitive=False,
+        help=f"IFC schema: {_IFC_VERSIONS}. The service chooses otherwise.",
+        show_default=False,
+        metavar="VERSION",
+    ),
+]
+ConnectionName = Annotated[
+    str, typer.Option(help="Name of the connection that is used, or made.", metavar="NAME")
+]
+InTheNameOf = Annotated[
+    AuthenticationType | None,
+    typer.Option(
+        case_sensitive=False,
+        help="In whose name runs work: User or Service. The service chooses otherwise.",
+        show_default=False,
+        metavar="TYPE",
+    ),
+]
+IfActive = Annotated[
+    ActiveRun,
+    typer.Option(help="If the iModel has an active run: join it, wait for its end, or fail."),
+]
+Calls = Annotated[
+    Tier,
+    typer.Option(
+        help="Your subscription: 500 calls a minute and 5,000 an hour, or 5,000 a minute."
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="HTML file to write a report to.", show_default=False, metavar="FILE"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Speed = Annotated[float, typer.Option(min=0.001, help="How much faster than life the runs go.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal runs.")]
+
+OpenClient = Callable[[], ExportClient]
+
+
+def client_of(base_url: str | None, **options: Any) -> OpenClient:
+    """What makes the client, from the environment and what the command line says."""
+    if base_url is not None:
+        options["base_url"] = base_url
+    return lambda: ExportClient.from_env(**options)
