@@ -118,6 +118,8 @@ class ExportClient:
             await self._session.__aenter__()
         else:
             self._session.check_open()
+        self._following.is_closed = False
+        self._consent.forget()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -141,9 +143,8 @@ class ExportClient:
     ) -> Connection:
         """Make an export connection of an iModel.
 
-        `authentication_type`: in whose name its runs work, None leaves it to the service (which
-        takes the user's). Sent once: when no answer comes it may or may not have been made, and
-        `TransportError` says so; `find_or_create_connection` is safe against that.
+        `authentication_type`: in whose name its runs work, None leaves it to the service. Sent
+        once: without an answer it may have been made; `find_or_create_connection` sees to that.
 
         https://developer.bentley.com/apis/export/operations/create-export-connection/
         """
@@ -159,8 +160,7 @@ class ExportClient:
         authentication_type: AuthenticationType | str | None = None,
     ) -> Connection:
         """The iModel's connection of this name (and authentication type, where one is given); it
-        is made if there is none. When the answer to that is lost, the list is looked at again, so
-        that no twin is made.
+        is made if there is none: one, however many ask this client, and though answers are lost.
         """
         kind = kind_of(authentication_type)
         return await find_or_create(self._session, imodel_id, display_name, kind)
@@ -282,9 +282,9 @@ class ExportClient:
 
         `requests` may be endless or asynchronous: they are read as needed. `concurrency`: how many
         go on at once, those of one iModel one after another; each has `timeout` seconds. `ledger`:
-        a file from which the same call goes on after any end, also of the process. `on_update` gets
-        the request and the update. What `requests` or `on_update` raise, and the `LedgerError` of
-        a ledger that cannot be used, comes out here. Leaving early never ends the runs.
+        a file from which the same call goes on after any end. `on_update` gets request and update.
+        What `requests` or `on_update` raise, and the `LedgerError` of a ledger that cannot be used,
+        comes out here. Leaving early never ends the runs.
         """
         terms = self._terms(authentication_type=authentication_type, if_active=if_active)
         return export_many(terms, requests, concurrency, timeout, ledger, on_update)

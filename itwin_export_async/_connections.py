@@ -23,7 +23,17 @@ log = logging.getLogger(__name__)
 async def find_or_create(
     session: Session, imodel_id: str, display_name: str, kind: AuthenticationType | None
 ) -> Connection:
-    """The iModel's connection of this name and, unless that is None, of this kind."""
+    """The iModel's connection of this name and, unless that is None, of this kind.
+
+    Those who ask a session for the same one take turns: the first makes it, the others find it.
+    """
+    async with session.turns.setdefault((imodel_id, display_name), asyncio.Lock()):
+        return await _found_or_created(session, imodel_id, display_name, kind)
+
+
+async def _found_or_created(
+    session: Session, imodel_id: str, display_name: str, kind: AuthenticationType | None
+) -> Connection:
     creation = create_connection(imodel_id, display_name, kind)
     found = await _find(session, imodel_id, display_name, kind)
     attempt = 0

@@ -18,7 +18,8 @@ REMEMBERED = 30.0  # seconds for which a lack of consent is not asked for again
 
 
 class Consent:
-    """What one client knows of the user's consent; each service is asked once until it lacks.
+    """What one client knows of the user's consent: that it was given for good, that it lacks for
+    half a minute.
 
     `redirect_url`: where the page of the consent sends the user afterwards.
     """
@@ -28,6 +29,11 @@ class Consent:
         self._redirect_url = checked_redirect_url(redirect_url)
         self._known: dict[Service, tuple[AuthorizationInformation, float]] = {}
         self._asking: defaultdict[Service, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def forget(self) -> None:
+        """Know nothing any more: the client is opened, maybe in another event loop."""
+        self._known.clear()
+        self._asking.clear()
 
     async def require(self, service: Service, connection: Connection) -> None:
         """Raise `AuthorizationRequired` if the connection's runs need a consent that is lacking."""

@@ -7,14 +7,21 @@ that none misses a change and none disturbs another. The loop ends when its last
 import asyncio
 import logging
 from datetime import UTC, datetime
-from typing import ClassVar
 
 from attrs import Factory, define, evolve, field, frozen
 
 from itwin_export_async._errors import ExportError, ResponseError, TokenError
 from itwin_export_async._history import History, Past
 from itwin_export_async._models import Run
-from itwin_export_async._protocol.following import UNDECIDED_WAIT, Course, goes_backwards
+from itwin_export_async._protocol.following import (
+    UNDECIDED_WAIT,
+    Course,
+    Ending,
+    News,
+    Pause,
+    Sighting,
+    goes_backwards,
+)
 from itwin_export_async._protocol.retry import RetryPolicy, service_time
 from itwin_export_async._protocol.runs import Service, get_run, read_run
 from itwin_export_async._protocol.schedule import PollSchedule, PollView
@@ -34,36 +41,6 @@ class RunKey:
     service: Service
     connection_id: str
     run_id: str
-
-
-@frozen(kw_only=True)
-class Sighting:
-    """A look at a run that worked. `is_over`: there is nothing more to see."""
-
-    run: Run
-    is_over: bool
-
-
-@frozen(kw_only=True)
-class Pause:
-    """The service asked to wait until `until`, in the loop's time, and refused with `error`."""
-
-    until: float
-    error: ResponseError | TokenError
-    is_over: ClassVar[bool] = False
-
-
-@frozen(kw_only=True)
-class Ending:
-    """The run cannot be followed any further. `outage` is set, in seconds, when looks have failed
-    for longer than allowed; otherwise waiting cannot cure `error`."""
-
-    error: BaseException
-    outage: float | None = None
-    is_over: ClassVar[bool] = True
-
-
-News = Sighting | Pause | Ending
 
 
 @define(eq=False)
@@ -96,6 +73,7 @@ class Following:
         self._allowance = outage_allowance
         self._retry = evolve(session.retry, max_retry_after=0.0)  # watchers see an asked wait
         self._history = History(session)
+        self.is_closed = False
         self._demand = 0.0  # looks a second that all followed runs together want
         self._followers: dict[RunKey, _Follower] = {}
         self._loops: dict[asyncio.Task[None], _Follower] = {}
@@ -106,6 +84,8 @@ class Following:
         `fresh`: the service named the run just now, so that a 404 may pass. `new`: and it began
         just now, so that there is no hurry to look.
         """
+        if self.is_closed:
+            raise RuntimeError("the client was closed")
         follower = self._followers.get(key)
         if follower is None or follower.has_failed:
             follower = self._followers[key] = self._begin(key, fresh=fresh, new=new)
@@ -143,6 +123,7 @@ class Following:
 
     async def close(self) -> None:
         """End all loops; who still waits is told that the client was closed."""
+        self.is_closed = True
         for loop in tuple(self._loops):
             loop.cancel()
         if self._loops:

@@ -85,8 +85,9 @@ class PartFile:
 
     async def close(self) -> None:
         """Leave nothing half-done behind."""
-        if self._writing is not None and not self._writing.cancel():
-            self._writing.exception()  # another error is on its way: this one counts no more
+        writing = self._writing
+        if writing is not None and not writing.cancel() and not writing.cancelled():
+            writing.exception()  # another error is on its way: this one counts no more
         await asyncio.shield(asyncio.to_thread(self._discard))
 
     def _begin_to_write(self) -> None:

@@ -20,20 +20,12 @@ from itwin_export_async._errors import (
     RunTimeout,
     RunUnreachable,
 )
-from itwin_export_async._following import (
-    Ending,
-    Following,
-    News,
-    RunKey,
-    Sighting,
-    Watch,
-    look,
-)
+from itwin_export_async._following import Following, RunKey, Watch, look
 from itwin_export_async._models import ExecutionResult, Run, RunOrigin, RunUpdate
 from itwin_export_async._outputs import Outputs
 from itwin_export_async._progress import Progress
 from itwin_export_async._protocol.addresses import checked_id
-from itwin_export_async._protocol.following import changes
+from itwin_export_async._protocol.following import Ending, News, Sighting, changes
 from itwin_export_async._protocol.resuming import Resumption, write_token
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._session import Session

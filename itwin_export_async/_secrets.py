@@ -11,7 +11,8 @@ def without_query(url: str) -> str:
 
 _SECRETS = re.compile(
     r"(?P<name>\bbearer\s+"
-    r"|\b(?:sig|access_token|refresh_token|client_secret|password)[\"'\\]*\s*[=:][\s\"'\\]*"
+    r"|(?:(?<![a-z_])|(?<=%3f))(?:sig|access_token|refresh_token|client_secret|password)"
+    r"[\"'\\]*\s*(?:[=:]|%(?:25)*3d)[\s\"'\\]*"
     r"|https?://[^\s?\"'<>]+\?)"
     r"[^\s\"'<>]+"
     r"|\beyJ[\w.-]{20,}",

@@ -14,6 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from math import ceil
 from typing import Self
+from weakref import WeakValueDictionary
 
 import aiohttp
 from attrs import evolve
@@ -102,6 +103,7 @@ class Session:
         self._blob_slots = asyncio.Semaphore(REQUESTS_AT_ONCE)  # slow ones must not stop the polls
         self._gate = Gate(self.rate_limit, REQUESTS_AT_ONCE)
         self._budget = RetryBudget()
+        self.turns: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._refusal = Response(status=429)
         self._refusals = 0
         self._calls = self._polls = self._retries = 0
@@ -124,7 +126,7 @@ class Session:
 
     @property
     def calls_left(self) -> int | None:
-        """Calls that the rate limit allows at this moment, None without a limit."""
+        """Calls that the rate limit allows now, None without a limit."""
         return self._gate.room
 
     @property
@@ -156,10 +158,7 @@ class Session:
         return await self._persist(self._addressed(request), policy, send)
 
     async def send_blob(self, request: Request) -> Response:
-        """The answer of a blob store, repeated as `send` does.
-
-        The address carries its own signature: it gets no token and no Accept.
-        """
+        """The answer of a blob store, repeated as `send` does; the address is signed: no token."""
         self._check_blob(request)
         return await self._persist(request, self.retry, self._blob)
 

@@ -36,7 +36,7 @@ async def upload(
     session: Session, announcement: Request, source: Path, on_progress: Progress | None
 ) -> StoredFile:
     """The file in Storage that `source` has become."""
-    file = await asyncio.to_thread(source.open, "rb")
+    file = await _opened(source)
     try:
         failures = 0
         while True:
@@ -53,6 +53,23 @@ async def upload(
     finally:
         await asyncio.to_thread(file.close)
     return await _completed(session, announced)
+
+
+async def _opened(source: Path) -> BinaryIO:
+    """The file, open. A thread that outlives its cancelled caller has it closed again."""
+    opening: asyncio.Future[BinaryIO] = asyncio.get_running_loop().run_in_executor(
+        None, lambda: source.open("rb")
+    )
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: "asyncio.Future[BinaryIO]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 async def _send(

@@ -1,5 +1,7 @@
 """The eight operations, against the emulator in memory."""
 
+import asyncio
+
 import pytest
 
 from itwin_export_async import (
@@ -128,6 +130,31 @@ async def test_a_connection_that_was_not_made_is_said_so(
         await client.find_or_create_connection(emulator.add_imodel(), display_name="nightly")
     assert emulator.count("create_connection") == 5
     assert emulator.count("list_connections") == 6  # never again without a look
+
+
+async def test_those_who_ask_at_once_for_one_connection_get_one(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    emulator.latency = 0.1
+    imodel_id = emulator.add_imodel()
+    made = await asyncio.gather(
+        *(client.find_or_create_connection(imodel_id, display_name=name) for name in "aabaab")
+    )
+    assert len({connection.id for connection in made}) == 2
+    assert emulator.count("create_connection") == 2
+
+
+async def test_a_client_on_a_borrowed_session_can_be_closed_and_opened_again(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    borrower = ExportClient(session=client.session)
+    async with borrower:
+        run = await borrower.start_run(connection.id)
+    with pytest.raises(RuntimeError, match="closed"):
+        await run.wait()
+    async with borrower:
+        assert (await run.wait()).is_final
 
 
 async def test_a_connection_that_surely_was_not_made_is_made(

@@ -50,6 +50,15 @@ async def test_a_lack_names_the_page_and_is_asked_for_again_later(
     await consent.require(Service.EXPORT, USERS)
 
 
+async def test_a_client_that_is_opened_again_asks_again(
+    consent: Consent, emulator: Emulator
+) -> None:
+    await consent.require(Service.EXPORT, USERS)
+    consent.forget()
+    await consent.require(Service.EXPORT, USERS)
+    assert emulator.count("get_authorization") == 2
+
+
 def test_the_way_back_is_an_absolute_address() -> None:
     with pytest.raises(ValueError, match="redirect_url"):
         ExportClient("token", redirect_url="here")

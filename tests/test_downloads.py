@@ -28,6 +28,7 @@ from itwin_export_async import (
 )
 from itwin_export_async import _partfile as partfile
 from itwin_export_async._protocol.http import BodyStream
+from itwin_export_async._protocol.storage import Content
 from itwin_export_async.emulator import Emulator
 from tests.fakes import Answer, Answers, Outcome, answer
 
@@ -277,6 +278,19 @@ async def test_large_files_are_written_piece_by_piece(tmp_path: Path) -> None:
     large = "x" * 3_000_000
     await fetch(tmp_path / "f", SIGNED, answer(200, large))
     assert (tmp_path / "f").read_text() == large
+
+
+async def test_a_part_whose_writing_was_cancelled_too_leaves_nothing(tmp_path: Path) -> None:
+    """As when the loop ends and cancels all there is."""
+    part = partfile.PartFile(tmp_path / "a.ifc")
+    await part.open()
+    await part.begin(Content(start=0))
+    await part.add(b"x" * 5_000_000)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
+    await part.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.1])

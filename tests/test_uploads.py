@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,3 +254,30 @@ async def test_a_cancelled_upload_is_never_complete(
     with pytest.raises(asyncio.CancelledError):
         await sending
     assert await client.storage.list_folder(folder) == ()
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_an_upload_that_is_cancelled_while_it_opens_the_file_leaves_none_open(
+    client: ExportClient, file: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    opened: list[Any] = []
+    may_open = threading.Event()
+    truly_open: Any = Path.open
+
+    def slowly(path: Path, *mode: str) -> Any:
+        may_open.wait(5)
+        opened.append(truly_open(path if there else path / "nowhere", *mode))
+        return opened[-1]
+
+    monkeypatch.setattr(Path, "open", slowly)
+    sending = asyncio.create_task(client.storage.upload(file, "folder"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sending.cancel()
+    may_open.set()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await asyncio.to_thread(lambda: None)
+    await asyncio.sleep(1)
+    assert len(opened) == there
+    assert all(one.closed for one in opened)

@@ -6,7 +6,7 @@ for longer than the allowance before it ends the wait; a refusal that waiting ca
 at once.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from attrs import evolve, frozen
 
@@ -103,6 +103,36 @@ class Course:
     def is_over(self) -> bool:
         """Whether there is nothing more to see: the run is final, or stays undecided."""
         return self.run is not None and (self.run.is_final or self.undecided > UNDECIDED_LOOKS)
+
+
+@frozen(kw_only=True)
+class Sighting:
+    """A look at a run that worked. `is_over`: there is nothing more to see."""
+
+    run: Run
+    is_over: bool
+
+
+@frozen(kw_only=True)
+class Pause:
+    """The service asked to wait until `until`, in the loop's time, and refused with `error`."""
+
+    until: float
+    error: ResponseError | TokenError
+    is_over: ClassVar[bool] = False
+
+
+@frozen(kw_only=True)
+class Ending:
+    """The run cannot be followed any further. `outage` is set, in seconds, when looks have failed
+    for longer than allowed; otherwise waiting cannot cure `error`."""
+
+    error: BaseException
+    outage: float | None = None
+    is_over: ClassVar[bool] = True
+
+
+News = Sighting | Pause | Ending
 
 
 def goes_backwards(old: ExecutionState, new: ExecutionState) -> bool:

@@ -231,7 +231,8 @@ def test_a_token_to_resume_with_is_not_in_the_repr() -> None:
 @pytest.mark.parametrize(
     "text",
     ["Bearer abc.planted", "sig=planted%3D&x=1", "client_secret: planted", '"password":"planted"',
-     "eyJhbGciOiJSUzI1NiJ9.planted", "refresh_token=planted", "SIG=planted"],
+     "eyJhbGciOiJSUzI1NiJ9.planted", "refresh_token=planted", "SIG=planted",
+     "login?next=https%3A%2F%2Fh%2Fb%3Fsv%3D1%26sig%3Dplanted", "to=%3Fsig%253dplanted"],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_redacted(text: str) -> None:
     assert "planted" not in redacted(f"before {text} after")
