@@ -17,12 +17,11 @@ from weakref import WeakValueDictionary
 from attrs import define, evolve, field
 
 from itwin_export_async._errors import ExportError, LedgerError
-from itwin_export_async._exporting import Export, Terms
+from itwin_export_async._exporting import Export, Terms, checked_timeout
 from itwin_export_async._ledger import Ledger
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._placing import Places
 from itwin_export_async._protocol.ledger import Entry, entry_of
-from itwin_export_async._runs import DAY
 
 OnUpdateOfMany = Callable[[ExportRequest, RunUpdate], Any]
 """Called with each update and the request it is of; sync or async."""
@@ -36,6 +35,7 @@ def export_many(
     terms: Terms,
     requests: Requests,
     concurrency: int,
+    timeout: float | None,
     ledger: str | PathLike[str] | None,
     on_update: OnUpdateOfMany | None,
 ) -> AsyncGenerator[ExportOutcome, None]:
@@ -44,8 +44,15 @@ def export_many(
         raise TypeError(f"concurrency must be a whole number, not {concurrency!r}")
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+    checked_timeout(timeout)
     terms = evolve(terms, ledger=None if ledger is None else Ledger(ledger), places=Places())
-    batch = _Batch(terms=terms, requests=requests, concurrency=concurrency, on_update=on_update)
+    batch = _Batch(
+        terms=terms,
+        requests=requests,
+        concurrency=concurrency,
+        timeout=timeout,
+        on_update=on_update,
+    )
     return batch.outcomes()
 
 
@@ -78,6 +85,7 @@ class _Batch:
     terms: Terms
     requests: Any = field(converter=_iterator)
     concurrency: int
+    timeout: float | None
     on_update: OnUpdateOfMany | None
     _places: asyncio.Semaphore = field(init=False)
     _under_way: asyncio.Semaphore = field(init=False)
@@ -145,7 +153,7 @@ class _Batch:
         telling = None if self.on_update is None else _Telling(self.on_update, request)
         export = Export(terms=self.terms, request=request, entry=entry, on_update=telling)
         try:
-            return await export.within(DAY)
+            return await export.within(self.timeout)
         except LedgerError:
             raise
         except (ExportError, OSError, TypeError, ValueError) as error:

@@ -56,6 +56,13 @@ def kind_of(value: AuthenticationType | str | None) -> AuthenticationType | None
     return None if value is None else member_of(AuthenticationType, "authentication_type", value)
 
 
+def checked_timeout(timeout: float | None) -> float | None:
+    """The same, or a `ValueError` for what is no time to wait."""
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+    return timeout
+
+
 @define(eq=False, kw_only=True)
 class Terms:
     """What all exports of one call have in common.
@@ -116,9 +123,8 @@ class Export:
         """Its outcome. `timeout` bounds all of it, in seconds, None not at all. Errors are raised:
         `RunTimeout` when the time is over, a plain `TimeoutError` while there is no run yet.
         """
+        timeout = checked_timeout(timeout)
         if timeout is not None:
-            if not timeout > 0:
-                raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
             self._ends = asyncio.get_running_loop().time() + timeout
         try:
             async with asyncio.timeout_at(self._ends) as limit:
@@ -237,9 +243,10 @@ class Export:
         if self._handle is None:
             told = read_token(self.entry.token)
             handle = self.terms.desk.attach(told.service, told.connection_id, told.run_id)
-            if self.entry.origin is not RunOrigin.JOINED:
-                handle = evolve(handle, sas_url=own_blob(self.request.options))
-            self._handle = handle
+            origin = self.entry.origin or RunOrigin.ATTACHED
+            is_ours = origin is not RunOrigin.JOINED
+            sas_url = own_blob(self.request.options) if is_ours else None
+            self._handle = evolve(handle, origin=origin, sas_url=sas_url)
         return self._handle
 
     async def _keep(self, entry: Entry) -> None:

@@ -303,13 +303,16 @@ async def test_an_error_of_the_run_is_none_of_on_update(
     assert told[-1][0] is request
 
 
-async def test_each_export_has_a_day(emulator: Emulator, make: Make) -> None:
+@pytest.mark.parametrize(("given", "seconds"), [({}, 24 * 3600), ({"timeout": 3600}, 3600)])
+async def test_each_export_has_its_time(
+    emulator: Emulator, make: Make, given: dict[str, float], seconds: float
+) -> None:
     (request,) = make(1)
     emulator.fate(request.imodel_id, seconds=30 * 3600)
     async with ExportClient(emulator.token(lifetime=1e6), transport=emulator) as client:
-        (outcome,) = await collect(client, [request])
+        (outcome,) = await collect(client, [request], **given)
     assert isinstance(outcome.error, RunTimeout)
-    assert asyncio.get_running_loop().time() == pytest.approx(24 * 3600, abs=60)
+    assert asyncio.get_running_loop().time() == pytest.approx(seconds, abs=60)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +320,7 @@ async def test_each_export_has_a_day(emulator: Emulator, make: Make) -> None:
     [
         ({"concurrency": 0}, ValueError, "concurrency must be at least 1, not 0"),
         ({"concurrency": "3"}, TypeError, "concurrency must be a whole number"),
+        ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds, not 0"),
         ({"if_active": "ask"}, ValueError, "if_active"),
         ({"authentication_type": "Robot"}, ValueError, "authentication_type"),
         ({"requests": 7}, TypeError, "not iterable"),

@@ -139,6 +139,23 @@ async def test_a_finished_run_is_only_fetched(
     assert started(emulator) == 1
 
 
+async def test_a_young_run_that_is_taken_up_may_be_unknown_for_a_moment(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(1)
+    outcomes = client.export_many(requests, ledger=path)
+    reading = asyncio.ensure_future(anext(outcomes))
+    await asyncio.sleep(3)
+    reading.cancel()
+    await asyncio.wait([reading])
+    await outcomes.aclose()
+    assert states(path) == {"k0": "started"}
+    emulator.script("get_run", answer(404, '{"error": {"code": "ConnectionRunNotFound"}}'))
+    (outcome,) = await collect(client, requests, ledger=path)
+    check(emulator, outcome)
+    assert started(emulator) == 1
+
+
 async def test_a_run_that_is_gone_makes_room(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
