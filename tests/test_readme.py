@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 EXAMPLES = [text for language, text in BLOCKS if language == "python"]
+(NIGHTLY,) = [text for text in EXAMPLES if "def test_nightly" in text]
 
 
 async def execute(example: str, *words: str, folder: Path, **environment: str) -> str:
@@ -90,7 +91,7 @@ async def test_the_round_trip_ends_with_an_ifc_model(tmp_path: Path) -> None:
 
 @pytest.mark.real_time
 async def test_the_test_of_ones_own_code_passes(tmp_path: Path) -> None:
-    (tmp_path / "test_nightly.py").write_text(EXAMPLES[3].replace("/tmp/exports", str(tmp_path)))
+    (tmp_path / "test_nightly.py").write_text(NIGHTLY.replace("/tmp/exports", str(tmp_path)))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "test_nightly.py"),
         cwd=tmp_path,

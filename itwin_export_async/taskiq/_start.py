@@ -1,0 +1,118 @@
+"""The start of a task's run, which happens once, however often the task is delivered.
+
+That a run may have been started is written down before it is asked for. A task that finds this
+written down looks for a run of its connection that began since then and is no other task's.
+"""
+
+import asyncio
+from datetime import datetime
+
+from attrs import evolve, frozen
+
+from itwin_export_async._connections import find_or_create
+from itwin_export_async._errors import Conflict, NotFound
+from itwin_export_async._exporting import kind_of
+from itwin_export_async._models import ExportRequest, RunOrigin
+from itwin_export_async._paging import runs_of
+from itwin_export_async._protocol.ledger import entry_of, found, starting
+from itwin_export_async._protocol.runs import Service, began_after
+from itwin_export_async._runs import RunHandle
+from itwin_export_async._starting import IfActive, start_export
+from itwin_export_async.taskiq._worker import Worker
+
+_REST = 2.0  # seconds after another's run has ended, which the service may not have noticed yet
+
+
+@frozen
+class Start:
+    """The start of one task's run, which an earlier delivery may have begun."""
+
+    worker: Worker
+    request: ExportRequest  # its key is the task's id
+    if_active: IfActive
+    authentication_type: str | None
+
+    async def handle(self) -> RunHandle:
+        """The run that was started, found again, or active already."""
+        worker = self.worker
+        told = await worker.read(self._name)
+        if "token" in told:
+            return evolve(worker.client.resume(told["token"]), origin=RunOrigin(told["origin"]))
+        since = datetime.fromisoformat(told["since"]) if "since" in told else None
+        connection_id = told.get("connection_id") or await self._connection()
+        handle = None if since is None else await self._tried(connection_id, since)
+        while handle is None:
+            handle, since = await self._ask(connection_id, since), None
+        started = {"token": handle.token, "origin": handle.origin.value}
+        await worker.write(self._name, "started", started)
+        if not handle.joined:
+            owner = {"task_id": self.request.identity}
+            await worker.write(_run_name(handle.run_id), "started", owner)
+        return handle
+
+    async def _connection(self) -> str:
+        request, terms = self.request, self.worker.terms
+        connection = await find_or_create(
+            terms.desk.session,
+            request.imodel_id,
+            request.display_name,
+            kind_of(self.authentication_type),
+        )
+        await terms.consent.require(Service.EXPORT, connection)
+        return connection.id
+
+    async def _tried(self, connection_id: str, since: datetime) -> RunHandle | None:
+        """The run that was started since then for this task, None where there is none."""
+        desk = self.worker.terms.desk
+        runs = [
+            run
+            async for run in runs_of(desk.session, Service.EXPORT, connection_id)
+            if began_after(run, since) and not await self._is_anothers(run.id)
+        ]
+        entry = starting(entry_of(self.request), connection_id, since)
+        for _, run in found([entry], runs, ()):
+            handle = desk.attach(Service.EXPORT, connection_id, run.id)
+            return evolve(handle, origin=RunOrigin.RECOVERED)
+        return None
+
+    async def _is_anothers(self, run_id: str) -> bool:
+        owner = await self.worker.read(_run_name(run_id))
+        return bool(owner) and owner["task_id"] != self.request.identity
+
+    async def _ask(self, connection_id: str, since: datetime | None) -> RunHandle | None:
+        """The handle of a run, or None after another's has ended that was active.
+
+        `since`: since when an earlier delivery may have started ours, None when none has tried.
+        """
+        worker = self.worker
+        told = {"connection_id": connection_id}
+        first = since or await worker.terms.clock.now(connection_id)
+        await worker.write(self._name, "starting", {**told, "since": first.isoformat()})
+        try:
+            return await start_export(
+                worker.terms.desk,
+                connection_id,
+                self.request.options,
+                if_active="raise" if self.if_active == "wait" else self.if_active,
+                since=since,
+            )
+        except Conflict as conflict:
+            if conflict.run is None or self.if_active == "raise":
+                raise
+            active = conflict.run
+        await worker.write(self._name, "waiting", told)  # and no run of ours is missed
+        try:
+            await active.wait(timeout=None, check=False)
+        except NotFound as error:  # it is gone, and so no longer in the way
+            if error.is_gateway:
+                raise
+        await asyncio.sleep(_REST)
+        return None
+
+    @property
+    def _name(self) -> str:
+        return f"itwin_export_async:start:{self.request.identity}"
+
+
+def _run_name(run_id: str) -> str:
+    return f"itwin_export_async:run:{run_id}"

@@ -1,0 +1,156 @@
+"""A worker: its client, and the legs in which its tasks work."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import current_thread, main_thread
+from typing import Any, TypeVar
+
+from attrs import define, evolve, field
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask
+from taskiq.abc.result_backend import AsyncResultBackend
+from taskiq.depends.progress_tracker import TaskProgress
+from taskiq.exceptions import NoResultError, SendTaskError
+
+from itwin_export_async._client import ExportClient
+from itwin_export_async._exporting import Terms
+from itwin_export_async._runs import RunHandle
+from itwin_export_async.taskiq._failing import TaskFailed
+
+T = TypeVar("T")
+
+_LEG = 600.0  # seconds, where the broker does not say after what time it delivers again
+_LEG_SHARE = 0.4  # of that time; the rest is for the download
+_STILL_LISTENING = 0.5  # seconds for which a stopping worker might be handed its own work
+
+
+def idle_timeout(broker: AsyncBroker) -> float | None:
+    """After how many seconds a stream broker delivers again, None where it does not say."""
+    milliseconds = getattr(broker, "idle_timeout", None)
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def leg_of(broker: AsyncBroker, leg: float | None) -> float:
+    again = idle_timeout(broker)
+    if leg is None:
+        return _LEG if again is None else again * _LEG_SHARE
+    if not leg > 0:
+        raise ValueError(f"leg must be more than 0 seconds, not {leg}")
+    if again is not None and leg >= again:
+        raise ValueError(f"leg must be less than the broker's idle_timeout of {again:g} s")
+    return leg
+
+
+@define(eq=False, kw_only=True)
+class Worker:
+    """One worker: its client, and the legs under way."""
+
+    broker: AsyncBroker
+    open_client: Callable[[], ExportClient]
+    leg: float
+    wake: AsyncTaskiqDecoratedTask[..., Any] = field(init=False)
+    client: ExportClient = field(init=False)
+    terms: Terms = field(init=False)
+    _is_stopping: bool = False
+    _limits: set[asyncio.Timeout] = field(factory=set)
+    _tasks: set[asyncio.Task[Any]] = field(factory=set)
+    _closing: AsyncExitStack = field(factory=AsyncExitStack)
+
+    async def start(self, _: object) -> None:
+        """Open the client."""
+        backend = type(self.broker.result_backend)
+        if backend.set_progress is AsyncResultBackend.set_progress:
+            raise ValueError(f"{backend.__name__} keeps no progress: exports need a result backend")
+        self._is_stopping = False
+        self.client = await self._closing.enter_async_context(self.open_client())
+        self.terms = self.client._terms(if_active="wait")
+        if self.broker.is_worker_process and current_thread() is main_thread():
+            self._listen_to_signals()
+        again = idle_timeout(self.broker)
+        if again is not None:
+            waking = asyncio.create_task(self._stay_awake(again / 2))
+            self._closing.push_async_callback(_end, waking)
+
+    async def close(self, _: object) -> None:
+        """Hand back what is under way, and close the client."""
+        self.stop()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+        await self._closing.aclose()
+
+    def stop(self) -> None:
+        """End all legs now, and those that yet come as they begin."""
+        self._is_stopping = True
+        for limit in self._limits:
+            with suppress(RuntimeError):  # it is ending already
+                limit.reschedule(asyncio.get_running_loop().time())
+
+    def _listen_to_signals(self) -> None:
+        """taskiq itself tells of a worker's end only when all tasks are done, maybe in hours."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.getsignal(number)
+            if callable(before):
+                signal.signal(number, partial(self._signalled, asyncio.get_running_loop(), before))
+                self._closing.callback(signal.signal, number, before)
+
+    def _signalled(self, loop: asyncio.AbstractEventLoop, before: Any, *told: Any) -> None:
+        loop.call_soon_threadsafe(self.stop)
+        before(*told)
+
+    async def _stay_awake(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            with suppress(SendTaskError):  # the broker is not there for now
+                await self.wake.kicker().with_task_id(self.wake.task_name).kiq()
+
+    async def in_leg(self, work: Awaitable[T], go_on: Callable[[], Awaitable[None]]) -> T:
+        """What `work` gives; or, if the leg ends first, `go_on` and no result of this task."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        if self.broker.is_worker_process:
+            task.add_done_callback(self._tasks.discard)  # it has to acknowledge
+        limit = asyncio.timeout(0.0 if self._is_stopping else self.leg)
+        try:
+            async with limit:
+                self._limits.add(limit)
+                return await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            self._limits.discard(limit)
+            if not self.broker.is_worker_process:
+                self._tasks.discard(task)
+        if self._is_stopping:
+            if not self.broker.is_worker_process:
+                raise TaskFailed(
+                    "Stopped", "the broker was shut down, and nobody is there to go on"
+                )
+            await asyncio.sleep(_STILL_LISTENING)
+        await go_on()
+        raise NoResultError
+
+    def resume(self, token: str, timeout: float | None, sas_url: str | None = None) -> RunHandle:
+        """The handle of the run, with a deadline if there is a `timeout`."""
+        handle = self.client.resume(token)
+        if handle.deadline is None and timeout is not None:
+            handle.deadline = datetime.now(UTC) + timedelta(seconds=timeout)
+        return evolve(handle, sas_url=sas_url)
+
+    async def read(self, name: str) -> dict[str, Any]:
+        """What all workers know under this name."""
+        told = await self.broker.result_backend.get_progress(name)
+        return {} if told is None else told.meta or {}
+
+    async def write(self, name: str, state: str, told: dict[str, Any]) -> None:
+        """Tell all workers: it is the progress of a task, or what stands beside one."""
+        await self.broker.result_backend.set_progress(name, TaskProgress(state=state, meta=told))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
