@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import nullcontext
 from os import PathLike
 from typing import Any, Final
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from attrs import define, evolve, field
 
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._exporting import Export, Terms, checked_timeout
-from itwin_export_async._ledger import Ledger
+from itwin_export_async._ledger import Ledger, seen_through
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._placing import Places
 from itwin_export_async._protocol.ledger import Entry, entry_of
@@ -45,9 +46,10 @@ def export_many(
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
     checked_timeout(timeout)
-    terms = evolve(terms, ledger=None if ledger is None else Ledger(ledger), places=Places())
+    opened = None if ledger is None else Ledger(ledger)
+    places = Places(uuid4().hex if opened is None else str(opened.place))
     batch = _Batch(
-        terms=terms,
+        terms=evolve(terms, ledger=opened, places=places),
         requests=requests,
         concurrency=concurrency,
         timeout=timeout,
@@ -64,7 +66,7 @@ def _iterator(requests: Requests) -> Any:
 
 @define(eq=False)
 class _Telling:
-    """The caller's `on_update` for one request. `is_speaking`: whether it was left by an error."""
+    """The caller's `on_update` for one request. `is_speaking`: whether an error is its own."""
 
     on_update: OnUpdateOfMany
     request: ExportRequest
@@ -73,8 +75,12 @@ class _Telling:
     async def __call__(self, update: RunUpdate) -> None:
         self.is_speaking = True
         told = self.on_update(self.request, update)
-        if inspect.isawaitable(told):
-            await told
+        try:
+            if inspect.isawaitable(told):
+                await told
+        except asyncio.CancelledError:
+            self.is_speaking = False
+            raise
         self.is_speaking = False
 
 
@@ -102,6 +108,7 @@ class _Batch:
         self.terms.desk.session.check_open()
         async with self.terms.ledger or nullcontext():
             try:
+                await self._look_back()
                 self._begin(self._read())
                 while self._tasks:
                     task = await self._ended.get()
@@ -113,7 +120,12 @@ class _Batch:
             finally:
                 for task in self._tasks:
                     task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await seen_through(asyncio.gather(*self._tasks, return_exceptions=True))
+
+    async def _look_back(self) -> None:
+        """See what earlier calls have put in place, so that nothing overwrites it."""
+        if self.terms.ledger is not None and self.terms.places is not None:
+            self.terms.places.know(await self.terms.ledger.files())
 
     def _begin(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -137,16 +149,18 @@ class _Batch:
         return next(self.requests, _END)
 
     async def _export(self, request: ExportRequest) -> ExportOutcome:
-        if self.terms.ledger is None:
-            entry = entry_of(request)
-        else:
-            claimed = await self.terms.ledger.claim(request)
-            if isinstance(claimed, LedgerError):
-                return ExportOutcome(request=request, error=claimed)
-            entry = claimed
         turn = self._turns.setdefault(request.imodel_id, asyncio.Lock())
         async with turn, self._under_way:
+            # not before: those who have their turn find what was left of others, too
+            entry = await self._entry(request)
+            if isinstance(entry, LedgerError):
+                return ExportOutcome(request=request, error=entry)
             return await self._outcome(request, entry)
+
+    async def _entry(self, request: ExportRequest) -> Entry | LedgerError:
+        if self.terms.ledger is None:
+            return entry_of(request)
+        return await self.terms.ledger.claim(request)
 
     async def _outcome(self, request: ExportRequest, entry: Entry) -> ExportOutcome:
         """What came of it. What the caller's own code raises is raised."""

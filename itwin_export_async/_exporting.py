@@ -8,15 +8,17 @@ import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 from attrs import define, evolve, field
 
 from itwin_export_async._connections import find_or_create
 from itwin_export_async._consent import Consent
-from itwin_export_async._errors import NotFound, ResponseError, RunTimeout
+from itwin_export_async._errors import ExportError, NotFound, RunTimeout
 from itwin_export_async._ledger import Ledger
 from itwin_export_async._models import (
     AuthenticationType,
+    Connection,
     ExecutionResult,
     ExportOutcome,
     ExportRequest,
@@ -36,15 +38,14 @@ from itwin_export_async._protocol.ledger import (
     forgotten,
     found,
     in_place,
-    refused,
     started,
     starting,
 )
 from itwin_export_async._protocol.resuming import read_token
-from itwin_export_async._protocol.runs import Service, asked_at, get_connection
+from itwin_export_async._protocol.runs import Service, asked_at, get_connection, read_connection
 from itwin_export_async._runs import OnUpdate, RunDesk, RunHandle
 from itwin_export_async._session import Session
-from itwin_export_async._starting import IfActive, checked_if_active, own_blob, start_export
+from itwin_export_async._starting import IfActive, checked_if_active, export_starter, own_blob
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +96,7 @@ class ServiceClock:
         clock = asyncio.get_running_loop().time
         async with self._asking:
             if self._told is None or clock() - self._told[1] > _GOOD_FOR:
-                request = get_connection(Service.EXPORT, connection_id)
-                response = await self._session.send(request)
+                response = await self._session.send(get_connection(Service.EXPORT, connection_id))
                 self._told = asked_at(response, 0.0, now=datetime.now(UTC)), clock()
             moment, at = self._told
             return moment + timedelta(seconds=clock() - at)
@@ -113,11 +113,16 @@ class Export:
     _ends: float | None = None  # in the loop's time
     _handle: RunHandle | None = None
     _paths: tuple[Path, ...] | None = None
-    _owner: object = field(factory=object)  # of the files, among the exports of one call
+    _owner: str = field(init=False)  # of the files
+    _was_finished: bool = False  # whether its run had ended before this call
 
     @entry.default
     def _unknown(self) -> Entry:
         return entry_of(self.request)
+
+    @_owner.default
+    def _by_key(self) -> str:
+        return uuid4().hex if self.terms.ledger is None else self.entry.key
 
     async def within(self, timeout: float | None) -> ExportOutcome:
         """Its outcome. `timeout` bounds all of it, in seconds, None not at all. Errors are raised:
@@ -137,10 +142,11 @@ class Export:
     async def ended_with(self, error: Exception) -> ExportOutcome:
         """Its outcome when this error has ended it."""
         log.warning("the export of iModel %s ended: %s", self.request.imodel_id, error)
-        await self._keep(failed(self.entry, error))
+        await self._keep(failed(self.entry, error, was_finished=self._was_finished))
         return self._outcome(error)
 
     async def _walk(self) -> ExportOutcome:
+        self._was_finished = STEPS[self.entry.state] in (Step.FETCH, Step.REPORT)
         await self._look_at_places()
         steps = {
             Step.START: self._start,
@@ -175,24 +181,24 @@ class Export:
             await self._settle(ledger, connection.id)
             since = await self.terms.clock.now(connection.id)
         await self._keep(starting(self.entry, connection.id, since))
-        try:
-            await self._ask_for_run(connection.id, None)
-        except ResponseError as error:
-            await self._keep(refused(self.entry, error))
-            raise
+        await self._ask_for_run(connection.id, None)
 
     async def _find(self) -> None:
         """Take up the run that an earlier process may have started, or start it."""
         connection_id, ledger = self.entry.connection_id, self.terms.ledger
         assert connection_id is not None
         assert ledger is not None
+        request = get_connection(Service.EXPORT, connection_id)
         try:
+            connection = read_connection(await self.terms.desk.session.send(request), Connection)
             await self._settle(ledger, connection_id)
         except NotFound as error:
             if error.is_gateway:
                 raise
             await self._keep(forgotten(self.entry))  # the connection is gone, its runs with it
+            return
         if self.entry.state is State.STARTING:
+            await self.terms.consent.require(Service.EXPORT, connection)
             await self._ask_for_run(connection_id, self.entry.since)
 
     async def _settle(self, ledger: Ledger, connection_id: str) -> None:
@@ -200,25 +206,32 @@ class Export:
         left = await ledger.left_starting(connection_id)
         if not left:
             return
-        desk = self.terms.desk
-        runs = await runs_of(desk.session, Service.EXPORT, connection_id)
+        runs = await runs_of(self.terms.desk.session, Service.EXPORT, connection_id)
         for entry, run in found(left, runs, await ledger.owned(connection_id)):
-            handle = desk.attach(Service.EXPORT, connection_id, run.id)
             log.info("run %s is that of %s, whose start had been interrupted", run.id, entry.key)
-            handle.origin = RunOrigin.RECOVERED
-            await ledger.write(_started(entry, handle))
+            token = self.terms.desk.attach(Service.EXPORT, connection_id, run.id).token
+            recovered = started(entry, token, RunOrigin.RECOVERED)
+            await ledger.write(recovered)
             if entry.key == self.entry.key:
-                self.entry = _started(entry, handle)
+                self.entry = recovered
 
     async def _ask_for_run(self, connection_id: str, since: datetime | None) -> None:
-        self._handle = await start_export(
+        ledger = self.terms.ledger
+        starter = export_starter(
             self.terms.desk,
             connection_id,
             self.request.options,
             if_active=self.terms.if_active,
             since=since,
+            foreign=() if ledger is None else await ledger.owned(connection_id),
         )
-        await self._keep(_started(self.entry, self._handle))
+        try:
+            handle = self._handle = await starter.start()
+        except ExportError:
+            if not starter.is_in_doubt:
+                await self._keep(forgotten(self.entry))
+            raise
+        await self._keep(started(self.entry, handle.token, handle.origin))
 
     async def _follow(self) -> None:
         run = await self._run().wait(timeout=self._time_left(), on_update=self.on_update)
@@ -227,10 +240,8 @@ class Export:
     async def _fetch(self) -> None:
         handle = self._run()
         run = handle.last or await handle.refresh()
-        if run.outcome == ExecutionResult.SKIPPED and not run.output_file_ids:
-            self._paths = ()
-        else:
-            self._paths = tuple(await self._download(handle))
+        has_none = run.outcome == ExecutionResult.SKIPPED and not run.output_file_ids
+        self._paths = () if has_none else tuple(await self._download(handle))
         await self._keep(in_place(self.entry, await asyncio.to_thread(placed, self._paths)))
 
     async def _download(self, handle: RunHandle) -> list[Path]:
@@ -244,8 +255,7 @@ class Export:
             told = read_token(self.entry.token)
             handle = self.terms.desk.attach(told.service, told.connection_id, told.run_id)
             origin = self.entry.origin or RunOrigin.ATTACHED
-            is_ours = origin is not RunOrigin.JOINED
-            sas_url = own_blob(self.request.options) if is_ours else None
+            sas_url = None if origin is RunOrigin.JOINED else own_blob(self.request.options)
             self._handle = evolve(handle, origin=origin, sas_url=sas_url)
         return self._handle
 
@@ -287,13 +297,3 @@ class Export:
             paths=() if error else paths,
             error=error,
         )
-
-
-def _started(entry: Entry, handle: RunHandle) -> Entry:
-    return started(
-        entry,
-        origin=handle.origin,
-        token=handle.token,
-        run_id=handle.run_id,
-        connection_id=handle.connection_id,
-    )

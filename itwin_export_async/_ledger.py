@@ -31,6 +31,10 @@ VERSION = 1
 _PATIENCE = 30.0  # seconds that a reader may keep a write waiting
 _COLUMNS = tuple(field.name for field in fields(Entry))
 _MOMENTS = ("since", "began", "ended")
+_WHAT_IT_IS = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version
+"""  # one statement, so that it never sees a ledger half made
 _SCHEMA = (
     """
     CREATE TABLE exports (
@@ -53,6 +57,19 @@ _SCHEMA = (
 )
 
 
+async def seen_through(work: "asyncio.Future[T]") -> T:
+    """What the work brings. Who is cancelled meanwhile is so once it is done."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return work.result()
+
+
 class Ledger:
     """What was done of a batch, in the file `path`. Open it with `async with`.
 
@@ -61,6 +78,7 @@ class Ledger:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
+        self.place = Path(os.path.realpath(path))  # all names of one file have one lock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="itwin-export-ledger")
         self._open: list[sqlite3.Connection] = []
         self._call = 0
@@ -94,6 +112,15 @@ class Ledger:
             lambda: self._entries("connection_id = ? AND state = ?", connection_id, State.STARTING)
         )
 
+    async def files(self) -> dict[str, str]:
+        """The paths of all files that were put in place, and the key of each one's entry."""
+
+        def ask() -> dict[str, str]:
+            entries = self._entries("state = ?", State.IN_PLACE)
+            return {file.path: entry.key for entry in entries for file in entry.files}
+
+        return await self._in_thread(ask)
+
     async def owned(self, connection_id: str) -> set[str]:
         """The ids of a connection's runs that belong to entries."""
 
@@ -113,7 +140,7 @@ class Ledger:
     async def _close(self) -> None:
         ending = asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         self._thread.shutdown(wait=False)  # once it has done what it was given
-        await asyncio.shield(ending)
+        await seen_through(ending)
 
     def _error(self, message: str, key: str | None = None) -> LedgerError:
         return LedgerError(message=message, ledger=str(self.path), key=key)
@@ -124,7 +151,7 @@ class Ledger:
         return connection
 
     def _begin(self) -> None:
-        self._file = self._connect(self.path.absolute(), _PATIENCE)
+        self._file = self._connect(self.place, _PATIENCE)
         self._is_new()
         self._lock()
         self._file.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -141,14 +168,7 @@ class Ledger:
 
     def _is_new(self) -> bool:
         """Whether the file is empty; an error if it is neither that nor a ledger."""
-        kind, version, things = (
-            self._file.execute(question).fetchone()[0]
-            for question in (
-                "PRAGMA application_id",
-                "PRAGMA user_version",
-                "SELECT count(*) FROM sqlite_master",
-            )
-        )
+        kind, version, things = self._file.execute(_WHAT_IT_IS).fetchone()
         if kind == APPLICATION_ID and version == VERSION:
             return False
         if kind == APPLICATION_ID:
@@ -160,7 +180,7 @@ class Ledger:
         return True
 
     def _lock(self) -> None:
-        place = self.path.absolute().with_name(f"{self.path.name}-lock")
+        place = self.place.with_name(f"{self.place.name}-lock")
         try:
             self._connect(place, 0.0).execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as exc:
@@ -184,14 +204,14 @@ class Ledger:
             connection.close()
 
     def _claim(self, request: ExportRequest) -> Entry | LedgerError:
-        key = request.identity
+        new = entry_of(request)
+        key = new.key
         with self._file:
             self._file.execute("BEGIN IMMEDIATE")
             call = self._file.execute("SELECT call FROM exports WHERE key = ?", (key,)).fetchone()
             if call is None:
-                entry = entry_of(request)
-                self._insert(entry)
-                return entry
+                self._insert(new)
+                return new
             if call[0] == self._call:
                 return self._error("the key was given twice in one call", key)
             self._file.execute("UPDATE exports SET call = ? WHERE key = ?", (self._call, key))

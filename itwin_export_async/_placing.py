@@ -1,15 +1,16 @@
 """Where the files of many exports go, so that none overwrites another's.
 
-Two iModels may have one name, and then so have their outputs. In a folder the second gets `-2`
-before its suffix, as further outputs of one run do. To know a name before it is taken, the files
-are brought to a folder of their own within, and moved once they are whole.
+Two iModels may have one name, and then so have their outputs; and what a second output of a run is
+called, another request may ask for. Whoever comes later gets `-2`, `-3`, ... before the suffix. To
+know a name before it is taken, the files are brought to a hidden folder of their own beside their
+place, and moved once all of them are whole. What is in the way and no export's is overwritten.
 """
 
 import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from itwin_export_async._errors import DownloadError
@@ -19,34 +20,46 @@ from itwin_export_async._storage import is_folder
 
 
 class Places:
-    """Which export of one call each file is of. An owner is any object."""
+    """Which export each file is of. An owner is a text of its own for each export.
 
-    def __init__(self) -> None:
-        self._owners: dict[str, object] = {}
+    `scope` tells these owners from those of other calls that go on meanwhile.
+    """
 
-    def claim(self, paths: Iterable[str | Path], owner: object) -> bool:
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self._owners: dict[str, str] = {}
+        self._earlier: dict[str, str] = {}
+
+    def know(self, owners: Mapping[str, str]) -> None:
+        """Take in the files of earlier calls, with their owners; one that is gone is nobody's."""
+        self._earlier = {_name(path): owner for path, owner in owners.items()}
+
+    def claim(self, paths: Iterable[str | Path], owner: str) -> bool:
         """Whether all these files are the owner's, now at the latest."""
-        names = [os.path.normcase(os.path.abspath(path)) for path in paths]
-        return all(self._owners.setdefault(name, owner) is owner for name in names)
+        return all(self._owner(_name(path), owner) == owner for path in paths)
 
-    def check(self, destination: str, owner: object) -> None:
+    def _owner(self, name: str, otherwise: str) -> str:
+        earlier = None if name in self._owners else self._earlier.get(name)
+        if earlier is not None and os.path.lexists(name):
+            otherwise = earlier
+        return self._owners.setdefault(name, otherwise)
+
+    def check(self, destination: str, owner: str) -> None:
         """Raise a `DownloadError` if the destination is a file of another export."""
         if not is_folder(destination) and not self.claim([destination], owner):
             raise DownloadError(
                 message="is the destination of another request, too", destination=destination
             )
 
-    async def fetch(self, handle: RunHandle, destination: str, owner: object) -> list[Path]:
+    async def fetch(self, handle: RunHandle, destination: str, owner: str) -> list[Path]:
         """Bring the output of a run to its destination, and say where it is."""
-        if not is_folder(destination):
-            return await handle.download(destination)
-        digest = hashlib.sha256(handle.run_id.encode()).hexdigest()
-        stage = Path(destination) / f".itwin-export-{digest[:16]}"
+        place = Path(destination)
+        folder, name = (place, "") if is_folder(destination) else (place.parent, place.name)
+        mark = f"{self._scope}\n{owner}".encode(errors="surrogatepass")
+        stage = folder / f".itwin-export-{hashlib.sha256(mark).hexdigest()[:16]}"
         try:
-            staged = await handle.download(f"{stage}{os.sep}")
-            return await asyncio.to_thread(
-                lambda: [self._move(path, Path(destination), owner) for path in staged]
-            )
+            staged = await handle.download(f"{stage}{os.sep}{name}")
+            return await asyncio.to_thread(lambda: self._move(staged, folder, owner))
         except DownloadError as error:
             raise DownloadError(
                 message=error.message, file_id=error.file_id, destination=destination
@@ -54,12 +67,19 @@ class Places:
         finally:
             await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
 
-    def _move(self, path: Path, folder: Path, owner: object) -> Path:
-        place, number = folder / path.name, 1
-        while not self.claim([place], owner):
-            number += 1
-            place = folder / f"{path.stem}-{number}{path.suffix}"
-        return path.replace(place)
+    def _move(self, staged: Iterable[Path], folder: Path, owner: str) -> list[Path]:
+        moved: list[Path] = []
+        for path in staged:
+            place, number = folder / path.name, 1
+            while place in moved or not self.claim([place], owner):
+                number += 1
+                place = folder / f"{path.stem}-{number}{path.suffix}"
+            moved.append(path.replace(place))
+        return moved
+
+
+def _name(path: str | Path) -> str:
+    return os.path.normcase(os.path.abspath(path))
 
 
 def placed(paths: Iterable[Path]) -> tuple[PlacedFile, ...]:

@@ -3,16 +3,16 @@
 One iModel has one active run. Asking for a second one brings the first (303), maybe of another
 connection and with other options; asking at the same moment as somebody else brings a 409, which
 soon becomes one of the two. An answer that was lost is found again by asking again: the active run
-is ours if it is of this connection and began after our first asking.
+is ours if it is of this connection, began after our first asking and is known as nobody else's.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, cast
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from itwin_export_async._errors import Conflict, ExportError, NotFound, ProtocolError
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
@@ -20,6 +20,7 @@ from itwin_export_async._paging import runs_of
 from itwin_export_async._protocol.addresses import RunAddress
 from itwin_export_async._protocol.http import Request, Response
 from itwin_export_async._protocol.refusals import refusal
+from itwin_export_async._protocol.retry import Outcome, RetryPolicy, leaves_doubt
 from itwin_export_async._protocol.runs import (
     Accepted,
     AlreadyActive,
@@ -62,15 +63,26 @@ async def start_export(
     if_active: str,
     since: datetime | None = None,
 ) -> RunHandle:
-    """The handle of an export that was started, found again, or active already.
+    """The handle of an export that was started, found again, or active already."""
+    starter = export_starter(desk, connection_id, options, if_active=if_active, since=since)
+    return await starter.start()
 
-    `options` None is `ExportOptions()`; `since` is that of `RunStarter`.
-    """
+
+def export_starter(
+    desk: RunDesk,
+    connection_id: str,
+    options: ExportOptions | None,
+    *,
+    if_active: str,
+    since: datetime | None = None,
+    foreign: Collection[str] = (),
+) -> "RunStarter":
+    """A `RunStarter` for an export. `options` None is `ExportOptions()`."""
     if options is None:
         options = ExportOptions()
     if not isinstance(options, ExportOptions):
         raise TypeError(f"options must be ExportOptions, not {type(options).__name__}")
-    starter = RunStarter(
+    return RunStarter(
         desk=desk,
         service=Service.EXPORT,
         connection_id=connection_id,
@@ -78,8 +90,22 @@ async def start_export(
         if_active=if_active,
         sas_url=own_blob(options),
         since=since,
+        foreign=foreign,
     )
-    return await starter.start()
+
+
+@frozen(kw_only=True)
+class _Noting(RetryPolicy):
+    """The same policy, which tells what came of each sending."""
+
+    policy: RetryPolicy
+    note: Callable[[Outcome], None]
+
+    def next_wait(
+        self, request: Request, outcome: Outcome, attempt: int, *, now: datetime
+    ) -> float | None:
+        self.note(outcome)
+        return self.policy.next_wait(request, outcome, attempt, now=now)
 
 
 @define(eq=False, kw_only=True)
@@ -88,7 +114,7 @@ class RunStarter:
 
     `sas_url`: the caller's own blob that the run writes to, None when it does not. `since`: the
     moment, by the service's clock, since when an earlier process may have started this very run;
-    None when none has tried.
+    None when none has tried. `foreign`: the ids of runs that are known as others'.
     """
 
     desk: RunDesk
@@ -98,6 +124,8 @@ class RunStarter:
     if_active: IfActive = field(converter=checked_if_active)
     sas_url: str | None = None
     since: datetime | None = None
+    foreign: Collection[str] = ()
+    _may_exist: bool = False  # whether a sending of ours may have started a run
     _doubtful: float | None = None  # since when, in the loop's time, a run of ours may exist
     _sent: float = 0.0  # when, in the loop's time, the latest request went out
     _ended: RunAddress | None = None  # the run that was waited for, and has ended
@@ -135,10 +163,16 @@ class RunStarter:
     async def _send(self) -> Response:
         clock = asyncio.get_running_loop().time
         self._sent = clock()
-        response = await self.desk.session.send(self.request)
+        retry = self.desk.session.retry
+        noting = _Noting(policy=retry, max_retry_after=retry.max_retry_after, note=self._note)
+        response = await self.desk.session.send(self.request, retry=noting)
         if response.doubt is not None and self._doubtful is None:
             self._doubtful = clock() - response.doubt
         return response
+
+    def _note(self, outcome: Outcome) -> None:
+        is_done = isinstance(outcome, Response) and outcome.status < 300
+        self._may_exist |= is_done or leaves_doubt(outcome)
 
     async def _accepted(self, answer: Accepted, response: Response) -> RunHandle:
         asked = self._asked(response)
@@ -152,7 +186,7 @@ class RunStarter:
         """The handle of the active run, or None once that has ended and it is to be asked again."""
         asked = self.since or self._asked(response)
         address = answer.run or await self._find(
-            lambda run: not run.is_completed or (self._is_in_doubt and began_after(run, asked))
+            lambda run: not run.is_completed or self._may_be_ours(run, asked)
         )
         if address is None:
             self._unnamed += 1
@@ -183,7 +217,7 @@ class RunStarter:
         if self.if_active == "raise":
             raise conflict
         await self._outlast(handle, address, conflict)
-        self._doubtful = self.since = None
+        self._doubtful, self.since, self._may_exist = None, None, False
         return None
 
     async def _outlast(self, handle: RunHandle, address: RunAddress, conflict: Conflict) -> None:
@@ -201,17 +235,20 @@ class RunStarter:
         self._ended = address
 
     @property
-    def _is_in_doubt(self) -> bool:
-        """Whether an earlier sending may have started a run."""
-        return self._doubtful is not None or self.since is not None
+    def is_in_doubt(self) -> bool:
+        """Whether a run may have been started that nobody holds. Ask it after an error."""
+        return self._may_exist or self.since is not None
+
+    def _may_be_ours(self, run: Run, asked: datetime) -> bool:
+        return self.is_in_doubt and run.id not in self.foreign and began_after(run, asked)
 
     async def _is_ours(self, handle: RunHandle, asked: datetime) -> bool:
         """Whether the active run is one that an earlier sending of ours made."""
-        if not self._is_in_doubt or handle.connection_id != self.connection_id:
+        if not self.is_in_doubt or handle.connection_id != self.connection_id:
             return False
         for turn in range(1, max(2, self.desk.session.retry.attempts)):
             try:
-                return began_after(await handle.refresh(), asked)
+                return self._may_be_ours(await handle.refresh(), asked)
             except NotFound:  # a young run may not be known everywhere yet
                 await self._nap(turn)
         return False
@@ -229,9 +266,7 @@ class RunStarter:
             return address
         runs = runs_of(self.desk.session, self.service, self.connection_id)
         run = newest([run async for run in runs if fits(run)])
-        if run is None:
-            return None
-        return RunAddress(connection_id=run.connection_id, run_id=run.id)
+        return RunAddress(connection_id=run.connection_id, run_id=run.id) if run else None
 
     def _nameless(self, response: Response) -> ProtocolError:
         return ProtocolError(

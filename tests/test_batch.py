@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -27,7 +28,7 @@ from itwin_export_async import (
     RunUpdate,
 )
 from itwin_export_async._exporting import Export
-from itwin_export_async.emulator import Emulator
+from itwin_export_async.emulator import Emulator, SparseContent
 from tests.batches import Make, check, collect, maker, started, tasks_left
 from tests.fakes import answer
 
@@ -163,11 +164,105 @@ async def test_a_file_that_another_request_took_is_fetched_again_under_another_n
         for _ in range(2)
     )
     await collect(client, [one], ledger=path)
+    (tmp_path / "out" / "Bridge.ifc").unlink()  # what is gone keeps its name from nobody
     outcomes = await collect(client, [other, one], ledger=path, concurrency=1)
     assert [o.paths[0].name for o in outcomes] == ["Bridge.ifc", "Bridge-2.ifc"]
     (first,) = await collect(client, [one], ledger=path)
     assert first.paths == outcomes[1].paths
     assert first.paths[0].exists()
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+async def test_what_an_earlier_call_put_in_place_is_overwritten_by_nobody(
+    client: ExportClient, emulator: Emulator, tmp_path: Path, path: Path, is_given: bool
+) -> None:
+    one, other = (
+        ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=f"{tmp_path / 'out'}/")
+        for _ in range(2)
+    )
+    (first,) = await collect(client, [one], ledger=path)
+    before = first.paths[0].read_bytes()
+    given = [other, one] if is_given else [other]
+    outcomes = await collect(client, given, ledger=path, concurrency=1)
+    assert outcomes[0].paths[0].name == "Bridge-2.ifc"
+    assert first.paths[0].read_bytes() == before
+    (again,) = await collect(client, [one], ledger=path)
+    assert again.paths == first.paths
+    assert emulator.count("download_file") == 2
+
+
+async def test_a_file_of_an_earlier_call_is_no_destination_of_another_request(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    one, other = make(2)
+    other = evolve(other, destination=one.destination)
+    (first,) = await collect(client, [one], ledger=path)
+    (refused,) = await collect(client, [other], ledger=path)
+    assert "is the destination of another request, too" in str(refused.error)
+    check(emulator, first)
+    first.paths[0].unlink()
+    (outcome,) = await collect(client, [other], ledger=path)
+    check(emulator, outcome)
+
+
+async def test_further_outputs_of_a_run_overwrite_nothing(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    one, other = (
+        ExportRequest(imodel_id=emulator.add_imodel(), destination=tmp_path / "out" / name)
+        for name in ("x.ifc", "x-2.ifc")
+    )
+    emulator.fate(one.imodel_id, seconds=4000)
+    emulator.fate(other.imodel_id, seconds=40)
+    twice = Twice(emulator, one.imodel_id)
+    async with ExportClient(emulator.token(lifetime=1e6), transport=twice) as client:
+        outcomes = await collect(client, [one, other])
+    assert [[p.name for p in o.paths] for o in outcomes] == [["x-2.ifc"], ["x.ifc", "x-2-2.ifc"]]
+    check(emulator, outcomes[0])
+    names = ["x-2-2.ifc", "x-2.ifc", "x.ifc"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+
+
+async def test_outputs_that_give_way_do_not_meet_each_other(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    one, other = (
+        ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=f"{tmp_path / 'out'}/")
+        for _ in range(2)
+    )
+    emulator.fate(one.imodel_id, seconds=40)
+    emulator.fate(other.imodel_id, seconds=4000)
+    twice = Twice(emulator, other.imodel_id)
+    async with ExportClient(emulator.token(lifetime=1e6), transport=twice) as client:
+        outcomes = await collect(client, [one, other])
+    names = [["Bridge.ifc"], ["Bridge-2.ifc", "Bridge-2-2.ifc"]]
+    assert [[p.name for p in o.paths] for o in outcomes] == names
+
+
+async def test_two_calls_that_join_one_run_fetch_it_each_for_itself(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel()
+    connection = await client.create_connection(imodel_id)
+    await client.start_run(connection.id)
+    request = ExportRequest(imodel_id=imodel_id, destination=f"{tmp_path / 'out'}/")
+    both = await asyncio.gather(*(collect(client, [request], if_active="join") for _ in range(2)))
+    for (outcome,) in both:
+        check(emulator, outcome)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+async def test_a_name_of_bytes_that_are_no_text_is_a_name(
+    client: ExportClient, emulator: Emulator, make: Make, tmp_path: Path, path: Path
+) -> None:
+    good, other = make(2)
+    folder = tmp_path / os.fsdecode(b"br\xfccke")
+    odd = evolve(other, destination=folder / "x.ifc", key=None)
+    for _ in range(2):
+        outcomes = await collect(client, [odd, good], ledger=path)
+        assert [o.error for o in outcomes] == [None, None]
+    assert (folder / "x.ifc").exists()
+    assert emulator.count("download_file") == 2
 
 
 async def test_one_file_has_one_request(
@@ -234,6 +329,23 @@ async def test_cancelling_ends_the_waiting(client: ExportClient, make: Make, pat
     assert not tasks_left()
     async with aclosing(client.export_many([], ledger=path)) as outcomes:  # it is free again
         assert [outcome async for outcome in outcomes] == []
+
+
+async def test_cancelling_again_does_not_leave_the_ledger_open(
+    client: ExportClient, make: Make, path: Path
+) -> None:
+    requests = make(3)
+    for turns in range(10):
+        task = asyncio.create_task(collect(client, requests, ledger=path))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not tasks_left()
+        assert await collect(client, [], ledger=path) == []
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -315,6 +427,21 @@ async def test_each_export_has_its_time(
     assert asyncio.get_running_loop().time() == pytest.approx(seconds, abs=60)
 
 
+async def test_the_time_of_one_may_end_while_on_update_speaks(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    one, other = make(2)
+    emulator.fate(other.imodel_id, seconds=3000)
+
+    async def on_update(request: ExportRequest, update: RunUpdate) -> None:
+        if request is one and update.run.is_final:
+            await asyncio.sleep(24 * 3600)
+
+    outcomes = await collect(client, [one, other], on_update=on_update, timeout=3600)
+    assert isinstance(outcomes[1].error, RunTimeout)
+    check(emulator, outcomes[0])
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "named"),
     [
@@ -388,6 +515,36 @@ def makespan_in_order(
     for request in requests:
         heapreplace(free, free[0] + durations[request])
     return max(free)
+
+
+class Twice:
+    """The emulator, but a finished run of one iModel has a second output of the same name."""
+
+    def __init__(self, emulator: Emulator, imodel_id: str) -> None:
+        self._emulator = emulator
+        self._imodel_id = imodel_id
+        self._second = emulator.add_file("Bridge.ifc", SparseContent(11))
+        self._connections: set[str] = set()
+
+    async def send(self, request: Any, /) -> Any:
+        response = await self._emulator.send(request)
+        if request.method == "POST" and self._imodel_id in (request.body or b"").decode():
+            self._connections.add(json.loads(response.body)["connection"]["id"])
+        if "/runs/" not in request.url or request.url.split("/")[-3] not in self._connections:
+            return response
+        told = json.loads(response.body)
+        for job in told["run"].get("jobs", []):
+            for task in job.get("tasks", [])[:1]:
+                if "exportOutputFileId" in task:
+                    second = {**task, "id": "second", "exportOutputFileId": self._second}
+                    job["tasks"].append(second)
+        return evolve(response, body=json.dumps(told).encode())
+
+    def stream(self, request: Any, /) -> Any:
+        return self._emulator.stream(request)
+
+    async def close(self) -> None:
+        await self._emulator.close()
 
 
 class OneConnection:

@@ -18,18 +18,21 @@ import pytest
 from attrs import evolve
 
 from itwin_export_async import (
+    AuthorizationRequired,
+    DownloadError,
     ExportClient,
     ExportOptions,
     ExportRequest,
     LedgerError,
     NotFound,
     OutputOptions,
+    Response,
     RetryPolicy,
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
 from tests.batches import Make, check, collect, maker, runs_of, started, states, tasks_left
-from tests.fakes import answer
+from tests.fakes import Outcome, answer
 
 GATEWAY = answer(
     404, '{"error": {"code": "ResourceNotFound", "details": [{"code": "OperationNotFound"}]}}'
@@ -137,6 +140,22 @@ async def test_a_finished_run_is_only_fetched(
     (outcome,) = await collect(client, requests, ledger=path)
     check(emulator, outcome)
     assert started(emulator) == 1
+
+
+async def test_an_output_that_is_gone_is_made_again(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.file_delay = 1000
+    (outcome,) = await collect(client, [request], ledger=path)
+    assert isinstance(outcome.error, DownloadError)
+    assert states(path) == {"k0": "finished"}  # it may just be late
+    await collect(client, [request], ledger=path)
+    assert states(path) == {"k0": "failed"}
+    emulator.file_delay = 0
+    (outcome,) = await collect(client, [request], ledger=path)
+    check(emulator, outcome)
+    assert started(emulator) == 2
 
 
 async def test_a_young_run_that_is_taken_up_may_be_unknown_for_a_moment(
@@ -366,6 +385,98 @@ async def test_a_run_that_was_refused_is_not_looked_for(
     assert emulator.count("list_runs") == 0
 
 
+async def test_a_run_that_another_request_owns_is_never_taken_for_it(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (one,) = make(1)
+    other = evolve(
+        one,
+        key="other",
+        destination=f"{one.destination}2",
+        options=ExportOptions(ifc_version="IFC2x3"),
+    )
+    await leave(hasty, emulator, one, path, after=False)
+    task = asyncio.create_task(collect(hasty, [other], ledger=path))
+    await asyncio.sleep(60)
+    task.cancel()
+    await asyncio.wait([task])
+    assert states(path) == {"k0": "starting", "other": "started"}
+    outcomes = await collect(hasty, [one, other], ledger=path)
+    for outcome in outcomes:
+        check(emulator, outcome)
+    assert b"IFC2X3" not in Path(one.destination).read_bytes()
+    assert b"IFC2X3" in Path(other.destination).read_bytes()
+
+
+async def test_what_is_found_for_another_that_waits_is_not_started_again(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (one,) = make(1)
+    failing = evolve(one, key="failing", destination=f"{one.destination}2")
+    emulator.fate(one.imodel_id, "Error")
+    emulator.script("create_run", None)
+    emulator.script("create_run", ConnectionResetError(), after=True)
+    await collect(hasty, [failing, one], ledger=path)
+    assert states(path) == {"k0": "starting", "failing": "failed"}
+    outcomes = await collect(hasty, [failing, one], ledger=path)
+    for outcome in outcomes:
+        check(emulator, outcome)
+    assert await runs_of(hasty, one) == 3
+
+
+@pytest.mark.parametrize(
+    "untaken", [[ConnectionRefusedError()] * 5, [answer(429, "{}", Retry_After="1000")]]
+)
+async def test_a_run_that_was_surely_not_started_is_not_looked_for(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path, untaken: list[Outcome]
+) -> None:
+    (request,) = make(1)
+    emulator.script("create_run", *untaken)
+    await collect(client, [request], ledger=path)
+    assert states(path) == {"k0": "known"}
+
+
+@pytest.mark.parametrize("last", [answer(403, "{}"), answer(422, "{}"), answer(404, "{}")])
+async def test_a_run_that_may_have_been_started_is_looked_for_whatever_came_last(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path, last: Response
+) -> None:
+    (request,) = make(1)
+    emulator.script("create_run", answer(500, "{}"), after=True)
+    emulator.script("create_run", last)
+    (outcome,) = await collect(client, [request], ledger=path)
+    assert not outcome.ok
+    assert states(path) == {"k0": "starting"}
+    (outcome,) = await collect(client, [request], ledger=path)
+    check(emulator, outcome)
+    assert await runs_of(client, request) == 1
+
+
+async def test_a_run_may_have_been_started_before_the_service_could_not_be_reached(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.script("create_run", ConnectionResetError(), after=True)
+    emulator.script("create_run", *[ConnectionRefusedError()] * 4)
+    await collect(client, [request], ledger=path)
+    assert states(path) == {"k0": "starting"}
+    (outcome,) = await collect(client, [request], ledger=path)
+    check(emulator, outcome)
+    assert await runs_of(client, request) == 1
+
+
+async def test_a_consent_that_was_withdrawn_is_asked_for_again(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=False)
+    emulator.user_authorized = False
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        (outcome,) = await collect(client, [request], ledger=path)
+    assert isinstance(outcome.error, AuthorizationRequired)
+    assert emulator.count("create_run") == 1
+    assert states(path) == {"k0": "starting"}
+
+
 async def test_a_run_that_was_joined_is_joined_again(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
@@ -428,7 +539,8 @@ async def test_a_process_that_is_killed_again_and_again_gets_it_done(tmp_path: P
         content = Path(path).read_text()
         assert f"iModel {request['key'].split()[0]}" in content
         assert ("IFC2X3" in content) is (request["options"] == "IFC2x3")
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("**/*.part"))
+    assert not list(tmp_path.glob(".itwin-export-*"))
 
 
 class Processes:

@@ -1,5 +1,6 @@
 """The ledger's file: what stands in it, who may use it, and what it refuses."""
 
+import asyncio
 import os
 import sqlite3
 from contextlib import closing
@@ -10,7 +11,7 @@ import pytest
 from attrs import evolve
 
 from itwin_export_async import ExportOptions, ExportRequest, LedgerError, RunOrigin
-from itwin_export_async._ledger import APPLICATION_ID, VERSION, Ledger
+from itwin_export_async._ledger import APPLICATION_ID, VERSION, Ledger, seen_through
 from itwin_export_async._protocol.ledger import (
     Entry,
     PlacedFile,
@@ -19,6 +20,8 @@ from itwin_export_async._protocol.ledger import (
     started,
     starting,
 )
+from itwin_export_async._protocol.resuming import Resumption, write_token
+from itwin_export_async._protocol.runs import Service
 
 REQUEST = ExportRequest(imodel_id="m1", destination="out/", key="k1")
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
@@ -104,12 +107,45 @@ async def test_what_was_left_of_a_connection_and_what_is_owned(path: Path) -> No
             await ledger.claim(request)
         left = starting(entry_of(first), "c1", NOW)
         begun = starting(entry_of(second), "c1", NOW)
-        own = started(begun, origin=RunOrigin.STARTED, token="{}", run_id="r2", connection_id="c1")
+        token = write_token(Resumption(service=Service.EXPORT, connection_id="c1", run_id="r2"))
+        own = started(begun, token, RunOrigin.STARTED)
         for entry in (left, own, starting(entry_of(third), "c2", NOW)):
             await ledger.write(entry)
         assert await ledger.left_starting("c1") == [left]
         assert await ledger.owned("c1") == {"r2"}
         assert await ledger.owned("c2") == set()
+
+
+async def test_the_files_of_all_entries_have_owners(path: Path) -> None:
+    async with Ledger(path) as ledger:
+        await ledger.claim(REQUEST)
+        await ledger.claim(evolve(REQUEST, key="k2"))
+        await ledger.write(FULL)
+        assert await ledger.files() == {"/out/a.ifc": "k1", "/out/b.ifc": "k1"}
+
+
+async def test_a_link_to_a_ledger_is_the_ledger(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    link = tmp_path / "s" / "other.db"
+    link.symlink_to(path)
+    for first, second in ((path, link), (link, path)):
+        async with Ledger(first):
+            with pytest.raises(LedgerError, match=f"ledger {second}: is in use by another call"):
+                async with Ledger(second):
+                    raise AssertionError
+    assert list(link.parent.iterdir()) == [link]
+
+
+async def test_what_is_no_text_can_be_written(path: Path) -> None:
+    odd = evolve(REQUEST, key="k\udcfc", destination="br\udcfccke/", display_name="\ud800")
+    file = PlacedFile(path="\udcfc", size=1)
+    entry = evolve(entry_of(odd), error="\ud800 is bad", files=(file,))
+    async with Ledger(path) as ledger:
+        assert await ledger.claim(odd) == entry_of(odd)
+        await ledger.write(entry)
+    async with Ledger(path) as ledger:
+        assert await ledger.claim(odd) == entry
+    assert read(path, "SELECT key, error FROM exports") == [("k\\udcfc", "\\ud800 is bad")]
 
 
 async def test_two_calls_on_one_ledger_exclude_each_other(path: Path) -> None:
@@ -182,3 +218,17 @@ async def test_a_file_that_is_spoiled_meanwhile_is_an_error(path: Path) -> None:
             other.commit()
         with pytest.raises(LedgerError, match="cannot be used: no such table"):
             await ledger.write(FULL)
+
+
+async def test_who_is_cancelled_again_and_again_is_so_once_the_work_is_done() -> None:
+    work = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(seen_through(work))
+    for _ in range(3):
+        await asyncio.sleep(1)
+        waiting.cancel()
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    work.set_result(7)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await seen_through(work) == 7

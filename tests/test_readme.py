@@ -19,7 +19,7 @@ EXAMPLES = [text for language, text in BLOCKS if language == "python"]
 (NIGHTLY,) = [text for text in EXAMPLES if "def test_nightly" in text]
 
 
-async def execute(example: str, *words: str, folder: Path, **environment: str) -> str:
+async def execute(example: str, *words: str, folder: Path, environment: dict[str, str]) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-c", example, *words),
         cwd=folder,
@@ -51,7 +51,7 @@ async def test_the_first_example_exports(tmp_path: Path) -> None:
             EXAMPLES[0],
             imodel_id,
             folder=tmp_path,
-            **environment(emulator, served),
+            environment=environment(emulator, served),
         )
     assert out == "Success out/Bridge.ifc\n"
     assert (tmp_path / "out/Bridge.ifc").read_bytes().startswith(b"ISO-10303-21;")
@@ -62,9 +62,9 @@ async def test_many_exports_are_told_as_they_come(tmp_path: Path) -> None:
     emulator = Emulator(seed=1, run_seconds=0.5)
     imodel_ids = [emulator.add_imodel("Bridge"), emulator.add_imodel("Bridge"), "unknown"]
     async with emulator.serve() as served:
-        run = partial(execute, EXAMPLES[1], *imodel_ids, folder=tmp_path)
-        out = await run(**environment(emulator, served))
-        again = await run(**environment(emulator, served))
+        told = environment(emulator, served)
+        run = partial(execute, EXAMPLES[1], *imodel_ids, folder=tmp_path, environment=told)
+        out, again = await run(), await run()
     assert sorted(os.listdir(tmp_path / "out")) == ["Bridge-2.ifc", "Bridge.ifc"]
     assert sorted(out.splitlines()) == sorted(again.splitlines())
     assert {line.split()[0] for line in out.splitlines()} == set(imodel_ids)
@@ -83,7 +83,7 @@ async def test_the_round_trip_ends_with_an_ifc_model(tmp_path: Path) -> None:
             EXAMPLES[2],
             *(imodel_id, itwin_id, "bridge.dgn"),
             folder=tmp_path,
-            **environment(emulator, served),
+            environment=environment(emulator, served),
         )
     assert re.fullmatch(r"IFC4X3\w* \d+ products\n", out)
     assert emulator.count("start_synchronization") == 1

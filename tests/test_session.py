@@ -273,6 +273,18 @@ async def test_the_token_is_that_of_the_moment_when_a_request_goes() -> None:
     assert sent == ["Bearer old"] * 2 + ["Bearer new"] * 4
 
 
+async def test_who_may_have_been_heard_once_is_not_told_otherwise() -> None:
+    refused = TransportError(message="refused", sent=False)
+    async with Session("t", transport=Answers(TransportError(message="reset"), refused)) as session:
+        with pytest.raises(TransportError, match="refused") as caught:
+            await session.send(Request(method="GET", url="/x"))
+    assert caught.value.sent
+    async with Session("t", transport=Answers(refused)) as session:
+        with pytest.raises(TransportError, match="refused") as caught:
+            await session.send(Request(method="GET", url="/x"))
+    assert not caught.value.sent
+
+
 async def test_a_fixed_token_that_is_refused_is_not_tried_again(emulator: Emulator) -> None:
     async with ExportClient("stale", transport=emulator) as client:
         with pytest.raises(AuthenticationFailed):

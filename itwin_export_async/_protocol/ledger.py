@@ -1,14 +1,15 @@
 """What a ledger says of a request, and what to do next with it.
 
     known ──▶ starting ──▶ started ──▶ finished ──▶ in place
-      ▲           │            │
-      └───────────┘            ▼
-       (refused)            failed ──▶ starting
+      ▲           │            │           │
+      └───────────┘            └─────┬─────┘
+      (no run exists)                ▼
+                                  failed ──▶ starting
 
 An entry is written before the step that it announces begins. So a request that was left in
-`starting` may or may not have a run: one of its connection that began since then, and that no other
-request owns, is its run. Requests of one iModel go one after another, and so do the runs of a
-connection; where several were left, the latest of them comes first to its run.
+`starting` may or may not have a run: the first one of its connection that began since then, that
+has not failed and that no other request owns, is its run. Where several requests of a connection
+were left, the one that was left last chooses first.
 """
 
 import hashlib
@@ -17,9 +18,10 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
+from attrs.converters import optional
 
-from itwin_export_async._errors import NotFound, ResponseError, RunFailed
+from itwin_export_async._errors import DownloadError, NotFound, RunFailed
 from itwin_export_async._models import (
     ExecutionResult,
     ExecutionState,
@@ -29,12 +31,13 @@ from itwin_export_async._models import (
     RunOrigin,
 )
 from itwin_export_async._protocol.codec import encode
-from itwin_export_async._protocol.retry import TRANSIENT
+from itwin_export_async._protocol.resuming import read_token
 from itwin_export_async._protocol.runs import began_after
 from itwin_export_async._secrets import redacted, without_query
 
 _LARGEST_ERROR = 2000
 _FAR = datetime.max.replace(tzinfo=UTC)
+_NO_SUCH_FILE = "Storage knows no such file"  # how a `DownloadError` says so
 _GOOD = (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED)
 
 
@@ -77,9 +80,16 @@ class PlacedFile:
     size: int
 
 
+def storable(text: str) -> str:
+    """The text as a file in UTF-8 can have it: what has no place there (as a byte of a path that
+    is no UTF-8) is spelled out.
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 @frozen(kw_only=True)
 class Entry:
-    """What is known of a request.
+    """What is known of a request, in texts that can be stored.
 
     `options` is a fingerprint. `since`: the moment, by the service's clock, since when a run of it
     may exist. `token` resumes its run; `origin` tells how that was come by. `result`, `began` and
@@ -87,10 +97,10 @@ class Entry:
     nothing.
     """
 
-    key: str
-    imodel_id: str
-    destination: str
-    display_name: str
+    key: str = field(converter=storable)
+    imodel_id: str = field(converter=storable)
+    destination: str = field(converter=storable)
+    display_name: str = field(converter=storable)
     options: str
     state: State = State.KNOWN
     connection_id: str | None = None
@@ -98,11 +108,11 @@ class Entry:
     origin: RunOrigin | None = None
     since: datetime | None = None
     token: str | None = None
-    result: str | None = None
+    result: str | None = field(default=None, converter=optional(storable))
     began: datetime | None = None
     ended: datetime | None = None
     files: tuple[PlacedFile, ...] = ()
-    error: str | None = None
+    error: str | None = field(default=None, converter=optional(storable))
 
     @property
     def run(self) -> Run | None:
@@ -161,31 +171,26 @@ def differences(entry: Entry, request: ExportRequest) -> tuple[str, ...]:
 
 def starting(entry: Entry, connection_id: str, since: datetime | None) -> Entry:
     """Before a run is asked for; what an earlier run left is gone."""
-    return evolve(
-        entry,
+    return Entry(
+        key=entry.key,
+        imodel_id=entry.imodel_id,
+        destination=entry.destination,
+        display_name=entry.display_name,
+        options=entry.options,
         state=State.STARTING,
         connection_id=connection_id,
         since=since,
-        run_id=None,
-        origin=None,
-        token=None,
-        result=None,
-        began=None,
-        ended=None,
-        files=(),
-        error=None,
     )
 
 
-def started(
-    entry: Entry, *, origin: RunOrigin, token: str, run_id: str, connection_id: str
-) -> Entry:
+def started(entry: Entry, token: str, origin: RunOrigin) -> Entry:
     """With the run that was started, found again or joined."""
+    told = read_token(token)
     return evolve(
         entry,
         state=State.STARTED,
-        connection_id=connection_id,
-        run_id=run_id,
+        connection_id=told.connection_id,
+        run_id=told.run_id,
         origin=origin,
         token=token,
     )
@@ -210,30 +215,23 @@ def in_place(entry: Entry, files: Iterable[PlacedFile]) -> Entry:
     return evolve(entry, state=State.IN_PLACE, files=tuple(files), error=None)
 
 
-def refused(entry: Entry, error: ResponseError) -> Entry:
-    """After the first request for a run was refused: if surely none was started, none is missed.
-
-    A lost race may have been lost to a sending of our own, whose answer was lost.
-    """
-    in_doubt = error.status in TRANSIENT | {409}
-    return entry if in_doubt else forgotten(entry)
-
-
 def forgotten(entry: Entry) -> Entry:
-    """Without the run that may have been started: it is known not to exist."""
+    """Without the run that might have been started: it is known not to exist."""
     return evolve(entry, state=State.KNOWN, since=None)
 
 
-def failed(entry: Entry, error: Exception) -> Entry:
+def failed(entry: Entry, error: Exception, *, was_finished: bool) -> Entry:
     """After an error, with what it was.
 
-    A run that failed or is gone makes room for a new one. Everything else is taken up where it was
-    left.
+    A run that failed or is gone makes room for a new one, and so does one whose output is gone, if
+    it had ended before this call (`was_finished`): a new output may just be late. Everything else
+    is taken up where it was left.
     """
     entry = evolve(entry, error=redacted(str(error))[:_LARGEST_ERROR])
     if isinstance(error, RunFailed) and error.run is not None:
         entry = _ended(entry, error.run)
-    if entry.state in (State.STARTED, State.FINISHED) and _is_lost(error):
+    is_lost = _is_lost(error) or (was_finished and _has_no_file(error))
+    if entry.state in (State.STARTED, State.FINISHED) and is_lost:
         return evolve(entry, state=State.FAILED)
     return entry
 
@@ -242,6 +240,12 @@ def _is_lost(error: Exception) -> bool:
     if isinstance(error, NotFound):
         return not error.is_gateway
     return isinstance(error, RunFailed)
+
+
+def _has_no_file(error: Exception) -> bool:
+    if not isinstance(error, DownloadError):
+        return False
+    return isinstance(error.__cause__, NotFound) or error.message.startswith(_NO_SUCH_FILE)
 
 
 def found(

@@ -162,7 +162,7 @@ class RetryPolicy:
 def settled(outcome: Outcome, doubt: float | None) -> Response:
     """The answer, or the error that there was none. `doubt`: see `Response.doubt`."""
     if isinstance(outcome, TransportError):
-        raise outcome
+        raise outcome if doubt is None else evolve(outcome, sent=True)  # an earlier sending was
     return outcome if doubt is None else evolve(outcome, doubt=doubt)
 
 

@@ -10,15 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itwin_export_async._errors import (
-    Conflict,
     DownloadError,
-    InvalidRequest,
     NotFound,
-    PermissionDenied,
     RunFailed,
     RunPartlyFailed,
     RunTimeout,
-    ServiceUnavailable,
     TransportError,
 )
 from itwin_export_async._models import (
@@ -44,17 +40,19 @@ from itwin_export_async._protocol.ledger import (
     forgotten,
     found,
     in_place,
-    refused,
     started,
     starting,
 )
+from itwin_export_async._protocol.resuming import Resumption, write_token
+from itwin_export_async._protocol.runs import Service
 
 from .samples import NOW, export_options, run
 
 REQUEST = ExportRequest(imodel_id="m1", destination="out/")
 KNOWN = entry_of(REQUEST)
 STARTING = starting(KNOWN, "c1", NOW)
-STARTED = started(STARTING, origin=RunOrigin.STARTED, token="{}", run_id="r1", connection_id="c1")
+TOKEN = write_token(Resumption(service=Service.EXPORT, connection_id="c1", run_id="r1"))
+STARTED = started(STARTING, TOKEN, RunOrigin.STARTED)
 ENDED = run(start_date_time=NOW, end_date_time=NOW + timedelta(minutes=7))
 FINISHED = finished(STARTED, ENDED)
 IN_PLACE = in_place(FINISHED, [PlacedFile(path="/out/a.ifc", size=3)])
@@ -151,22 +149,6 @@ def test_a_change_is_named(changed: ExportRequest, names: tuple[str, ...]) -> No
     assert differences(IN_PLACE, changed) == names
 
 
-@pytest.mark.parametrize(
-    ("error", "state"),
-    [
-        (InvalidRequest(status=422), State.KNOWN),
-        (PermissionDenied(status=403), State.KNOWN),
-        (Conflict(status=303), State.KNOWN),
-        (Conflict(status=409), State.STARTING),
-        (ServiceUnavailable(status=502), State.STARTING),
-    ],
-)
-def test_a_run_that_surely_was_not_started_is_not_looked_for(
-    error: InvalidRequest, state: State
-) -> None:
-    assert refused(STARTING, error).state is state
-
-
 def test_what_is_forgotten_is_not_looked_for_in_the_past() -> None:
     assert forgotten(STARTING) == evolve(STARTING, state=State.KNOWN, since=None)
 
@@ -193,19 +175,39 @@ FACTS: dict[str, Any] = {"connection_id": "c1", "run_id": "r1"}
 def test_only_a_run_that_failed_or_is_gone_makes_room_for_another(
     entry: Entry, error: Exception, state: State
 ) -> None:
-    after = failed(entry, error)
+    after = failed(entry, error, was_finished=True)
     assert after.state is state
     assert after.error == str(error)
 
 
+UNKNOWN = DownloadError(message="Storage knows no such file, tried as f1 for 30 s")
+REMOVED = DownloadError(message="404 BlobNotFound")
+REMOVED.__cause__ = NotFound(status=404)
+
+
+@pytest.mark.parametrize("error", [UNKNOWN, REMOVED])
+def test_an_output_that_is_gone_makes_room_unless_it_may_be_late(error: DownloadError) -> None:
+    assert failed(FINISHED, error, was_finished=True).state is State.FAILED
+    assert failed(FINISHED, error, was_finished=False).state is State.FINISHED
+
+
+def test_what_no_file_can_hold_is_spelled_out() -> None:
+    odd = ExportRequest(imodel_id="m1", destination="br\udcfccke/")
+    assert entry_of(odd).destination == "br\\udcfccke/"
+    assert differences(entry_of(odd), odd) == ()
+    told = failed(KNOWN, OSError("name \ud800 is bad"), was_finished=False).error
+    assert told == "name \\ud800 is bad"
+
+
 def test_how_a_failed_run_ended_is_kept() -> None:
-    after = failed(STARTED, RunFailed(run=run(result="Error", start_date_time=NOW), **FACTS))
+    error = RunFailed(run=run(result="Error", start_date_time=NOW), **FACTS)
+    after = failed(STARTED, error, was_finished=False)
     assert (after.result, after.began) == ("Error", NOW)
 
 
 def test_an_error_is_kept_without_secrets_and_without_length() -> None:
     error = OSError("https://x/y?sig=planted " + "no" * 5000)
-    told = failed(KNOWN, error).error
+    told = failed(KNOWN, error, was_finished=False).error
     assert told is not None
     assert "planted" not in told
     assert len(told) <= 2000
