@@ -123,18 +123,22 @@ class Outputs:
         return path
 
     async def _patiently(self, attempts: Sequence[Attempt]) -> Path | None:
-        """What the first attempt brings that brings anything; None when they do not in time."""
+        """What the first attempt brings that brings anything; None when they do not in time.
+
+        The last round begins when the time is over: a slow answer does not count as patience.
+        """
         clock = asyncio.get_running_loop().time
         ends, pause = clock() + self._patience, 1.0
         while True:
+            began = clock()
             for attempt in attempts:
                 path = await attempt()
                 if path is not None:
                     return path
-            if clock() >= ends:
+            if began >= ends:
                 return None
             log.info("an output cannot be read yet; again in %.1f s", pause)
-            await asyncio.sleep(min(pause, ends - clock()))
+            await asyncio.sleep(max(0.0, min(pause, ends - clock())))
             pause += 1.0
 
     async def _try(

@@ -107,6 +107,14 @@ async def test_a_file_that_is_not_readable_yet_is_waited_for(
     assert path.read_bytes() == content(run, emulator)
 
 
+async def test_slow_answers_do_not_use_the_patience_up(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    missing = answer(404, '{"error": {"code": "FileNotFound", "message": "not yet"}}')
+    emulator.script("get_file", *[missing] * 3, late=20.0)
+    assert await run.download(tmp_path) == [tmp_path / "Bridge.ifc"]
+
+
 async def test_an_id_that_storage_does_not_know_is_tried_as_a_composite(
     run: RunHandle, emulator: Emulator, tmp_path: Path
 ) -> None:
