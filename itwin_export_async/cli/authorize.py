@@ -5,8 +5,8 @@ import webbrowser
 from collections.abc import Callable
 
 from itwin_export_async import AuthorizationRequired, ExportClient
+from itwin_export_async._client import REDIRECT_URL
 
-REDIRECT_URL = "https://developer.bentley.com/"
 _FIRST_PAUSE = 3.0
 _LONGEST_PAUSE = 30.0
 
