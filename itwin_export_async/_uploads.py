@@ -40,7 +40,8 @@ async def upload(
     try:
         failures = 0
         while True:
-            announced = read_created_file(await session.send(announcement))
+            answer = await session.send(announcement)
+            announced = read_created_file(answer, base_url=session.base_url)
             try:
                 await _send(session, announced.upload_url, source, file, on_progress)
                 break

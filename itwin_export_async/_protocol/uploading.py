@@ -18,7 +18,7 @@ from attrs import field, frozen
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import StoredFile
-from itwin_export_async._protocol.addresses import can_be_used, segment
+from itwin_export_async._protocol.addresses import can_be_used, origin, segment
 from itwin_export_async._protocol.codec import decode, encode, href, json_object
 from itwin_export_async._protocol.folders import id_in
 from itwin_export_async._protocol.http import Request, Response
@@ -59,8 +59,12 @@ def create_file(folder_id: str, display_name: str, description: str | None) -> R
     )
 
 
-def read_created_file(response: Response) -> Upload:
-    """Where the bytes go. The file's id stands nowhere but in the address that completes it."""
+def read_created_file(response: Response, *, base_url: str) -> Upload:
+    """Where the bytes go. The file's id stands nowhere but in the address that completes it.
+
+    That one gets the token, so that it has to be of the API at `base_url`; better to know before
+    the bytes have gone.
+    """
     if response.status not in (200, 201, 202):
         raise refusal(response)
     links = json_object(response)
@@ -70,12 +74,16 @@ def read_created_file(response: Response) -> Upload:
     file_id = id_in(complete_url or "", _COMPLETE)
     if complete_url is None or file_id is None or not can_be_used(complete_url):
         raise _unusable(response, "_links.completeUrl.href")
+    if origin(complete_url) != origin(base_url):
+        raise _unusable(response, "_links.completeUrl.href", "points to a foreign host")
     return Upload(file_id=file_id, upload_url=upload_url, complete_url=complete_url)
 
 
-def _unusable(response: Response, path: str) -> ProtocolError:
+def _unusable(
+    response: Response, path: str, message: str = "is missing, or no address that can be used"
+) -> ProtocolError:
     return ProtocolError(
-        message="is missing, or no address that can be used",
+        message=message,
         method=response.method,
         url=response.url,
         path=path,

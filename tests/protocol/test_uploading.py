@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import pickle
+from functools import partial
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -33,7 +34,7 @@ from itwin_export_async._protocol.uploading import (
     read_put,
 )
 
-from .samples import answer, example
+from .samples import BASE, answer, example
 
 BLOB = "https://blobs.example.com/c/b?sv=2017-04-17&sig=pl%2Fanted%3D&rscd=x%3B%20y%22&z=%7e"
 COMPLETE = "https://api.bentley.com/storage/files/f%2F1/complete"
@@ -42,7 +43,7 @@ UPLOAD = Upload(file_id="f/1", upload_url=BLOB, complete_url=COMPLETE)
 
 def told(upload_url: object = BLOB, complete_url: object = COMPLETE, status: int = 202) -> Upload:
     links = {"uploadUrl": {"href": upload_url}, "completeUrl": {"href": complete_url}}
-    return read_created_file(answer({"_links": links}, status))
+    return read_created_file(answer({"_links": links}, status), base_url=BASE)
 
 
 def md5(content: bytes) -> str:
@@ -134,7 +135,9 @@ def test_bytes_go_to_no_address_that_is_not_safe(upload_url: object) -> None:
      "https://api.bentley.com:99999/storage/files/f1/complete",
      "http://api.bentley.com/storage/files/f1/complete",
      "https://api.bentley.com/storage/files/f1/complete?x\r\nX-Evil: 1",
-     "https://u:planted@api.bentley.com/storage/files/f1/complete"],
+     "https://u:planted@api.bentley.com/storage/files/f1/complete",
+     "https://elsewhere.example.com/storage/files/f1/complete",
+     "https://api.bentley.com:8443/storage/files/f1/complete"],
 )  # fmt: skip
 def test_an_address_that_completes_no_file_is_no_answer(complete_url: object) -> None:
     with pytest.raises(ProtocolError) as caught:
@@ -146,7 +149,7 @@ def test_an_address_that_completes_no_file_is_no_answer(complete_url: object) ->
 @pytest.mark.parametrize("body", [{}, {"_links": None}, {"_links": {"uploadUrl": None}}])
 def test_an_announcement_without_links_is_no_answer(body: object) -> None:
     with pytest.raises(ProtocolError):
-        read_created_file(answer(body, 202))
+        read_created_file(answer(body, 202), base_url=BASE)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_an_announcement_without_links_is_no_answer(body: object) -> None:
     ],
 )
 def test_a_refusal_of_storage_is_an_error(name: str, status: int, kind: type[ExportError]) -> None:
-    for read in (read_created_file, read_completed_file):
+    for read in (partial(read_created_file, base_url=BASE), read_completed_file):
         with pytest.raises(kind) as caught:
             read(answer(example(name), status))
         gateway = isinstance(caught.value, NotFound) and caught.value.is_gateway
