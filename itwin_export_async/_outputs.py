@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 
-Attempt = Callable[[], Awaitable[Path | None]]
+Attempt = Callable[[], Awaitable[Path | NotFound]]
+"""Brings an output to disk, or says how it is not there (yet)."""
 
 
 class Outputs:
@@ -77,22 +78,22 @@ class Outputs:
                 destination=str(destination),
             )
 
-        async def attempt() -> Path | None:
+        async def attempt() -> Path | NotFound:
             try:
                 return await self._storage.download_blob(
                     sas_url, destination, on_progress=on_progress
                 )
             except DownloadError as error:
                 if isinstance(error.__cause__, NotFound):
-                    return None
+                    return error.__cause__
                 raise
 
         path = await self._patiently([attempt])
-        if path is None:
+        if isinstance(path, NotFound):
             raise DownloadError(
                 message=f"there is still no such blob {self._patience:g} s after the end",
                 destination=str(destination),
-            )
+            ) from path
         return path
 
     async def _one(
@@ -109,21 +110,21 @@ class Outputs:
             raise DownloadError(message=str(exc), destination=str(destination)) from None
         fetch = partial(self._try, destination, taken, on_progress)
         path = await fetch(file_id)
-        if path is not None:
+        if isinstance(path, Path):
             return path
         names = [file_id, *await self._composites(run, file_id)]
         path = await self._patiently([partial(fetch, name) for name in names])
-        if path is None:
+        if isinstance(path, NotFound):
             raise DownloadError(
                 message=f"Storage knows no such file, tried as {' and as '.join(names)} "
                 f"for {self._patience:g} s",
                 file_id=file_id,
                 destination=str(destination),
-            )
+            ) from path
         return path
 
-    async def _patiently(self, attempts: Sequence[Attempt]) -> Path | None:
-        """What the first attempt brings that brings anything; None when they do not in time.
+    async def _patiently(self, attempts: Sequence[Attempt]) -> Path | NotFound:
+        """What the first attempt brings that brings anything, or what the last one met in time.
 
         The last round begins when the time is over: a slow answer does not count as patience.
         """
@@ -133,10 +134,10 @@ class Outputs:
             began = clock()
             for attempt in attempts:
                 path = await attempt()
-                if path is not None:
+                if isinstance(path, Path):
                     return path
             if began >= ends:
-                return None
+                return path
             log.info("an output cannot be read yet; again in %.1f s", pause)
             await asyncio.sleep(max(0.0, min(pause, ends - clock())))
             pause += 1.0
@@ -147,15 +148,15 @@ class Outputs:
         taken: list[Path],
         on_progress: Progress | None,
         file_id: str,
-    ) -> Path | None:
-        """The file on disk, or None where Storage does not know it (yet)."""
+    ) -> Path | NotFound:
+        """The file on disk, or the refusal where Storage does not know it (yet)."""
         try:
             path = await self._path(file_id, destination, taken)
             return await self._storage.download(file_id, path, on_progress=on_progress)
         except NotFound as error:
             if error.is_gateway:
                 raise
-            return None
+            return error
 
     async def _path(
         self, file_id: str, destination: str | PathLike[str], taken: list[Path]

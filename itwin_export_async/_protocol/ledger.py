@@ -37,7 +37,6 @@ from itwin_export_async._secrets import redacted, without_query
 
 _LARGEST_ERROR = 2000
 _FAR = datetime.max.replace(tzinfo=UTC)
-_NO_SUCH_FILE = "Storage knows no such file"  # how a `DownloadError` says so
 _GOOD = (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED)
 
 
@@ -243,9 +242,7 @@ def _is_lost(error: Exception) -> bool:
 
 
 def _has_no_file(error: Exception) -> bool:
-    if not isinstance(error, DownloadError):
-        return False
-    return isinstance(error.__cause__, NotFound) or error.message.startswith(_NO_SUCH_FILE)
+    return isinstance(error, DownloadError) and isinstance(error.__cause__, NotFound)
 
 
 def found(
