@@ -52,12 +52,15 @@ class _Place:
 
 
 async def look(
-    session: Session, key: RunKey, *, retry: RetryPolicy | None = None
+    session: Session, key: RunKey, *, retry: RetryPolicy | None = None, known: Run | None = None
 ) -> tuple[Run, float | None]:
-    """The run as it is now, and its age in seconds by the service's clock (None if untold)."""
+    """The run as it is now, and its age in seconds by the service's clock (None if untold).
+
+    `known`: what was seen last; it comes back where nothing has changed.
+    """
     request = get_run(key.service, key.connection_id, key.run_id)
     response = await session.send(request, retry=retry, is_poll=retry is not None)
-    run = read_run(response, key.connection_id)
+    run = read_run(response, key.connection_id, known=known)
     if run.start_date_time is None:
         return run, None
     now = service_time(response.headers) or datetime.now(UTC)
@@ -140,12 +143,13 @@ class Following:
     async def _look(self, follower: "_Follower") -> float | None:
         """Look once: seconds until the next look, None when there is nothing more to see."""
         try:
-            run, age = await look(self._session, follower.key, retry=self._retry)
+            run, age = await look(
+                self._session, follower.key, retry=self._retry, known=follower.course.run
+            )
         except ExportError as error:
             return self._missed(follower, error)
         before = follower.course
-        known = before.run if run == before.run else run  # the same again is not kept twice
-        course = follower.course = before.seen(known, age=age, now=_clock())
+        course = follower.course = before.seen(run, age=age, now=_clock())
         _report(run, before, course)
         event("look", state=run.state.value, outcome=run.outcome.value)
         if course.is_over or course.brought_news:

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from io import BytesIO
-from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -35,8 +34,8 @@ class AiohttpTransport:
 
     Of a session of yours its connections, proxies' environment, tracing and headers are used; it is
     neither changed nor closed. Its cookies, `auth` and `Authorization` stay out, because they would
-    go to every host, the blob store too. `read_timeout` is the longest silence in seconds while an
-    answer is read; sending a large body is bounded by who asks for it.
+    go to every host, the blob store too. `read_timeout` is the longest silence in seconds while a
+    body is streamed; sending is bounded by who asks for it.
     """
 
     def __init__(
@@ -45,27 +44,34 @@ class AiohttpTransport:
         self._lender = http
         self._http: aiohttp.ClientSession | None = None
         self._closed = False
-        self._timeout = aiohttp.ClientTimeout(
+        self._streaming = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT, sock_read=read_timeout
         )
-        self._no_timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
+        self._sending = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
 
     async def send(self, request: Request, /) -> Response:
         """The answer with its whole body, which may have at most 16 MiB."""
-        async with self._answer(request) as answer:
-            body = await _whole(answer, request)
-            return Response(
-                status=answer.status,
-                headers=answer.headers,
-                body=body,
-                method=request.method,
-                url=request.url,
-            )
+        try:
+            async with self._open(request, self._sending) as answer:
+                body = await _whole(answer, request)
+                return Response(
+                    status=answer.status,
+                    headers=answer.headers,
+                    body=body,
+                    method=request.method,
+                    url=request.url,
+                )
+        except _FAILURES as exc:
+            raise _no_answer(request, exc) from None  # its text may hold a signed address
 
     @asynccontextmanager
     async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
         """The answer, its body to be read while the block lasts."""
-        async with self._answer(request) as answer:
+        try:
+            answer = await self._open(request, self._streaming).__aenter__()
+        except _FAILURES as exc:
+            raise _no_answer(request, exc) from None
+        async with answer:  # what the block itself raises is no failure of the network
             head = Response(
                 status=answer.status,
                 headers=answer.headers,
@@ -74,24 +80,14 @@ class AiohttpTransport:
             )
             yield BodyStream(head=head, chunks=_pieces(answer, request))
 
-    @asynccontextmanager
-    async def _answer(self, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
-        try:
-            async with self._open(request) as answer:
-                yield answer
-        except _FAILURES as exc:
-            raise _no_answer(request, exc) from None  # its text may hold a signed address
-
-    def _open(self, request: Request) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _open(
+        self, request: Request, timeout: aiohttp.ClientTimeout
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._closed:
             raise RuntimeError("the client was closed")
         if self._http is None:
             self._http = _client_session(self._lender)
-        body, timeout = request.body, self._timeout
-        options: dict[str, Any] = {"headers": request.headers, "data": body}
-        if body is not None and len(body) > _LARGE:  # no silence, although nothing comes meanwhile
-            options["data"] = BytesIO(body)
-            timeout = self._no_timeout
+        body = request.body
         return self._http.request(
             request.method,
             URL(request.url, encoded=True),  # signed addresses break when they are rewritten
@@ -99,7 +95,8 @@ class AiohttpTransport:
             raise_for_status=False,
             timeout=timeout,
             middlewares=(),
-            **options,
+            headers=request.headers,
+            data=BytesIO(body) if body is not None and len(body) > _LARGE else body,
         )
 
     async def close(self) -> None:
@@ -141,7 +138,7 @@ def _client_session(lender: aiohttp.ClientSession | None) -> aiohttp.ClientSessi
 async def _whole(answer: aiohttp.ClientResponse, request: Request) -> bytes:
     pieces: list[bytes] = []
     length = 0
-    async for piece in _pieces(answer, request):
+    while piece := await answer.content.readany():
         length += len(piece)
         if length > BODY_LIMIT:
             answer.close()

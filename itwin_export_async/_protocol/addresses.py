@@ -15,13 +15,15 @@ from itwin_export_async._errors import ProtocolError
 from itwin_export_async._protocol.http import Response
 from itwin_export_async._secrets import without_query
 
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")  # an id that is a path segment as it stands
 _WHOLE = re.compile(r"[^\s#\x00-\x1f\x7f]+")  # what a request line can hold to the letter
 _PORTS = {"https": 443, "http": 80}
 
 
 def segment(name: str, value: Any) -> str:
     """An id as one path segment. `name` is what the caller knows it by."""
-    return quote(checked_id(name, value), safe="")
+    checked = checked_id(name, value)
+    return checked if _PLAIN.fullmatch(checked) else quote(checked, safe="")
 
 
 def checked_id(name: str, value: Any) -> str:

@@ -7,10 +7,8 @@ the second, and one that cannot be read, or of year 1 (the service's "none"), is
 """
 
 import json
-import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 from types import GenericAlias, NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -26,9 +24,14 @@ from itwin_export_async._models import (
     OpenEnum,
     StorageConnection,
 )
+from itwin_export_async._protocol.dates import date_or_none
 from itwin_export_async._protocol.http import Response
 
-log = logging.getLogger(__name__)
+try:
+    import orjson
+except ImportError:  # the extra `speed` is not installed
+    orjson = None  # type: ignore[assignment]
+
 T = TypeVar("T")
 
 _SPELLINGS = {
@@ -61,24 +64,6 @@ def href(members: Mapping[str, Any], name: str) -> str | None:
     return address if isinstance(address, str) and address else None
 
 
-def moment(text: str) -> datetime | None:
-    """An aware UTC time, None for year 1 and for what cannot be read."""
-    try:
-        time = datetime.fromisoformat(text)
-        if time.tzinfo is not UTC:
-            time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        _report_date(text)
-        return None
-    return None if time.year == 1 else time
-
-
-@lru_cache(maxsize=256)  # the cache makes it once per value, and bounds what is remembered
-def _report_date(text: str) -> None:
-    if text:  # an empty one stands for "none"
-        log.warning("the service sent %r where a date belongs", text[:40])
-
-
 def _strict(kind: type[T], called: str) -> Callable[[Any, Any], T]:
     def structure(value: Any, _: Any) -> T:
         if type(value) is not kind:
@@ -92,10 +77,19 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) and len(value) < 40 else type(value).__name__
 
 
-def _enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
-    if type(value) is not str:
-        raise TypeError(f"expected a string, got {_shown(value)}")
-    return kind(value)
+def _structure_enum(
+    kind: type[OpenEnum], *, or_none: bool = False
+) -> Callable[[Any, Any], OpenEnum | None]:
+    members = {member.value: member for member in kind}
+
+    def structure(value: Any, _: Any) -> OpenEnum | None:
+        if type(value) is not str:
+            raise TypeError(f"expected a string, got {_shown(value)}")
+        if value == "" and or_none:
+            return None
+        return members.get(value) or kind(value)
+
+    return structure
 
 
 def _is_enum(kind: Any) -> bool:
@@ -110,20 +104,13 @@ def _optional_of(kind: Any) -> Any:
     return inner[0] if len(inner) == 1 else None
 
 
-def _optional_date(value: Any, _: Any) -> datetime | None:
-    if type(value) is str:
-        return moment(value)
-    _report_date(repr(value))
-    return None
-
-
 def _structure_optional(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
     """How to read `X | None`. None itself never comes: it is the same as missing."""
     inner = _optional_of(kind)
     if inner is datetime:
-        return _optional_date
+        return date_or_none
     if _is_enum(inner):  # an empty string stands for "none"
-        return lambda value, _: None if value == "" else _enum(value, inner)
+        return _structure_enum(inner, or_none=True)
     return converter.get_structure_hook(inner)
 
 
@@ -139,7 +126,9 @@ def _structure_class(converter: Converter, cls: type[Any]) -> Callable[[Any, Any
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not dict:
             raise TypeError(f"expected an object, got {_shown(value)}")
-        told = {name: v for name, v in value.items() if v is not None}
+        told = value
+        if link or None in value.values():
+            told = {name: v for name, v in value.items() if v is not None}
         if link:
             told.pop(member, None)
             if (address := href(value, link)) is not None:
@@ -154,11 +143,12 @@ def _structure_class(converter: Converter, cls: type[Any]) -> Callable[[Any, Any
 
 def _structure_list(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
     items: Any = GenericAlias(list, get_args(kind)[:1])
+    structure_items = converter.get_structure_hook(items)
 
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not list:
             raise TypeError(f"expected a list, got {_shown(value)}")
-        return tuple(converter.structure(value, items))
+        return tuple(structure_items(value, items))
 
     return structure
 
@@ -189,7 +179,7 @@ def _converter() -> Converter:
     ):
         converter.register_structure_hook(kind, _strict(kind, called))
     for enum in OpenEnum.__subclasses__():  # by name, or the hook of str would take them
-        converter.register_structure_hook(enum, _enum)
+        converter.register_structure_hook(enum, _structure_enum(enum))
     converter.register_structure_hook_factory(
         lambda t: _optional_of(t) is not None, lambda t: _structure_optional(converter, t)
     )
@@ -204,10 +194,19 @@ def _converter() -> Converter:
 _CONVERTER = _converter()
 
 
+def _loads(body: bytes) -> Any:
+    if orjson is not None:
+        try:
+            return orjson.loads(body)
+        except ValueError:  # it is stricter: what an answer may be must not hang on an extra
+            pass
+    return json.loads(body)
+
+
 def json_object(response: Response) -> dict[str, Any]:
     """The JSON object that is the answer's body, or a `ProtocolError`."""
     try:
-        value = json.loads(response.body)
+        value = _loads(response.body)
     except (ValueError, RecursionError) as exc:
         raise _broken(response, "the answer is not JSON", passing=True) from exc
     if type(value) is not dict:
@@ -215,15 +214,18 @@ def json_object(response: Response) -> dict[str, Any]:
     return value
 
 
-def decode(response: Response, member: str, cls: type[T]) -> T:
+def decode(response: Response, member: str, cls: type[T], *, known: T | None = None) -> T:
     """The model that stands under `member` of the answer, or a `ProtocolError` with the path.
 
-    Without a `member` the answer itself is the model.
+    Without a `member` the answer itself is the model. `known`: what was read last, None where
+    nothing was; that very model comes back when the service tells the same again.
     """
     answer = json_object(response)
     value = answer.get(member) if member else answer
     if value is None:
         raise _broken(response, "is missing", path=member)
+    if known is not None and getattr(known, "raw", None) == value:
+        return known
     return _structured(response, value, member, cls)
 
 

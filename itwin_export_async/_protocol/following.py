@@ -60,7 +60,7 @@ class Course:
 
     def seen(self, run: Run, *, age: float | None, now: float) -> "Course":
         """After a look that worked. `age` is the run's, by the service's clock, None if untold."""
-        news = bool(changes(self.run, run))
+        news = run is not self.run and bool(changes(self.run, run))
         return evolve(
             self,
             run=run,

@@ -51,6 +51,16 @@ class Request:
     def _by_method(self) -> bool:
         return self.method in _IDEMPOTENT
 
+    def sent_to(self, url: str, headers: Mapping[str, str]) -> "Request":
+        """The same request, for this address and with these headers."""
+        return Request(  # every poll comes by: `evolve` costs three times as much
+            method=self.method,
+            url=url,
+            headers=headers,
+            body=self.body,
+            repeatable=self.repeatable,
+        )
+
 
 @frozen(kw_only=True)
 class Response:

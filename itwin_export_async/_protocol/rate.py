@@ -137,8 +137,10 @@ class Windows:
 
 def remaining_calls(headers: Mapping[str, str]) -> int | None:
     """How many calls the service says are left in this minute, None where it does not say."""
-    told = headers.get(_REMAINING, "").strip()
-    return int(told) if re.fullmatch(r"[0-9]{1,9}", told) else None
+    told = headers.get(_REMAINING)
+    if told is None or not re.fullmatch(r"\s*[0-9]{1,9}\s*", told):
+        return None
+    return int(told)
 
 
 def place_in_line(now: float, *, is_poll: bool) -> float:

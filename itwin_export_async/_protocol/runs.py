@@ -157,11 +157,11 @@ def get_run(service: Service, connection_id: str, run_id: str) -> Request:
     return Request(method="GET", url=f"{path}/runs/{segment('run_id', run_id)}")
 
 
-def read_run(response: Response, connection_id: str) -> Run:
-    """The run as it is now."""
+def read_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:
+    """The run as it is now: `known`, what was seen last, where nothing has changed."""
     match response.status:
         case 200:
-            return _of(decode(_unsigned(response), "run", Run), connection_id)
+            return _of(decode(_unsigned(response), "run", Run, known=known), connection_id)
         case _:
             raise refusal(response)
 
@@ -186,10 +186,12 @@ def read_runs(response: Response, connection_id: str) -> Page[Run]:
 
 def _unsigned(response: Response) -> Response:
     """The answer without signatures, which a task's error may quote from a signed address."""
-    if b"sig=" not in response.body.lower():
+    if b"=" not in response.body or b"sig=" not in response.body.lower():
         return response
     return evolve(response, body=_SIGNATURE.sub(rb"\1***", response.body))
 
 
 def _of(run: Run, connection_id: str) -> Run:
-    return run if run.connection_id else evolve(run, connection_id=connection_id)
+    if not run.connection_id:
+        object.__setattr__(run, "connection_id", connection_id)  # nobody has seen it yet
+    return run
