@@ -90,9 +90,7 @@ class Download:
                     await part.add(piece)
                     await report(self.on_progress, part.done, part.total)
         except TransportError as error:
-            await part.flush()
             return None if part.done == part.total else error
-        await part.flush()
         if part.total is not None and part.done != part.total:
             return DownloadError(message=f"{part.done} of {part.total} bytes came")
         return None

@@ -2,8 +2,10 @@
 
 It gets its final name only when its digest is right, where one was told, and it is on the disk. One
 writer at a time: the file is locked where the system has locks, so that two downloads to one place
-cannot mix. Writing happens in threads, a large piece at a time, beside the reading; a thread that
-outlives its cancelled caller finds the file closed and does nothing.
+cannot mix. What comes is written at once while the disk is quick, because a moment's work is less
+than the way to a thread and back. After a write that was slow, and wherever a digest is due,
+threads do it, a large piece at a time, beside the reading. A thread that outlives its cancelled
+caller finds the file closed and does nothing.
 """
 
 import asyncio
@@ -14,7 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, TypeVar
+from time import perf_counter
+from typing import Any, BinaryIO
 
 from itwin_export_async._errors import DownloadError
 from itwin_export_async._protocol.storage import Content
@@ -24,20 +27,24 @@ try:
 except ImportError:  # pragma: no cover - Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-T = TypeVar("T")
-
 _PIECE = 4 * 1024 * 1024
+_PATIENCE = 0.01
 
 
 class PartFile:
-    """The growing file that shall become `path`. `done` and `total` are in bytes."""
+    """The growing file that shall become `path`. `done` and `total` are in bytes.
 
-    def __init__(self, path: Path) -> None:
+    `patience`: seconds from which a write is slow.
+    """
+
+    def __init__(self, path: Path, *, patience: float = _PATIENCE) -> None:
         self.done = 0
         self.total: int | None = None
         self.etag: str | None = None
         self._path = path
         self._place = path.with_name(path.name + ".part")
+        self._patience = patience
+        self._is_quick = True
         self._md5: bytes | None = None
         self._digest: Any = None  # of what was written, where the whole file's was told
         self._waiting: list[bytes] = []
@@ -48,17 +55,22 @@ class PartFile:
         self._lock = Lock()
 
     async def open(self) -> None:
-        """Make the file, or raise a `DownloadError` when another download writes it."""
+        """Make the file and its folder.
+
+        Raises a `DownloadError` when they cannot be made, or another download writes the file.
+        """
         await self._in_thread(self._open)
 
     async def begin(self, content: Content) -> None:
         """Take up a new answer, from the start again where it is the whole file."""
         if content.start == 0:
             if self.done:
-                self.done = 0
+                await self._written()
+                self._waiting, self._waiting_bytes, self.done = [], 0, 0
                 await self._in_thread(self._truncate)
             self._md5 = content.md5
             self._digest = hashlib.md5(usedforsecurity=False) if content.md5 else None
+            self._is_quick = self._digest is None
         self.total = content.total
         self.etag = content.etag
 
@@ -67,51 +79,52 @@ class PartFile:
         self._waiting.append(piece)
         self._waiting_bytes += len(piece)
         self.done += len(piece)
-        if self._waiting_bytes >= _PIECE:
+        if self._is_quick or self._waiting_bytes >= _PIECE:
             await self._written()
-            self._begin_to_write()
-
-    async def flush(self) -> None:
-        """Write what was taken."""
-        await self._written()
-        self._begin_to_write()
-        await self._written()
+            self._pass_on()
 
     async def finish(self) -> None:
         """Check the digest, and give the file its final name once it is on the disk."""
-        if self._digest is not None and self._digest.digest() != self._md5:
-            raise DownloadError(message="the file that came does not fit its MD5")
+        await self._written()
         await self._in_thread(self._commit)
 
     async def close(self) -> None:
         """Leave nothing half-done behind."""
         writing = self._writing
-        if writing is not None and not writing.cancel() and not writing.cancelled():
+        if writing is not None and not writing.cancel():
             writing.exception()  # another error is on its way: this one counts no more
-        await asyncio.shield(asyncio.to_thread(self._discard))
+        if not self._closed:
+            await asyncio.shield(asyncio.to_thread(self._discard))
 
-    def _begin_to_write(self) -> None:
-        """What was taken goes to the disk while more comes."""
+    def _pass_on(self) -> None:
+        """What was taken goes to the disk: at once, or while more comes."""
         pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if pieces:
-            self._writing = asyncio.create_task(self._in_thread(lambda: self._write(pieces)))
+        if not self._is_quick:
+            self._writing = self._begin_in_thread(lambda: self._write(pieces))
+            return
+        try:
+            self._write(pieces)
+        except OSError as exc:
+            raise _unwritable(exc) from exc
 
     async def _written(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
-            await writing
+            await _ended(writing)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T | None:
-        def locked() -> T | None:
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        await _ended(self._begin_in_thread(work))
+
+    def _begin_in_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
+        def locked() -> None:
             with self._lock:
-                return None if self._closed else work()
+                if not self._closed:
+                    work()
 
-        try:
-            return await asyncio.to_thread(locked)
-        except OSError as exc:
-            raise DownloadError(message=f"cannot be written: {exc.strerror}") from exc
+        return asyncio.get_running_loop().run_in_executor(None, locked)
 
     def _open(self) -> None:
+        make_folder(self._path.parent)
         while True:
             file = self._place.open("ab")
             if _is_locked(file):
@@ -130,13 +143,18 @@ class PartFile:
 
     def _write(self, pieces: list[bytes]) -> None:
         assert self._file is not None
-        data = b"".join(pieces)
+        began = perf_counter()
+        self._file.writelines(pieces)
+        self._is_quick = self._digest is None and perf_counter() - began < self._patience
         if self._digest is not None:
-            self._digest.update(data)
-        self._file.write(data)
+            for piece in pieces:
+                self._digest.update(piece)
 
     def _commit(self) -> None:
         assert self._file is not None
+        self._write(self._waiting)
+        if self._digest is not None and self._digest.digest() != self._md5:
+            raise DownloadError(message="the file that came does not fit its MD5")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._place.replace(self._path)
@@ -150,6 +168,33 @@ class PartFile:
                 with suppress(OSError):  # a full disk may refuse even what is thrown away
                     self._file.close()
             self._closed = True
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder where it is missing.
+
+    Raises a `DownloadError` that says why it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
+    except OSError as exc:
+        raise DownloadError(
+            message=f"the folder cannot be written: {exc.strerror}",
+            destination=str(folder),
+        ) from exc
+
+
+async def _ended(writing: asyncio.Future[None]) -> None:
+    try:
+        await writing
+    except OSError as exc:
+        raise _unwritable(exc) from exc
+
+
+def _unwritable(exc: OSError) -> DownloadError:
+    return DownloadError(message=f"cannot be written: {exc.strerror}")
 
 
 def _is_locked(file: BinaryIO) -> bool:

@@ -9,6 +9,7 @@ from itwin_export_async._downloads import Download
 from itwin_export_async._errors import DownloadError
 from itwin_export_async._models import StoredFile
 from itwin_export_async._paging import Listing
+from itwin_export_async._partfile import make_folder
 from itwin_export_async._progress import Progress
 from itwin_export_async._protocol.addresses import can_be_used
 from itwin_export_async._protocol.folders import (
@@ -113,7 +114,6 @@ class StorageClient:
         if is_folder(destination):
             stored = await self.get_file(file_id)
             path /= safe_name(stored.display_name, fallback=file_id)
-        await prepare_folder(path.parent)
 
         async def locate() -> str:
             return read_download(await self._session.send(download_file(file_id)))
@@ -142,7 +142,6 @@ class StorageClient:
         path = Path(destination)
         if is_folder(destination):
             path /= safe_name(unquote(urlsplit(sas_url).path), fallback="output")
-        await prepare_folder(path.parent)
 
         async def locate() -> str:
             return sas_url
@@ -156,27 +155,16 @@ class StorageClient:
 
 
 def _named(error: DownloadError, file_id: str, path: Path) -> DownloadError:
-    return DownloadError(message=error.message, file_id=file_id, destination=str(path))
+    place = error.destination or str(path)  # the folder, where that is the trouble
+    return DownloadError(message=error.message, file_id=file_id, destination=place)
 
 
 def is_folder(destination: str | os.PathLike[str]) -> bool:
     """Whether a destination means a folder: it is one, or ends with a separator."""
     text = os.fspath(destination)
-    return text.endswith(("/", os.sep)) or Path(destination).is_dir()
+    return text.endswith(("/", os.sep)) or os.path.isdir(text)
 
 
 async def prepare_folder(folder: Path) -> None:
     """Make the folder, or raise a `DownloadError` that says why it cannot be written."""
-
-    def prepare() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
-
-    try:
-        await asyncio.to_thread(prepare)
-    except OSError as exc:
-        raise DownloadError(
-            message=f"the folder cannot be written: {exc.strerror}",
-            destination=str(folder),
-        ) from exc
+    await asyncio.to_thread(make_folder, folder)

@@ -6,7 +6,7 @@ total timeout, and would keep cookies; here it may do none of that.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from io import BytesIO
 
 import aiohttp
@@ -24,6 +24,7 @@ __all__ = ["AiohttpTransport", "Transport"]
 
 BODY_LIMIT = 16 * 1024 * 1024
 _CONNECT = 15.0  # seconds for one attempt to connect
+_BUFFER = 256 * 1024  # bytes of a body that may wait to be read
 _LARGE = 64 * 1024  # bytes from which a body goes out in pieces
 _FAILURES = (aiohttp.ClientError, OSError, UnicodeError)
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, UnicodeError)
@@ -52,7 +53,7 @@ class AiohttpTransport:
     async def send(self, request: Request, /) -> Response:
         """The answer with its whole body, which may have at most 16 MiB."""
         try:
-            async with self._open(request, self._sending) as answer:
+            async with await self._opened(request, self._sending) as answer:
                 body = await _whole(answer, request)
                 return Response(
                     status=answer.status,
@@ -68,7 +69,7 @@ class AiohttpTransport:
     async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
         """The answer, its body to be read while the block lasts."""
         try:
-            answer = await self._open(request, self._streaming).__aenter__()
+            answer = await self._opened(request, self._streaming)
         except _FAILURES as exc:
             raise _no_answer(request, exc) from None
         async with answer:  # what the block itself raises is no failure of the network
@@ -80,15 +81,15 @@ class AiohttpTransport:
             )
             yield BodyStream(head=head, chunks=_pieces(answer, request))
 
-    def _open(
+    async def _opened(
         self, request: Request, timeout: aiohttp.ClientTimeout
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         if self._closed:
             raise RuntimeError("the client was closed")
         if self._http is None:
             self._http = _client_session(self._lender)
         body = request.body
-        return self._http.request(
+        return await self._http.request(
             request.method,
             URL(request.url, encoded=True),  # signed addresses break when they are rewritten
             allow_redirects=False,
@@ -121,6 +122,7 @@ def _client_session(lender: aiohttp.ClientSession | None) -> aiohttp.ClientSessi
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the session counts, not the pool
             cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_BUFFER,
         )
     headers = lender.headers.copy()
     for name in ("Authorization", "Cookie"):
@@ -129,6 +131,7 @@ def _client_session(lender: aiohttp.ClientSession | None) -> aiohttp.ClientSessi
         connector=lender.connector,
         connector_owner=False,
         cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=_BUFFER,
         headers=headers,
         trace_configs=lender.trace_configs,
         trust_env=lender.trust_env,

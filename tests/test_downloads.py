@@ -5,12 +5,15 @@ import base64
 import errno
 import hashlib
 import json
+import math
 import os
 import pickle
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from threading import Event
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -133,6 +136,7 @@ async def test_a_file_that_never_appears_is_named_with_all_that_was_tried(
     assert 30 <= asyncio.get_running_loop().time() - before < 40
     assert run.last is not None
     assert caught.value.file_id == run.last.output_file_ids[0]
+    assert isinstance(caught.value.__cause__, NotFound)
     assert not list(tmp_path.iterdir())
 
 
@@ -288,16 +292,153 @@ async def test_large_files_are_written_piece_by_piece(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_text() == large
 
 
-async def test_a_part_whose_writing_was_cancelled_too_leaves_nothing(tmp_path: Path) -> None:
-    """As when the loop ends and cancels all there is."""
-    part = partfile.PartFile(tmp_path / "a.ifc")
-    await part.open()
-    await part.begin(Content(start=0))
-    await part.add(b"x" * 5_000_000)
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
+MIB = 1024 * 1024
+AT_ONCE, IN_THREADS = math.inf, 0.0  # how much patience there is with the disk
+LARGE = os.urandom(10 * MIB)
+
+
+@asynccontextmanager
+async def part_of(
+    path: Path, content: Content, *, patience: float = AT_ONCE
+) -> AsyncIterator[partfile.PartFile]:
+    """A part that has taken up an answer."""
+    part = partfile.PartFile(path, patience=patience)
+    try:
+        await part.open()
+        await part.begin(content)
+        yield part
+    finally:
+        await part.close()
+
+
+async def add_all(part: partfile.PartFile, data: bytes) -> None:
+    for start in range(0, len(data), MIB):
+        await part.add(data[start : start + MIB])
+
+
+class Trips(ThreadPoolExecutor):
+    """Counts what it is given to do."""
+
+    count = 0
+
+    def submit(self, *args: Any, **named: Any) -> Any:
+        self.count += 1
+        return super().submit(*args, **named)
+
+
+@pytest.fixture
+async def trips() -> Trips:
+    """The loop's threads, of which there is one."""
+    trips = Trips(max_workers=1)
+    asyncio.get_running_loop().set_default_executor(trips)
+    return trips
+
+
+async def test_a_small_file_goes_to_a_thread_only_to_be_opened_and_finished(
+    tmp_path: Path, trips: Trips
+) -> None:
+    await fetch(tmp_path / "new" / "f", SIGNED, blob())
+    assert (tmp_path / "new" / "f").read_bytes() == FILE
+    assert trips.count == 2
+
+
+async def test_what_a_quick_disk_takes_is_not_held(tmp_path: Path, trips: Trips) -> None:
+    async with part_of(tmp_path / "f", Content(start=0)) as part:
+        await add_all(part, LARGE)
+        assert (tmp_path / "f.part").stat().st_size == len(LARGE)
+        assert trips.count == 1
+        await part.finish()
+    assert (tmp_path / "f").read_bytes() == LARGE
+
+
+async def test_a_slow_disk_is_left_to_threads(tmp_path: Path, trips: Trips) -> None:
+    async with part_of(tmp_path / "f", Content(start=0), patience=IN_THREADS) as part:
+        await add_all(part, LARGE)
+        assert trips.count == 1 + 2  # four pieces at a time, after the one that showed it
+        await part.finish()
+    assert (tmp_path / "f").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("flaw", [b"", b"!"])
+async def test_a_large_file_is_digested_in_threads(
+    tmp_path: Path, trips: Trips, flaw: bytes
+) -> None:
+    md5 = hashlib.md5(LARGE).digest()
+    async with part_of(tmp_path / "f", Content(start=0, md5=md5)) as part:
+        await add_all(part, LARGE + flaw)
+        assert trips.count == 1 + 2
+        with pytest.raises(DownloadError, match="MD5") if flaw else nullcontext():
+            await part.finish()
+    assert os.listdir(tmp_path) == ([] if flaw else ["f"])
+
+
+@pytest.mark.parametrize("patience", [AT_ONCE, IN_THREADS])
+async def test_a_part_that_starts_again_keeps_nothing_of_the_first_time(
+    tmp_path: Path, patience: float
+) -> None:
+    async with part_of(tmp_path / "f", Content(start=0), patience=patience) as part:
+        await add_all(part, os.urandom(6 * MIB))
+        await part.begin(Content(start=0))
+        await add_all(part, LARGE)
+        await part.finish()
+    assert (tmp_path / "f").read_bytes() == LARGE
+
+
+async def test_a_part_that_is_given_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+    async with part_of(tmp_path / "f", Content(start=0), patience=IN_THREADS) as part:
+        await add_all(part, LARGE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_a_disk_that_fills_up_in_a_thread_is_told_once(
+    tmp_path: Path, trips: Trips, ends_well: bool
+) -> None:
+    """And not at all when something else went wrong meanwhile."""
+    (tmp_path / "f.part").symlink_to("/dev/full")
+    with pytest.raises(DownloadError if ends_well else LookupError, match=r"No space left|else"):
+        async with part_of(tmp_path / "f", Content(start=0, md5=b"unknown")) as part:
+            await add_all(part, LARGE[: 4 * MIB])
+            await asyncio.to_thread(int)  # the one thread has written before
+            if not ends_well:
+                raise LookupError("else")
+            await part.finish()
+    assert not list(tmp_path.iterdir())
+
+
+class Late(ThreadPoolExecutor):
+    """Does what it is given first only when the second is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = Event()
+        self._second_is_done = Event()
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+        if self.has_begun.is_set():
+            future = super().submit(work, *args, **named)
+            future.add_done_callback(lambda _: self._second_is_done.set())
+            return future
+
+        def wait_and_work() -> Any:
+            self.has_begun.set()
+            self._second_is_done.wait()
+            return work(*args, **named)
+
+        return super().submit(wait_and_work)
+
+
+async def test_a_thread_that_comes_too_late_does_nothing(tmp_path: Path) -> None:
+    late = Late()
+    asyncio.get_running_loop().set_default_executor(late)
+    part = partfile.PartFile(tmp_path / "f")
+    opening = asyncio.create_task(part.open())
     await asyncio.sleep(0)
+    late.has_begun.wait()
+    opening.cancel()
     await part.close()
+    late.shutdown()
     assert not list(tmp_path.iterdir())
 
 
@@ -618,8 +759,9 @@ async def test_a_blob_that_is_not_there_yet_is_waited_for(
     with pytest.raises(DownloadError, match="refuses: 400"):
         await run.download(tmp_path)
     emulator.script("get_blob", *[NOT_THERE] * 30)
-    with pytest.raises(DownloadError, match="still no such blob 30 s after the end"):
+    with pytest.raises(DownloadError, match="still no such blob 30 s after the end") as caught:
         await run.download(tmp_path)
+    assert isinstance(caught.value.__cause__, NotFound)
 
 
 async def test_a_blob_address_must_be_safe(client: ExportClient, tmp_path: Path) -> None:

@@ -26,12 +26,14 @@ class Store:
     """Storage and its blob store behind one server, for one file in either direction.
 
     Each answer breaks off after `piece` bytes. `expires_after`: after how many uses an address is
-    refused. `changes_after`: after how many of them the file is another one.
+    refused. `changes_after`: after how many of them the file is another one. `mute`: how many
+    requests get no answer at all.
     """
 
     piece: int | None = None
     expires_after: int | None = None
     changes_after: int | None = None
+    mute: int = 0
     delay: float = 0.0
     addresses: int = 0
     ranges: list[str | None] = field(factory=list)
@@ -67,6 +69,11 @@ class Store:
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         assert request.raw_path.endswith(f"&{SIGNATURE}")
+        if len(self.ranges) < self.mute:
+            self.ranges.append(None)
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
         if self.uses == self.expires_after:
             return web.Response(status=403)
         self.uses += 1
@@ -114,6 +121,14 @@ async def test_a_download_cut_at_every_tenth_comes_to_the_same_bytes(tmp_path: P
     assert os.listdir(tmp_path) == ["a.ifc"]
 
 
+async def test_a_store_that_does_not_answer_is_asked_again(tmp_path: Path) -> None:
+    store = Store(mute=2)
+    async with client_of(store) as client:
+        path = await client.storage.download("f1", tmp_path / "a.ifc")
+    assert path.read_bytes() == CONTENT
+    assert store.addresses > 1  # an idle connection that breaks is no news: aiohttp asks again
+
+
 async def test_a_file_that_changes_meanwhile_is_not_mixed(tmp_path: Path) -> None:
     store = Store(piece=400_000, changes_after=1)
     async with client_of(store) as client:
@@ -129,6 +144,18 @@ async def test_a_signature_that_expires_halfway_is_asked_for_anew(tmp_path: Path
         path = await client.storage.download("f1", tmp_path / "a.ifc")
     assert path.read_bytes() == CONTENT
     assert len(store.ranges) == 4
+
+
+async def test_an_error_of_ones_own_is_not_taken_for_a_broken_connection(tmp_path: Path) -> None:
+    def tell(done: int, total: int | None) -> None:
+        raise BrokenPipeError
+
+    store = Store()
+    async with client_of(store) as client:
+        with pytest.raises(BrokenPipeError):
+            await client.storage.download("f1", tmp_path / "a.ifc", on_progress=tell)
+    assert len(store.ranges) == 1
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture
