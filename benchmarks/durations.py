@@ -1,7 +1,7 @@
 """How long runs take: distributions of many shapes, and the looks of who knows them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -69,16 +69,23 @@ class Load:
         rising = np.diff(self.gone, prepend=-1.0) > 0
         return np.array(np.interp(ranks, self.gone[rising], self.median * UNITS[rising]))
 
+    def density(self, ages: Floats) -> Floats:
+        """How likely it is to end just then, per second."""
+        slope = np.gradient(self.gone, UNITS)
+        return np.interp(ages / self.median, UNITS, slope, left=0.0, right=0.0) / self.median
+
     def ends(self) -> Floats:
         """Durations at even ranks, in order."""
         return self.at_ranks((np.arange(ENDS) + 0.5) / ENDS)
 
 
-def best_looks(load: Load, poll_cost: float) -> Floats:
-    """The looks of who knows the distribution."""
+def best_looks(load: Load, poll_cost: float, longest: float = math.inf) -> Floats:
+    """The looks of who knows the distribution, at most `longest` seconds apart."""
     ranks = load.at_ranks(np.linspace(0.0002, 0.9998, 1400))
     grid = np.union1d(ranks, _evenly(ranks[0] / 2, ranks[-1] * 2, poll_cost))
-    return _cheapest(grid, load.gone_by(grid), poll_cost)
+    if longest < grid[-1]:  # or hardly two points of the grid are just so far apart
+        grid = np.union1d(grid, np.arange(0.0, grid[-1], longest / FINE / 4))
+    return _cheapest(grid, load.gone_by(grid), poll_cost, longest)
 
 
 def best_shared_looks(loads: Mapping[Load, float], poll_cost: float) -> Floats:
@@ -88,19 +95,30 @@ def best_shared_looks(loads: Mapping[Load, float], poll_cost: float) -> Floats:
     return _cheapest(grid, gone, poll_cost)
 
 
+def likely(loads: Iterable[Load], seen: Floats) -> dict[Load, float]:
+    """How likely each of the loads is, all else being equal, once runs were seen to take so long.
+
+    Those that are hardly possible are left out.
+    """
+    logs = {load: float(np.log(np.maximum(load.density(seen), 1e-300)).sum()) for load in loads}
+    most = max(logs.values())
+    return {load: math.exp(log - most) for load, log in logs.items() if log > most - 10}
+
+
 def _evenly(first: float, last: float, poll_cost: float) -> Floats:
     """Ages from 0, in even ratios and, as looks at an unknown run, at squares."""
     squares = poll_cost * (np.arange(FINE * math.sqrt(last / poll_cost)) / FINE) ** 2
     return np.union1d(np.geomspace(first, last, 600), squares)
 
 
-def _cheapest(grid: Floats, gone: Floats, poll_cost: float) -> Floats:
+def _cheapest(grid: Floats, gone: Floats, poll_cost: float, longest: float = math.inf) -> Floats:
     """The looks on a grid that cost least: Bellman's recursion, not the package's own."""
     ended = np.concatenate([[0.0], np.cumsum(np.diff(gone) * (grid[1:] + grid[:-1]) / 2)])
     worth, following = np.zeros(len(grid)), np.zeros(len(grid), dtype=np.int64)
     fixed = grid * gone - ended  # the part of a look's lag that does not depend on the one before
     for i in range(len(grid) - 2, -1, -1):
         costs = fixed[i + 1 :] + worth[i + 1 :] - grid[i + 1 :] * gone[i]
+        costs[grid[i + 1 :] - grid[i] > longest] = math.inf
         following[i] = i + 1 + np.argmin(costs)
         worth[i] = poll_cost * (1 - gone[i]) + ended[i] + costs[following[i] - i - 1]
     looks, i = [], 0

@@ -1,85 +1,114 @@
-"""What a poll costs in CPU: `client.get_run` against a bare aiohttp GET and `json.loads`.
+"""What a poll costs in CPU: `client.get_run` with everything on, and what else can poll.
 
-Both ask the same server, in another process, for the same answer, in turns of a few hundred.
-
-    python -m benchmarks.poll
+All ask the same server, in another process, for the same run, by turns of some polls each.
 """
 
 import asyncio
-import json
-import multiprocessing
-import statistics
 import time
-from collections.abc import Awaitable, Callable
-from multiprocessing.connection import Connection
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
-import aiohttp
-from aiohttp import web
+from attrs import frozen
 
-from itwin_export_async import ExportClient
-
-ANSWER = Path(__file__).parents[1] / "tests/examples/export.get_run.200.json"
-TURNS, POLLS = 30, 200
-
-
-def serve(port: Connection) -> None:
-    """Answer every request with the sample run."""
-    body = ANSWER.read_bytes()
-
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json")
-
-    async def main() -> None:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port.send(runner.addresses[0][1])
-        await asyncio.Event().wait()
-
-    asyncio.run(main())
+from benchmarks.figure import Bar, Figure
+from benchmarks.peers import BARE, GET, OURS, Polls, all_peers
+from benchmarks.processes import child
+from benchmarks.report import Goal, Report, shown
+from benchmarks.runs_server import TASKS, tell_runs
+from benchmarks.turns import Samples, rounds
 
 
-async def cpu(poll: Callable[[], Awaitable[object]]) -> float:
-    """Microseconds of CPU for one poll."""
-    start = time.process_time()
-    for _ in range(POLLS):
-        await poll()
-    return (time.process_time() - start) / POLLS * 1e6
+@frozen(kw_only=True)
+class Effort:
+    """How many rounds there are, and the polls of a turn by how many tasks the run has."""
+
+    rounds: int
+    polls: Mapping[int, int]
 
 
-async def measure(url: str) -> None:
-    """Take turns, and print the medians and their ratio."""
-    path = f"{url}/export/connections/c1/runs/r1"
-    async with ExportClient("token", base_url=url) as client, aiohttp.ClientSession() as http:
-
-        async def bare() -> object:
-            async with http.get(path, headers={"Authorization": "Bearer token"}) as response:
-                return json.loads(await response.read())
-
-        async def ours() -> object:
-            return await client.get_run("c1", "r1")
-
-        turns = [(await cpu(bare), await cpu(ours)) for _ in range(TURNS + 1)][1:]
-    print(f"bare aiohttp and json.loads  {statistics.median(t[0] for t in turns):7.1f} us")
-    print(f"client.get_run               {statistics.median(t[1] for t in turns):7.1f} us")
-    print(f"ratio                        {statistics.median(t[1] / t[0] for t in turns):7.2f}")
+FULL = Effort(rounds=20, polls={1: 150, 1_000: 5})
+QUICK = Effort(rounds=3, polls={1: 40, 1_000: 2})
 
 
-def main() -> None:
-    """Start the server, measure, stop it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    server = context.Process(target=serve, args=(theirs,), daemon=True)
-    server.start()
-    try:
-        asyncio.run(measure(f"http://127.0.0.1:{ours.recv()}"))
-    finally:
-        server.terminate()
-        server.join()
+def run(effort: Effort) -> Report:
+    """Measure, beside a server."""
+    with child(tell_runs) as server:
+        samples = asyncio.run(_measured(server.recv(), effort))
+    names = tuple(next(iter(samples.values())).taken)
+    return Report(
+        name="poll",
+        title="CPU of a poll, in microseconds, and relative to aiohttp + json.loads",
+        head=("", *(word for tasks in effort.polls for word in (_size(tasks), "ratio"))),
+        rows=tuple((name, *_cells(name, samples.values())) for name in names),
+        bounds=(_bounds(samples),),
+        goals=tuple(_goal(tasks, samples[tasks]) for tasks in (1,)),
+        values={
+            f"{name}, {_size(tasks)}, us": one.typical(name)
+            for tasks, one in samples.items()
+            for name in names
+        },
+        figure=Figure(
+            title="CPU of a poll, relative to aiohttp + json.loads (red: goal)",
+            bars=tuple(_bar(name, tasks, samples[tasks]) for tasks in samples for name in names),
+            ticks=(0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8),
+        ),
+        caption="What a poll costs in CPU",
+    )
 
 
-if __name__ == "__main__":
-    main()
+async def _measured(base_url: str, effort: Effort) -> dict[int, Samples]:
+    """Microseconds of CPU for a poll, by tasks of the run."""
+    samples = {tasks: Samples() for tasks in effort.polls}
+    async with all_peers(base_url) as peers:
+        for tasks, polls in effort.polls.items():
+            for poll in peers.values():
+                await _cpu(poll, tasks, 8)  # connects, and warms up
+            for name in rounds(tuple(peers), effort.rounds):
+                samples[tasks].add(name, await _cpu(peers[name], tasks, polls))
+    return samples
+
+
+async def _cpu(polls: Polls, tasks: int, count: int) -> float:
+    """Microseconds of the whole process for one poll."""
+    began = time.process_time()
+    await polls(f"{TASKS}{tasks}", count)
+    return (time.process_time() - began) / count * 1e6
+
+
+def _size(tasks: int) -> str:
+    return f"{tasks:,} task{'s' if tasks > 1 else ''}"
+
+
+def _cells(name: str, samples: Iterable[Samples]) -> list[str]:
+    return [
+        word
+        for one in samples
+        for word in (shown(one.typical(name)), f"{one.ratio(name, BARE):.2f}")
+    ]
+
+
+def _bounds(samples: Mapping[int, Samples]) -> str:
+    parts = [
+        f"{shown(one.typical(GET))} of {shown(one.typical(BARE))} us with {_size(tasks)}"
+        for tasks, one in samples.items()
+    ]
+    return f"Nothing over aiohttp costs less than its GET alone: {', '.join(parts)}."
+
+
+def _goal(tasks: int, samples: Samples) -> Goal:
+    return Goal(
+        what=f"CPU of a poll of {_size(tasks)}",
+        limit=1.3,
+        measured=samples.ratio(OURS, BARE),
+        unit=" x aiohttp + json.loads",
+    )
+
+
+def _bar(name: str, tasks: int, samples: Samples) -> Bar:
+    ratio, ours = samples.ratio(name, BARE), name == OURS
+    return Bar(
+        name=f"{name}, {_size(tasks)}" if tasks > 1 else name,
+        value=ratio,
+        label=f"{ratio:.2f}",
+        goals=(1.3,) if ours and tasks == 1 else (),
+        is_ours=ours,
+    )

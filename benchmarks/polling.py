@@ -7,29 +7,44 @@ runs is drawn apart from what it is judged by. "Knows the table" is the one sequ
 costs least on average over all these distributions, found in the same way: without earlier runs no
 mean can be less. The waits of others are theirs as published: 1 to 20 seconds growing by 1.3
 (google-api-core), 1 to 10 seconds by one more each (databricks), 30 seconds (azure-core).
-
-    python -m benchmarks.polling [--quick]
 """
 
-import argparse
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from itertools import product
-from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-from attrs import asdict, astuple, frozen
+from attrs import astuple, frozen
 
-from benchmarks.durations import SHAPES, Floats, Load, best_looks, best_shared_looks
-from benchmarks.polling_figure import Bar, figure
+from benchmarks.durations import SHAPES, Load, best_looks
+from benchmarks.figure import Bar, Figure
+from benchmarks.judging import Score, Scores, average, judge, looks_of, seen_before
+from benchmarks.polling_bounds import (
+    having_seen,
+    knowing_the_table,
+    least_worst,
+    no_further_apart,
+)
+from benchmarks.report import Goal, Report
 from itwin_export_async import Exponential, FixedInterval, Inspection, PollSchedule, PollView
 
-RESULTS = Path(__file__).parent / "results"
+LONGEST = 900.0  # seconds between two looks by default
 MEDIANS = (20.0, 120.0, 420.0, 2400.0, 7200.0)
 POLL_COSTS = (1.0, 3.0, 10.0)
 GOALS = {0: (1.55, 2.1), 5: (1.10, 1.35), 50: (1.04, 1.15)}  # mean and worst by runs seen
-SEED = 1963
+
+
+@frozen(kw_only=True)
+class Effort:
+    """What runs there are, how many histories by runs seen, and how many for a bound of five."""
+
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    medians: tuple[float, ...]
+    histories: Mapping[int, int]
+    bound_histories: int
+
+
+FULL = Effort(medians=MEDIANS, histories={0: 1, 5: 30, 50: 8}, bound_histories=3)
+QUICK = Effort(medians=MEDIANS[:3:2], histories={0: 1, 5: 4, 50: 2}, bound_histories=1)
 
 
 class Linear:
@@ -38,43 +53,6 @@ class Linear:
     def next_wait(self, view: PollView) -> float:
         """Seconds until the next look."""
         return min(1.0 + view.looks, 10.0)
-
-
-def looks_of(schedule: PollSchedule, last: float, history: tuple[float, ...] = ()) -> Floats:
-    """The ages at which a run that takes `last` seconds is looked at."""
-    looks = [0.0]
-    while looks[-1] < last:
-        age = looks[-1]
-        seen = len(looks) - 1
-        view = PollView(age=age, looks=seen, state=None, since_change=age, history=history)
-        looks.append(age + schedule.next_wait(view))
-    return np.array(looks[1:])
-
-
-@frozen
-class Score:
-    """Polls and seconds of lag for a run, on average, and the lag that 95 % stay below."""
-
-    polls: float
-    lag: float
-    lag_p95: float
-
-    def cost(self, poll_cost: float) -> float:
-        """Seconds."""
-        return poll_cost * self.polls + self.lag
-
-
-def average(scores: Iterable[Score]) -> Score:
-    """Over histories, or loads."""
-    polls, lags, lags_p95 = zip(*map(astuple, scores), strict=True)
-    return Score(fmean(polls), fmean(lags), fmean(lags_p95))
-
-
-def judge(looks: Floats, ends: Floats) -> Score:
-    """What runs that take `ends` seconds cost when looked at then."""
-    seen_by = np.searchsorted(looks, np.minimum(ends, looks[-1]))
-    lag = np.maximum(looks[seen_by] - ends, 0.0)
-    return Score(float(seen_by.mean() + 1), float(lag.mean()), float(np.quantile(lag, 0.95)))
 
 
 @frozen
@@ -111,8 +89,7 @@ def score(contender: Contender, load: Load, poll_cost: float, histories: int) ->
     ends, schedule = load.ends(), contender.schedule(poll_cost)
     if not contender.runs:
         return judge(looks_of(schedule, ends[-1]), ends)
-    random = np.random.default_rng([SEED, int(load.median), *load.shape.encode()])
-    drawn = load.at_ranks(random.random((histories, contender.runs))).tolist()
+    drawn = seen_before(load, histories, contender.runs)
     return average(judge(looks_of(schedule, ends[-1], tuple(seen)), ends) for seen in drawn)
 
 
@@ -121,6 +98,7 @@ class Row:
     """A line of the table: the score at a poll cost of 3 s, and each cost over the optimum's."""
 
     name: str
+    runs: int  # seen before
     goal: tuple[float, float] | None
     typical: Score
     ratios: dict[str, float]
@@ -139,82 +117,121 @@ class Row:
 
     def bar(self) -> Bar:
         """Its line in the figure."""
-        color = "#2a6fb0" if self.goal else "#9ab"
-        return Bar(self.name, self.mean, self.ratios[self.worst], self.goal, color)
+        return Bar(
+            name=self.name,
+            value=self.mean,
+            worst=self.ratios[self.worst],
+            goals=self.goal or (),
+            is_ours=self.goal is not None,
+        )
 
-    def __str__(self) -> str:
-        costs = " ".join(f"{cost:6.2f}" for cost in self.by_poll_cost)
-        goal = "{:6.2f} {:5.2f}".format(*self.goal) if self.goal else ""
-        most = f"{self.ratios[self.worst]:6.2f}"
-        score = " ".join(f"{value:7.1f}" for value in astuple(self.typical))
-        return f"{self.name:28} {score}  {costs}  {self.mean:6.3f} {most} {goal:12}  {self.worst}"
+    def words(self) -> tuple[str, ...]:
+        """Its line in the table."""
+        return (
+            self.name,
+            *(f"{value:.1f}" for value in astuple(self.typical)),
+            *(f"{cost:.2f}" for cost in self.by_poll_cost),
+            f"{self.mean:.3f}",
+            f"{self.ratios[self.worst]:.2f}",
+            self.worst,
+        )
 
 
-HEAD = (
-    f"{'':28} {'polls':>7} {'lag s':>7} {'p95 s':>7}  {'cost at 1, 3, 10 s':>20}"
-    f"  {'mean':>6} {'worst':>6} {'goals':>12}  worst at"
-)
-Scores = dict[tuple[Load, float], Score]
+HEAD = ("", "polls", "lag s", "p95 s", "at 1 s", "at 3 s", "at 10 s", "mean", "worst", "worst at")
 
 
-def row(name: str, goal: tuple[float, float] | None, scores: Scores, best: Scores) -> Row:
+def row(
+    name: str,
+    scores: Scores,
+    best: Scores,
+    runs: int = 0,
+    goal: tuple[float, float] | None = None,
+) -> Row:
     """Sum up the scores of one contender."""
     ratios = {cell: scores[cell].cost(cell[1]) / best[cell].cost(cell[1]) for cell in best}
     return Row(
         name=name,
+        runs=runs,
         goal=goal,
         typical=average(one for (_, cost), one in scores.items() if cost == 3.0),
         ratios={f"{load.shape}, {load.median:g} s, {c:g} s": r for (load, c), r in ratios.items()},
         by_poll_cost=[fmean(r for (_, c), r in ratios.items() if c == cost) for cost in POLL_COSTS],
         by_shape={
             shape: fmean(r for (load, c), r in ratios.items() if load.shape == shape and c == 3.0)
-            for shape in SHAPES
+            for shape in dict.fromkeys(load.shape for load, _ in ratios)
         },
     )
 
 
-def knowing_the_table(best: Scores) -> Scores:
-    """The scores of the looks that cost least on average over all loads, relative to the best."""
-    scores: Scores = {}
-    for poll_cost in POLL_COSTS:
-        weights = {load: 1 / one.cost(c) for (load, c), one in best.items() if c == poll_cost}
-        looks = best_shared_looks(weights, poll_cost)
-        scores |= {(load, poll_cost): judge(looks, load.ends()) for load in weights}
-    return scores
-
-
-def by_shape(rows: list[Row]) -> str:
-    """A table of the costs at a poll cost of 3 s, averaged over medians."""
-    head = f"{'at 3 s, by shape':28} " + " ".join(f"{shape:>17}" for shape in SHAPES)
-    lines = [
-        f"{one.name:28} " + " ".join(f"{ratio:17.3f}" for ratio in one.by_shape.values())
-        for one in rows
-    ]
-    return "\n".join([head, *lines])
-
-
-def main() -> None:
-    """Judge all, print the table, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer loads and histories")
-    quick = parser.parse_args().quick
-    histories = {0: 1, 5: 4, 50: 2} if quick else {0: 1, 5: 60, 50: 15}
-    loads = [Load(shape, m) for shape in SHAPES for m in (MEDIANS[::2] if quick else MEDIANS)]
+def run(effort: Effort) -> Report:
+    """Judge all."""
+    loads = [Load(shape, median) for shape in effort.shapes for median in effort.medians]
     cells = list(product(loads, POLL_COSTS))
     best = {(load, c): judge(best_looks(load, c), load.ends()) for load, c in cells}
-    rows = [row("the optimum", None, best, best)]
-    rows.append(row("knows the table, 0 runs seen", None, knowing_the_table(best), best))
-    print(HEAD, *rows, sep="\n")
+    five = having_seen(best, 5, effort.bound_histories)
+    bounds = {
+        0: row("knows the table, 0 runs seen", knowing_the_table(best), best),
+        5: row("knows the table, 5 runs seen", five, best),
+        50: row("the optimum, 15 min apart", no_further_apart(best, LONGEST), best),
+    }
+    rows = [row("the optimum", best, best), *bounds.values()]
     for one in CONTENDERS:
-        scores = {(load, c): score(one, load, c, histories[one.runs]) for load, c in cells}
-        rows.append(row(one.name, one.goal, scores, best))
-        print(rows[-1], flush=True)
-    print("", by_shape(rows[1 : 2 + len(GOALS)]), sep="\n")
-    if not quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "polling.json").write_text(json.dumps([asdict(one) for one in rows], indent=1))
-        (RESULTS / "polling.svg").write_text(figure(one.bar() for one in rows[1:]))
+        scores = {(load, c): score(one, load, c, effort.histories[one.runs]) for load, c in cells}
+        rows.append(row(one.name, scores, best, one.runs, one.goal))
+    return _report(rows, bounds, max(least_worst(best, cost) for cost in POLL_COSTS))
 
 
-if __name__ == "__main__":
-    main()
+def _report(rows: list[Row], bounds: Mapping[int, Row], worst: float) -> Report:
+    apart = bounds[50]
+    possible = {
+        0: (bounds[0].mean, worst),
+        5: (bounds[5].mean, None),
+        50: (apart.mean, apart.ratios[apart.worst]),
+    }
+    return Report(
+        name="polling",
+        title="What noticing the end costs: polls and lag, relative to the optimum",
+        head=HEAD,
+        rows=tuple(one.words() for one in rows),
+        bounds=(
+            "The optimum knows the distribution. Who knows all of them, but not which one it is, "
+            f"has a mean of {bounds[0].mean:.3f} with no run seen and {bounds[5].mean:.3f} with 5: "
+            "no schedule can have less.",
+            f"Without a run seen, any looks cost {worst:.3f} times the optimum somewhere.",
+            "Who looks every 15 minutes at least, as ours does by default, cannot be better than "
+            f"{apart.mean:.3f} on average and {apart.ratios[apart.worst]:.3f} at worst.",
+        ),
+        goals=tuple(
+            Goal(
+                what=f"cost of polls and lag, {one.runs} runs seen, {what}",
+                limit=limit,
+                measured=measured,
+                unit=" x the optimum",
+                possible=least,
+            )
+            for one in rows
+            if one.goal is not None
+            for what, limit, measured, least in zip(
+                ("mean", "worst"),
+                one.goal,
+                (one.mean, one.ratios[one.worst]),
+                possible[one.runs],
+                strict=True,
+            )
+        ),
+        values={
+            f"{one.name}, {what}": value
+            for one in rows
+            for what, value in (
+                ("mean", one.mean),
+                *one.ratios.items(),
+                *((f"{shape}, at 3 s", ratio) for shape, ratio in one.by_shape.items()),
+            )
+        },
+        figure=Figure(
+            title="Polls and lag, relative to the optimum (bar: mean, line: worst, red: goals)",
+            bars=tuple(one.bar() for one in rows[1:]),
+            ticks=(1, 1.5, 2, 3, 4, 6, 8, 12, 16),
+        ),
+        caption="What noticing the end costs",
+    )

@@ -1,57 +1,170 @@
 """What a download costs: ours against a bare aiohttp download to a file, and memory for 2 GiB.
 
-Both fetch from the emulator in another process, by turns. Ours checks the length, writes beside the
+All fetch from the emulator in another process, by turns. Ours checks the length, writes beside the
 final name, brings the file to the disk (fsync) and renames it; the bare one writes what comes, and
-leaves it to the system when that reaches the disk, unless told otherwise. So the ratio to the bare
-one with fsync tells what the library costs, and the other one what a slow disk costs.
-
-    python -m benchmarks.transfer [FOLDER]
+leaves it to the system when that reaches the disk, unless told otherwise. In a folder in memory the
+ratio tells what the library costs; on the disk, with fsync or without, what a slow disk costs.
 """
 
 import asyncio
-import multiprocessing
 import os
 import resource
-import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
+from attrs import frozen
 from yarl import URL
 
+from benchmarks.figure import Bar, Figure
+from benchmarks.processes import child
+from benchmarks.report import Goal, Report, shown
+from benchmarks.turns import Samples, rounds
 from itwin_export_async import ExportClient, RateLimit
 from itwin_export_async.emulator import Emulator, SparseContent
 
 MIB = 1024 * 1024
-SIZES = (1 * MIB, 64 * MIB, 512 * MIB)
-LARGE = 2048 * MIB
-ROUNDS = 7
+IN_MEMORY = Path("/dev/shm")
+OURS, BARE, SYNCED = "storage.download", "bare aiohttp", "bare aiohttp, fsync"
+DAY = 86400.0
 
 Fetch = Callable[[str, Path], Awaitable[None]]
 
 
-def serve(ours: Connection) -> None:
-    """Serve files of each size; say where, the token and the ids."""
+@frozen(kw_only=True)
+class Effort:
+    """The sizes in MiB, how many rounds there are for each, and the size that memory is for."""
+
+    in_memory: tuple[int, ...]
+    on_disk: tuple[int, ...]
+    rounds: int
+    large: int
+
+
+FULL = Effort(in_memory=(1, 64, 512), on_disk=(64,), rounds=7, large=2048)
+QUICK = Effort(in_memory=(1, 64), on_disk=(1,), rounds=3, large=256)
+
+
+@frozen(kw_only=True)
+class Source:
+    """Where the files are, by their sizes in MiB."""
+
+    base_url: str
+    token: str
+    file_ids: dict[int, str]
+
+
+def run(effort: Effort) -> Report:
+    """Fetch everything, beside a server."""
+    sizes = {*effort.in_memory, *effort.on_disk, effort.large}
+    samples: dict[tuple[str, int], Samples] = {}
+    with child(tell_files, sizes) as server:
+        source: Source = server.recv()
+        with _folder(in_memory=True) as folder:
+            with child(tell_peak, source, effort.large, folder) as fetcher:
+                before, peak = fetcher.recv()
+            for size in effort.in_memory:
+                samples["memory", size] = asyncio.run(_compared(source, size, folder, effort))
+        with _folder(in_memory=False) as folder:
+            for size in effort.on_disk:
+                samples["disk", size] = asyncio.run(_compared(source, size, folder, effort))
+    return _report(effort, samples, before, peak)
+
+
+@contextmanager
+def _folder(*, in_memory: bool) -> Iterator[Path]:
+    """A folder for files, in memory where the system has such a place."""
+    place = IN_MEMORY if in_memory and IN_MEMORY.is_dir() else None
+    with TemporaryDirectory(dir=place) as name:
+        yield Path(name)
+
+
+def tell_files(ours: Connection, sizes: set[int]) -> None:
+    """Serve a file of each size until ended."""
 
     async def main() -> None:
         emulator = Emulator()
-        emulator.download_lifetime = 24 * 3600.0
-        ids = {size: emulator.add_file(f"{size}.ifc", SparseContent(size)) for size in SIZES}
-        ids[LARGE] = emulator.add_file("large.ifc", SparseContent(LARGE))
+        emulator.download_lifetime = DAY
+        file_ids = {
+            size: emulator.add_file(f"{size}.ifc", SparseContent(size * MIB)) for size in sizes
+        }
         async with emulator.serve() as served:
-            ours.send((served.base_url, emulator.token(lifetime=24 * 3600.0), ids))
+            token = emulator.token(lifetime=DAY)
+            ours.send(Source(base_url=served.base_url, token=token, file_ids=file_ids))
             await asyncio.Event().wait()
 
     asyncio.run(main())
 
 
-async def timed(fetch: Fetch, file_id: str, path: Path) -> float:
-    """Seconds that a fetch takes; what it brought is taken away again."""
+def tell_peak(ours: Connection, source: Source, size: int, folder: Path) -> None:
+    """Fetch a file; say the most memory this process had before and after it, in MiB."""
+
+    async def main() -> None:
+        file_id = source.file_ids[size]
+        async with ExportClient(source.token, base_url=source.base_url) as client:
+            await client.storage.get_file(file_id)
+            before = _peak()
+            path = await client.storage.download(file_id, folder / "large.ifc")
+        assert path.stat().st_size == size * MIB
+        path.unlink()
+        ours.send((before, _peak()))
+
+    asyncio.run(main())
+
+
+def _peak() -> float:
+    """The most memory that this process has ever had, in MiB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # on Linux the other figure begins with the memory of the process that started this one
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+async def _compared(source: Source, size: int, folder: Path, effort: Effort) -> Samples:
+    """MiB a second of each way to fetch a file of this size."""
+    samples = Samples()
+    async with (
+        ExportClient(source.token, base_url=source.base_url, rate_limit=RateLimit()) as client,
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def ours(file_id: str, path: Path) -> None:
+            await client.storage.download(file_id, path)
+
+        bare = partial(_bare, http, source)
+        ways: dict[str, Fetch] = {OURS: ours, BARE: bare, SYNCED: partial(bare, sync=True)}
+        for fetch in ways.values():
+            await _seconds(fetch, source.file_ids[size], folder / "warm.ifc")
+        for name in rounds(tuple(ways), effort.rounds):
+            took = await _seconds(ways[name], source.file_ids[size], folder / "file.ifc")
+            samples.add(name, size / took)
+    return samples
+
+
+async def _bare(
+    http: aiohttp.ClientSession, source: Source, file_id: str, path: Path, *, sync: bool = False
+) -> None:
+    headers = {"Authorization": f"Bearer {source.token}", "Accept": "*/*"}
+    address = f"{source.base_url}/storage/files/{file_id}/download"
+    async with http.get(address, headers=headers, allow_redirects=False) as answer:
+        blob = URL(answer.headers["Location"], encoded=True)
+    with path.open("wb") as file:
+        async with http.get(blob) as answer:
+            async for piece in answer.content.iter_chunked(MIB):
+                file.write(piece)
+        if sync:
+            await asyncio.to_thread(os.fsync, file.fileno())
+
+
+async def _seconds(fetch: Fetch, file_id: str, path: Path) -> float:
+    """What a fetch takes; what it brought is taken away again."""
     began = time.perf_counter()
     await fetch(file_id, path)
     seconds = time.perf_counter() - began
@@ -59,73 +172,66 @@ async def timed(fetch: Fetch, file_id: str, path: Path) -> float:
     return seconds
 
 
-async def compare(base_url: str, token: str, ids: dict[int, str], folder: Path) -> None:
-    """Print a line for each size: medians, and the medians of the ratios of neighbours."""
-    headers = {"Authorization": f"Bearer {token}", "Accept": "*/*"}
-    async with (
-        ExportClient(token, base_url=base_url, rate_limit=RateLimit()) as client,
-        aiohttp.ClientSession() as bare,
-    ):
+def _report(
+    effort: Effort, samples: dict[tuple[str, int], Samples], before: float, peak: float
+) -> Report:
+    largest = max(effort.in_memory)
+    return Report(
+        name="transfer",
+        title="Downloads, in MiB a second, and relative to a bare one",
+        head=("to", "MiB", "ours", "bare", "bare, fsync", "ours / bare", "ours / bare, fsync"),
+        rows=tuple(_row(place, size, one) for (place, size), one in samples.items()),
+        bounds=(
+            "No download over aiohttp is faster than the bare one into memory.",
+            f"{effort.large:,} MiB: peak memory {peak:.0f} MiB, {before:.0f} MiB before.",
+        ),
+        goals=(
+            Goal(
+                what=f"speed of a download of {largest} MiB",
+                limit=0.9,
+                measured=samples["memory", largest].ratio(OURS, BARE),
+                unit=" x bare aiohttp",
+                at_least=True,
+            ),
+            Goal(
+                what=f"memory for {effort.large:,} MiB",
+                limit=32,
+                measured=peak - before,
+                unit=" MiB",
+            ),
+        ),
+        values={
+            f"{name}, to {place}, {size} MiB, MiB/s": one.typical(name)
+            for (place, size), one in samples.items()
+            for name in one.taken
+        },
+        figure=Figure(
+            title="Speed of a download, relative to bare aiohttp without fsync (red: goal)",
+            bars=tuple(_bars(samples, largest)),
+            ticks=(0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25),
+        ),
+        caption="How fast a file comes down",
+    )
 
-        async def ours(file_id: str, path: Path) -> None:
-            await client.storage.download(file_id, path)
 
-        async def theirs(file_id: str, path: Path, *, sync: bool = False) -> None:
-            address = f"{base_url}/storage/files/{file_id}/download"
-            async with bare.get(address, headers=headers, allow_redirects=False) as answer:
-                blob = URL(answer.headers["Location"], encoded=True)
-            with path.open("wb") as file:
-                async with bare.get(blob) as answer:
-                    async for piece in answer.content.iter_chunked(MIB):
-                        file.write(piece)
-                if sync:
-                    await asyncio.to_thread(os.fsync, file.fileno())
+def _row(place: str, size: int, samples: Samples) -> tuple[str, ...]:
+    return (
+        place,
+        str(size),
+        *(shown(samples.typical(name)) for name in (OURS, BARE, SYNCED)),
+        *(f"{samples.ratio(OURS, name):.2f}" for name in (BARE, SYNCED)),
+    )
 
-        contenders: list[Fetch] = [ours, theirs, partial(theirs, sync=True)]
-        print("   MiB       MiB/s: ours   bare   bare, fsync     ours / bare   / bare, fsync")
-        for size in SIZES:
-            path = folder / "file.ifc"
-            rounds = [
-                [await timed(fetch, ids[size], path) for fetch in contenders] for _ in range(ROUNDS)
-            ]
-            speeds = [size / MIB / statistics.median(times) for times in zip(*rounds, strict=True)]
-            ratios = [statistics.median(times[n] / times[0] for times in rounds) for n in (1, 2)]
-            print(
-                f"{size / MIB:6.0f} {speeds[0]:17.0f} {speeds[1]:6.0f} {speeds[2]:13.0f}"
-                f" {ratios[0]:15.2f} {ratios[1]:15.2f}",
-                flush=True,
+
+def _bars(samples: dict[tuple[str, int], Samples], largest: int) -> Iterator[Bar]:
+    for (place, size), one in samples.items():
+        for name in (OURS, SYNCED):
+            ratio = one.ratio(name, BARE)
+            has_goal = (place, size, name) == ("memory", largest, OURS)
+            yield Bar(
+                name=f"{name}, {size} MiB to {place}",
+                value=ratio,
+                label=f"{ratio:.2f}",
+                goals=(0.9,) if has_goal else (),
+                is_ours=name == OURS,
             )
-
-
-async def large(base_url: str, token: str, file_id: str, folder: Path) -> None:
-    """Fetch the large file once, and print the most memory that this process has ever had."""
-    before = _peak()
-    async with ExportClient(token, base_url=base_url) as client:
-        path = await client.storage.download(file_id, folder / "large.ifc")
-    size = path.stat().st_size
-    path.unlink()
-    print(f"{size / MIB:.0f} MiB: peak memory {_peak():.0f} MiB, {before:.0f} before")
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def main() -> None:
-    """Start the server, measure, stop it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    server = context.Process(target=serve, args=(theirs,), daemon=True)
-    server.start()
-    base_url, token, ids = ours.recv()
-    try:
-        with tempfile.TemporaryDirectory(dir=next(iter(sys.argv[1:]), None)) as name:
-            asyncio.run(large(base_url, token, ids[LARGE], Path(name)))
-            asyncio.run(compare(base_url, token, ids, Path(name)))
-    finally:
-        server.terminate()
-        server.join()
-
-
-if __name__ == "__main__":
-    main()

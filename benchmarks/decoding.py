@@ -1,0 +1,137 @@
+"""What it costs to decode the answer to a poll, small and large, with orjson and without it.
+
+The work is done in two processes of their own by turns, in one of which orjson cannot be imported.
+This module imports nothing of the library itself, so that they can.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from attrs import frozen
+
+from benchmarks.figure import Bar, Figure
+from benchmarks.processes import child
+from benchmarks.report import Report, shown
+from benchmarks.runs_server import run_with
+from benchmarks.turns import Samples, rounds
+
+BARE, OURS = "json.loads", "ours, to a Run"
+
+Decoder = Callable[[bytes], Any]
+
+
+@frozen(kw_only=True)
+class Effort:
+    """How many tasks the runs have, how many rounds there are, and the tasks of a turn."""
+
+    tasks: tuple[int, ...]
+    rounds: int
+    turn: int
+
+
+FULL = Effort(tasks=(1, 100, 1_000, 10_000), rounds=12, turn=2_000)
+QUICK = Effort(tasks=(1, 1_000), rounds=3, turn=1_000)
+
+
+def run(effort: Effort) -> Report:
+    """Decode everything in both processes by turns."""
+    samples = {tasks: Samples() for tasks in effort.tasks}
+    with child(tell_times, True) as fast, child(tell_times, False) as plain:
+        workers = {name: worker for worker in (fast, plain) for name in worker.recv()}
+        for tasks in effort.tasks:
+            times = max(1, effort.turn // tasks)
+            for name in rounds(tuple(workers), effort.rounds):
+                workers[name].send((name, tasks, times))
+                samples[tasks].add(name, workers[name].recv())
+    return _report(samples)
+
+
+def tell_times(ours: Connection, has_orjson: bool) -> None:
+    """Say which decoders there are, and then what those asked for take, until ended."""
+    decoders = dict(_with_orjson() if has_orjson else _without())
+    ours.send(tuple(decoders))
+    for decoder in decoders.values():
+        decoder(run_with(1))
+    while True:
+        name, tasks, times = ours.recv()
+        ours.send(_microseconds(decoders[name], run_with(tasks), times))
+
+
+def _microseconds(decode: Decoder, body: bytes, times: int) -> float:
+    """CPU for decoding it once."""
+    began = time.process_time()
+    for _ in range(times):
+        decode(body)
+    return (time.process_time() - began) / times * 1e6
+
+
+def _with_orjson() -> Iterator[tuple[str, Decoder]]:
+    ours = _ours()
+    is_used = "orjson" in sys.modules  # so far nothing else would have imported it
+
+    import orjson
+
+    from benchmarks.models import RunAnswer
+
+    yield "orjson.loads", orjson.loads
+    yield f"{OURS}, orjson" if is_used else f"{OURS}, orjson not used", ours
+    yield "pydantic", RunAnswer.model_validate_json
+
+
+def _without() -> Iterator[tuple[str, Decoder]]:
+    import json
+
+    sys.modules["orjson"] = None  # type: ignore[assignment]  # importing it fails from now on
+    yield BARE, json.loads
+    yield OURS, _ours()
+
+
+def _ours() -> Decoder:
+    from itwin_export_async import Response
+    from itwin_export_async._protocol.runs import read_run
+
+    return lambda body: read_run(Response(status=200, body=body), "c1")
+
+
+def _report(samples: Mapping[int, Samples]) -> Report:
+    names = tuple(next(iter(samples.values())).taken)
+    most = max(samples)
+    return Report(
+        name="decoding",
+        title="CPU of decoding an answer, in microseconds, and relative to json.loads",
+        head=("", *(word for tasks in samples for word in (f"tasks: {tasks:,}", "ratio"))),
+        rows=tuple(
+            (
+                name,
+                *(
+                    word
+                    for one in samples.values()
+                    for word in (shown(one.typical(name)), f"{one.ratio(name, BARE):.2f}")
+                ),
+            )
+            for name in names
+        ),
+        bounds=("Values checked and made cannot cost less than the JSON read into dictionaries.",),
+        values={
+            f"{name}, {tasks:,} tasks, us": one.typical(name)
+            for tasks, one in samples.items()
+            for name in names
+        },
+        figure=Figure(
+            title=f"CPU of decoding {most:,} tasks, relative to json.loads",
+            bars=tuple(
+                Bar(
+                    name=name,
+                    value=samples[most].ratio(name, BARE),
+                    label=f"{samples[most].ratio(name, BARE):.2f}",
+                    is_ours=name.startswith(OURS),
+                )
+                for name in names
+            ),
+            ticks=(0.25, 0.5, 1, 2, 4, 8),
+        ),
+        caption="What a large answer costs to decode",
+    )
