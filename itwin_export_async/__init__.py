@@ -8,148 +8,24 @@ async with ExportClient(ClientCredentials.from_env()) as client:
 """
 
 import logging
+from typing import TYPE_CHECKING
 
-from itwin_export_async._auth import ClientCredentials, RefreshTokenCredentials, TokenProvider
-from itwin_export_async._client import ExportClient
-from itwin_export_async._errors import (
-    AuthenticationFailed,
-    AuthorizationRequired,
-    Conflict,
-    DownloadError,
-    ErrorDetail,
-    ExportError,
-    InvalidRequest,
-    LedgerError,
-    NotFound,
-    PermissionDenied,
-    ProtocolError,
-    RateLimited,
-    RequestTimeout,
-    ResponseError,
-    RunError,
-    RunFailed,
-    RunPartlyFailed,
-    RunTimeout,
-    RunUnreachable,
-    ServiceUnavailable,
-    TokenError,
-    TransportError,
-    UploadError,
-)
-from itwin_export_async._models import (
-    AuthenticationType,
-    AuthorizationInformation,
-    Connection,
-    ConnectorType,
-    ExecutionResult,
-    ExecutionState,
-    ExportOptions,
-    ExportOutcome,
-    ExportRequest,
-    ExportType,
-    IfcVersion,
-    InputOptions,
-    Job,
-    OutputLocation,
-    OutputOptions,
-    Run,
-    RunFault,
-    RunOrigin,
-    RunUpdate,
-    SourceFile,
-    StateChange,
-    StorageConnection,
-    StoredFile,
-    Task,
-    TaskError,
-)
-from itwin_export_async._paging import Listing
-from itwin_export_async._protocol.http import Request, Response, Transport
-from itwin_export_async._protocol.identity import AccessToken
-from itwin_export_async._protocol.rate import RateLimit, Spent
-from itwin_export_async._protocol.retry import RetryPolicy
-from itwin_export_async._protocol.schedule import (
-    Exponential,
-    FixedInterval,
-    Inspection,
-    PollSchedule,
-    PollView,
-)
-from itwin_export_async._runs import RunHandle
-from itwin_export_async._session import Session
-from itwin_export_async._storage import StorageClient
-from itwin_export_async._synchronization import SynchronizationClient
+if TYPE_CHECKING:
+    from itwin_export_async._api import *  # noqa: F403
+    from itwin_export_async._api import __all__ as __all__
+else:
 
-__all__ = [
-    "AccessToken",
-    "AuthenticationFailed",
-    "AuthenticationType",
-    "AuthorizationInformation",
-    "AuthorizationRequired",
-    "ClientCredentials",
-    "Conflict",
-    "Connection",
-    "ConnectorType",
-    "DownloadError",
-    "ErrorDetail",
-    "ExecutionResult",
-    "ExecutionState",
-    "Exponential",
-    "ExportClient",
-    "ExportError",
-    "ExportOptions",
-    "ExportOutcome",
-    "ExportRequest",
-    "ExportType",
-    "FixedInterval",
-    "IfcVersion",
-    "InputOptions",
-    "Inspection",
-    "InvalidRequest",
-    "Job",
-    "LedgerError",
-    "Listing",
-    "NotFound",
-    "OutputLocation",
-    "OutputOptions",
-    "PermissionDenied",
-    "PollSchedule",
-    "PollView",
-    "ProtocolError",
-    "RateLimit",
-    "RateLimited",
-    "RefreshTokenCredentials",
-    "Request",
-    "RequestTimeout",
-    "Response",
-    "ResponseError",
-    "RetryPolicy",
-    "Run",
-    "RunError",
-    "RunFailed",
-    "RunFault",
-    "RunHandle",
-    "RunOrigin",
-    "RunPartlyFailed",
-    "RunTimeout",
-    "RunUnreachable",
-    "RunUpdate",
-    "ServiceUnavailable",
-    "Session",
-    "SourceFile",
-    "Spent",
-    "StateChange",
-    "StorageClient",
-    "StorageConnection",
-    "StoredFile",
-    "SynchronizationClient",
-    "Task",
-    "TaskError",
-    "TokenError",
-    "TokenProvider",
-    "Transport",
-    "TransportError",
-    "UploadError",
-]
+    def __getattr__(name: str) -> object:
+        """The client is loaded when it is first used: who tests with the emulator has no need."""
+        if name == "__all__" or not name.startswith("_"):
+            from itwin_export_async import _api
+
+            if name == "__all__" or name in _api.__all__:
+                return getattr(_api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})
+
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless asked to speak
