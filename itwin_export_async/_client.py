@@ -13,6 +13,7 @@ from itwin_export_async._connections import connections_of, find_or_create
 from itwin_export_async._consent import Consent
 from itwin_export_async._exporting import Export, Terms, kind_of
 from itwin_export_async._following import Following
+from itwin_export_async._gate import AnyLimit
 from itwin_export_async._models import (
     AuthenticationType,
     AuthorizationInformation,
@@ -26,7 +27,6 @@ from itwin_export_async._models import (
 from itwin_export_async._outputs import Outputs
 from itwin_export_async._paging import Listing, runs_of
 from itwin_export_async._protocol import connections, runs
-from itwin_export_async._protocol.rate import RateLimit
 from itwin_export_async._protocol.resuming import read_token
 from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.runs import Service
@@ -61,7 +61,7 @@ class ExportClient:
         *,
         session: Session | None = None,
         base_url: str | None = None,
-        rate_limit: RateLimit | None = None,
+        rate_limit: AnyLimit | None = None,
         retry: RetryPolicy | None = None,
         schedule: PollSchedule | None = None,
         request_timeout: float | None = None,

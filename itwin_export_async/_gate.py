@@ -8,19 +8,31 @@ import asyncio
 import logging
 from heapq import heappop, heappush
 from itertools import count
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from itwin_export_async._protocol.rate import RateLimit, Windows, place_in_line
 
 log = logging.getLogger(__name__)
 
 
+class Places(Protocol):
+    """What there is room for, as `Windows` tells it."""
+
+    def free_at(self, now: float) -> float | None: ...
+    def begin(self) -> None: ...
+    def end(self, now: float, *, counted: bool = True) -> None: ...
+    def tell_room(self, room: int, now: float) -> None: ...
+    def rate(self, now: float) -> float: ...
+    def room(self, now: float) -> int | None: ...
+
+
 class Gate:
     """Lets requests through, in their order, as soon as the rate limit and the service allow."""
 
-    def __init__(self, limit: RateLimit, at_once: int) -> None:
+    def __init__(self, windows: Places, at_once: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._free = at_once  # how many more may be under way
-        self._windows = Windows(limit)
+        self._windows = windows
         self._line: list[tuple[float, int, asyncio.Future[bool]]] = []
         self._numbers = count()
         self._paused_until = 0.0
@@ -83,6 +95,9 @@ class Gate:
             self._is_clear = self._is_clear or clears
         self._admit()
 
+    async def close(self) -> None:
+        """End what it does beside the requests."""
+
     def _begin(self) -> bool:
         self._free -= 1
         self._windows.begin()
@@ -110,3 +125,21 @@ class Gate:
         free = self._windows.free_at(self._loop.time())
         if free is not None:
             self._alarm = self._loop.call_at(max(free, self._paused_until), self._admit)
+
+
+@runtime_checkable
+class SharedLimit(Protocol):
+    """A rate limit that several clients keep together."""
+
+    def open_gate(self, at_once: int) -> Gate:
+        """The gate of one of them; it is closed by who opened it."""
+
+
+AnyLimit: TypeAlias = RateLimit | SharedLimit
+
+
+def open_gate(limit: AnyLimit, at_once: int) -> Gate:
+    """The gate of a session that has at most so many requests under way."""
+    if isinstance(limit, RateLimit):
+        return Gate(Windows(limit), at_once)
+    return limit.open_gate(at_once)

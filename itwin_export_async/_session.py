@@ -8,7 +8,7 @@ import asyncio
 import logging
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from attrs import evolve
 
 from itwin_export_async._auth import Auth, checked_auth
 from itwin_export_async._errors import ProtocolError, RequestTimeout, TransportError
-from itwin_export_async._gate import Gate
+from itwin_export_async._gate import AnyLimit, SharedLimit, open_gate
 from itwin_export_async._protocol.addresses import checked_base, is_safe, origin
 from itwin_export_async._protocol.http import BodyStream, Request, Response
 from itwin_export_async._protocol.rate import RateLimit, Spent, remaining_calls
@@ -64,7 +64,7 @@ class Session:
         auth: Auth,
         *,
         base_url: str = BASE_URL,
-        rate_limit: RateLimit = RateLimit.STANDARD,
+        rate_limit: AnyLimit = RateLimit.STANDARD,
         retry: RetryPolicy | None = None,
         request_timeout: float = 30.0,
         http: aiohttp.ClientSession | None = None,
@@ -76,7 +76,7 @@ class Session:
             check_borrowed(http)
         if not request_timeout > 0:
             raise ValueError(f"request_timeout must be more than 0 seconds, not {request_timeout}")
-        if not isinstance(rate_limit, RateLimit):
+        if not isinstance(rate_limit, RateLimit | SharedLimit):
             raise TypeError(f"rate_limit must be a RateLimit, not {type(rate_limit).__name__}")
         self.base_url = checked_base("base_url", base_url)
         self.retry = RetryPolicy() if retry is None else retry
@@ -101,7 +101,7 @@ class Session:
             self._http, read_timeout=self._timeout
         )
         self._blob_slots = asyncio.Semaphore(REQUESTS_AT_ONCE)  # slow ones must not stop the polls
-        self._gate = Gate(self.rate_limit, REQUESTS_AT_ONCE)
+        self._gate = open_gate(self.rate_limit, REQUESTS_AT_ONCE)
         self._budget = RetryBudget()
         self.turns: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._refusal = Response(status=429)
@@ -113,11 +113,11 @@ class Session:
 
     async def __aexit__(self, *_: object) -> None:
         self._loop = None
-        try:
-            await self._tokens.close()
-        finally:
+        async with AsyncExitStack() as closing:
             if self._transport is None:
-                await self._carrier.close()
+                closing.push_async_callback(self._carrier.close)
+            closing.push_async_callback(self._gate.close)
+            await self._tokens.close()
 
     @property
     def call_rate(self) -> float:
@@ -152,7 +152,6 @@ class Session:
         service refuses all calls for longer than the policy waits, and `ProtocolError` before the
         token would go to a foreign origin.
         """
-        self.check_open()
         policy = retry or self.retry
         send = partial(self._authorized, policy=policy, is_poll=is_poll)
         return await self._persist(self._addressed(request), policy, send)
@@ -240,7 +239,7 @@ class Session:
             self._calls += 1
             self._polls += is_poll
             headers = {**request.headers, "Authorization": f"Bearer {token}"}
-            outcome = await self._once(evolve(request, headers=headers))
+            outcome = await self._once(request.sent_to(request.url, headers))
             counted = not isinstance(outcome, TransportError) or outcome.sent
             if not is_trouble(outcome):
                 self._budget = self._budget.earned()
@@ -288,11 +287,14 @@ class Session:
             )
 
     def _addressed(self, request: Request) -> Request:
-        url = request.url if "://" in request.url else self.base_url + request.url
-        if origin(url) != self._origin:
+        headers = {**self._headers, **request.headers}
+        if request.url.startswith("/"):
+            return request.sent_to(self.base_url + request.url, headers)
+        if origin(request.url) != self._origin:
             raise ProtocolError(
-                message=f"{without_query(url)} is not on {self.base_url}, so it gets no token",
+                message=f"{without_query(request.url)} is not on {self.base_url}, "
+                "so it gets no token",
                 method=request.method,
-                url=url,
+                url=request.url,
             )
-        return evolve(request, url=url, headers={**self._headers, **request.headers})
+        return request.sent_to(request.url, headers)

@@ -37,8 +37,9 @@ class Emulator(Settings):
     faster than real ones; `run_seconds` says how long they take before that (see `Settings`, whose
     attributes may be changed at any time). `epoch` is what the service's clock shows at first use,
     now if not given. `tier` is the subscription whose rate limit holds: "Community" (500 calls a
-    minute and 5,000 an hour), "Standard" (5,000 a minute), or None for no limit. `quirks` are names
-    out of `QUIRKS` of the oddities that answers have, or "all".
+    minute and 5,000 an hour), "Standard" (5,000 a minute), or None for no limit; a mapping such as
+    `{6.0: 500}`, calls by seconds, is a "Custom" one with these windows. `quirks` are names out of
+    `QUIRKS` of the oddities that answers have, or "all".
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Emulator(Settings):
         token_lifetime: float = 3600.0,
         epoch: datetime | None = None,
         page_size: int = 50,
-        tier: str | None = None,
+        tier: str | Mapping[float, int] | None = None,
         quirks: str | Iterable[str] = (),
     ) -> None:
         super().__init__(
@@ -70,7 +71,7 @@ class Emulator(Settings):
         return self._gateway.limits.tier if self._gateway.limits else None
 
     @tier.setter
-    def tier(self, tier: str | None) -> None:
+    def tier(self, tier: str | Mapping[float, int] | None) -> None:
         self._gateway.limits = None if tier is None else Limits(tier)
 
     @property

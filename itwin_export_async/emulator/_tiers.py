@@ -44,11 +44,11 @@ class _Window:
 class Limits:
     """The windows of one tier; they hold at once."""
 
-    def __init__(self, tier: str) -> None:
-        if tier not in TIERS:
+    def __init__(self, tier: str | Mapping[float, int]) -> None:
+        if isinstance(tier, str) and tier not in TIERS:
             raise ValueError(f"no tier {tier}, only {', '.join(TIERS)}")
-        self.tier = tier
-        self._windows = [_Window(seconds, limit) for seconds, limit in TIERS[tier].items()]
+        self.tier, windows = (tier, TIERS[tier]) if isinstance(tier, str) else ("Custom", tier)
+        self._windows = [_Window(seconds, limit) for seconds, limit in windows.items()]
 
     def take(self, now: float) -> float:
         """Count a call if there is room: 0, or the seconds until there will be."""

@@ -101,3 +101,17 @@ def test_all_operations_count_alike_and_a_tier_can_be_changed(caller_of: CallerO
     run_virtual(main())
     with pytest.raises(ValueError, match="no tier Trial, only Community"):
         Emulator(tier="Trial")
+
+
+def test_a_tier_may_have_windows_of_its_own(caller_of: CallerOf) -> None:
+    emulator = Emulator(tier={6.0: 50, 360.0: 60})
+    call = caller_of(emulator)
+
+    async def main() -> None:
+        assert emulator.tier == "Custom"
+        assert statuses(call, 51) == {404: 50, 429: 1}
+        await asyncio.sleep(6)
+        assert statuses(call, 11) == {404: 10, 429: 1}
+        assert call("GET", PATH).headers["Retry-After"] == "354"
+
+    run_virtual(main())

@@ -1,0 +1,90 @@
+"""One rate limit for several processes, on any number of machines. Needs the extra `redis`.
+
+    limit = RedisRateLimit(RateLimit.COMMUNITY, "redis://localhost", processes=3)
+    async with ExportClient.from_env(rate_limit=limit) as client:
+        ...
+
+The calls of all clients that share the limit are kept in Redis, in the windows of one clock, as are
+the pause after a 429 and the probe that ends it. While Redis is gone, each client goes on by itself
+with its share, and tells Redis afterwards what it did.
+"""
+
+from importlib.resources import files
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from attrs import Attribute, field, frozen
+from attrs.validators import ge, instance_of, matches_re
+
+from itwin_export_async._gate import Gate
+from itwin_export_async._protocol.rate import RateLimit
+from itwin_export_async._protocol.sharing import Part
+from itwin_export_async._protocol.telling import Pace
+from itwin_export_async._secrets import without_query
+
+try:
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+except ImportError as exc:
+    raise ImportError(
+        "itwin_export_async.redis needs redis: pip install 'itwin-export-async[redis]'"
+    ) from exc
+
+from itwin_export_async.redis._gate import RedisGate
+
+__all__ = ["RedisRateLimit"]
+
+_SCHEMES = ("redis", "rediss", "unix")
+_KEYS = ("calls", "others", "seen", "spare", "line", "state")
+_PLACES = files(__name__).joinpath("places.lua").read_text()
+
+
+@frozen
+class RedisRateLimit:
+    """A rate limit that several clients keep together, as the `rate_limit` of each.
+
+    `limit`: what the subscription allows to all of them. `url`: where Redis is, as
+    `redis://host:6379/0`, `rediss://` or `unix://`. `processes`: how many clients share the limit
+    at most; each has so large a part of it while Redis is gone. `name`: which subscription, where
+    one Redis serves several.
+    """
+
+    limit: RateLimit = field(validator=instance_of(RateLimit))
+    url: str = field(repr=without_query)
+    processes: int = field(kw_only=True, validator=[instance_of(int), ge(1)])
+    name: str = field(default="default", kw_only=True, validator=matches_re(r"[^{}]+"))
+    _pace: Pace = field(factory=Pace, kw_only=True, repr=False, alias="_pace")
+
+    @url.validator
+    def _check_url(self, _: "Attribute[str]", url: str) -> None:
+        if urlsplit(url).scheme not in _SCHEMES:
+            raise ValueError(f"url must begin with {', '.join(f'{s}://' for s in _SCHEMES)}")
+
+    def __attrs_post_init__(self) -> None:
+        for _, calls in self._pace.windows_of(self.limit):
+            if calls < self.processes:
+                raise ValueError(
+                    f"{self.processes} processes cannot share {calls} calls: "
+                    "one call is the least that each needs"
+                )
+
+    def open_gate(self, at_once: int) -> Gate:
+        """The gate of one client, in the running event loop; it is closed by who opened it."""
+        redis = Redis.from_url(
+            self.url,
+            socket_timeout=self._pace.patience,
+            socket_connect_timeout=self._pace.patience,
+            retry=Retry(NoBackoff(), 0),
+        )
+        script = redis.register_script(_PLACES)
+        keys = [f"itwin_export_async:{{{self.name}}}:{key}" for key in _KEYS]
+
+        async def ask(message: str) -> str:
+            told: str = await script(keys=keys, args=[message])
+            return told
+
+        part = Part(uuid4().hex, self.limit, self.processes, self._pace)
+        return RedisGate(
+            part, at_once, ask=ask, hang_up=redis.aclose, place=without_query(self.url)
+        )

@@ -1,0 +1,157 @@
+"""The gate of one client among several: it asks Redis for its places, or goes on alone."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from heapq import heappop
+from itertools import islice
+from math import inf
+
+from redis.exceptions import RedisError
+
+from itwin_export_async._gate import Gate
+from itwin_export_async._protocol.sharing import Part
+from itwin_export_async._protocol.telling import Reply, read_reply
+from itwin_export_async._secrets import redacted
+
+log = logging.getLogger(__name__)
+
+_FAILURES = (RedisError, OSError, TimeoutError)
+
+
+class RedisGate(Gate):
+    """Lets requests through as soon as all clients together leave room for them.
+
+    `ask` takes a message to Redis and gives its reply; `hang_up` ends the connection.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        at_once: int,
+        *,
+        ask: Callable[[str], Awaitable[str]],
+        hang_up: Callable[[], Awaitable[None]],
+        place: str,
+    ) -> None:
+        super().__init__(part, at_once)
+        self._part, self._ask, self._hang_up, self._place = part, ask, hang_up, place
+        self._is_down = self._is_closing = False
+        self._wake = asyncio.Event()
+        self._talk = asyncio.create_task(self._keep_talking())
+
+    def pause(self, seconds: float) -> None:
+        self._part.tell_pause(self._loop.time() + seconds)
+        super().pause(seconds)
+        self._hurry()
+
+    def tell_room(self, room: int) -> None:
+        super().tell_room(room)
+        self._hurry()
+
+    def leave(self, *, is_probe: bool, counted: bool, clears: bool) -> None:
+        if is_probe:
+            self._part.tell_probe(clears=clears)
+        super().leave(is_probe=is_probe, counted=counted, clears=clears)
+        self._hurry()
+
+    async def close(self) -> None:
+        """Take leave of the others, as far as Redis is there."""
+        self._is_closing = True
+        self._turn_away()
+        self._wake.set()
+        try:
+            await self._talk
+            if not self._is_down:
+                with suppress(*_FAILURES):
+                    await self._exchange(self._part.message(self._loop.time(), is_last=True))
+        finally:
+            self._talk.cancel()
+            await self._hang_up()
+
+    def _admit(self) -> None:
+        super()._admit()
+        if self._is_closing:
+            self._turn_away()
+        elif self._asks_at() <= self._loop.time():
+            self._wake.set()
+
+    def _turn_away(self) -> None:
+        for _, _, turn in self._line:
+            if not turn.done():
+                turn.set_exception(RuntimeError("the client was closed"))
+        self._line.clear()
+
+    def _hurry(self) -> None:
+        """Tell the others now what they wait for, and not with the next beat."""
+        if self._is_closing or (self._part.is_urgent and not self._part.is_alone):
+            self._wake.set()
+
+    async def _keep_talking(self) -> None:
+        while not self._is_closing:  # redis may swallow a cancellation, as `wait_for` of 3.11 does
+            now = self._loop.time()
+            message = self._part.message(now, wanted=self._wanted(), is_probing=self._probing)
+            try:
+                reply = await self._exchange(message)
+            except _FAILURES as error:
+                self._part.missed()
+                self._note(error)
+            else:
+                self._heed(reply)
+            self._wake.clear()
+            self._admit()
+            self._part.give_back()
+            self._hurry()
+            await self._rest(now + self._part.pace.beat)
+
+    async def _rest(self, until: float) -> None:
+        """Until something is to be told or asked, the next beat at the latest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(until, self._asks_at())):
+                await self._wake.wait()
+
+    async def _exchange(self, message: str) -> Reply:
+        async with asyncio.timeout(self._part.pace.patience):
+            return read_reply(await self._ask(message))
+
+    def _heed(self, reply: Reply) -> None:
+        now = self._loop.time()
+        self._part.heard(reply, now)
+        if not reply.is_known:
+            if self._paused_until > now:
+                self._part.tell_pause(self._paused_until)
+            return
+        self._note(None)
+        if not self._part.has_pause_to_tell:
+            self._is_clear = reply.is_clear
+            if reply.pause:
+                self._paused_until = max(self._paused_until, now + reply.pause)
+
+    def _wanted(self) -> int:
+        """How many may go if there are places for them."""
+        while self._line and self._line[0][2].done():
+            heappop(self._line)
+        if self._probing or self._loop.time() < self._paused_until:
+            return 0
+        waiting = (turn for _, _, turn in self._line if not turn.done())
+        return sum(1 for _ in islice(waiting, self._free))
+
+    def _asks_at(self) -> float:
+        """When to ask for places: the time on the loop's clock, infinite for not at all."""
+        if not self._line or not self._free or self._probing or self._part.is_alone:
+            return inf
+        return max(self._part.ask_at, self._paused_until)
+
+    def _note(self, error: Exception | None) -> None:
+        """Tell the log when Redis goes and when it is back."""
+        if error is not None and not self._is_down:
+            words = redacted(f"{type(error).__name__}: {error}")
+            log.warning(
+                "the rate limit's Redis at %s is gone (%s): going on with a share of the limit",
+                self._place,
+                words,
+            )
+        elif error is None and self._is_down:
+            log.info("the rate limit's Redis at %s is back", self._place)
+        self._is_down = error is not None
