@@ -38,8 +38,9 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
-from tests.browser import dump_dom
+from tests.browser import dump_dom, page
 from tests.fakes import answer
+from tests.processes import until
 
 README = Path(__file__).parents[1] / "README.md"
 FILES = {
@@ -84,9 +85,9 @@ async def fastapi_site() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def aiohttp_site() -> AsyncIterator[str]:
+async def aiohttp_site(*, handler_cancellation: bool = True) -> AsyncIterator[str]:
     app = fresh("app_aiohttp").app
-    runner = web.AppRunner(app, handler_cancellation=True)
+    runner = web.AppRunner(app, handler_cancellation=handler_cancellation)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -231,6 +232,69 @@ def followers_of(address: str) -> list[asyncio.Task[Any]]:
 @on_both
 @pytest.mark.real_time
 @pytest.mark.usefixtures("files")
+async def test_a_stream_is_never_silent_for_long(
+    site: Site, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with visiting(site) as visitor:
+        monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.1)
+        imodel_id = emulator.add_imodel()
+        emulator.fate(imodel_id, seconds=2)
+        address = await export(visitor, imodel_id)
+        async with visitor.get(f"{address}/events") as stream:
+            assert stream.headers["X-Accel-Buffering"] == "no"
+            lines = (await stream.text()).split("\n\n")
+    assert lines.count(": it goes on") >= 5
+    assert [line for line in lines if line.startswith("event: end")] == lines[-2:-1]
+
+
+@pytest.mark.usefixtures("files")
+async def test_a_run_that_ends_without_a_result_ends_the_stream() -> None:
+    emulator = Emulator(seed=1)
+    imodel_id = emulator.add_imodel()
+    emulator.fate(imodel_id, "Undetermined", seconds=60)
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        connection = await client.find_or_create_connection(imodel_id, display_name="web")
+        run = await client.start_run(connection.id)
+        said = [event async for event in fresh("web_exports").events(run)]
+    assert b": it goes on\n\n" in said
+    assert said[-1].startswith(b"event: end\n")
+    assert b'"outcome": "Undetermined"' in said[-1]
+
+
+@pytest.mark.usefixtures("files")
+async def test_the_end_of_the_client_ends_the_stream() -> None:
+    emulator = Emulator(seed=1)
+    imodel_id = emulator.add_imodel()
+    emulator.fate(imodel_id, seconds=600)
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        connection = await client.find_or_create_connection(imodel_id, display_name="web")
+        stream = fresh("web_exports").events(await client.start_run(connection.id))
+        assert (await anext(stream)).startswith(b"event: update")
+    with pytest.raises(RuntimeError, match="closed"):
+        [event async for event in stream]
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("files")
+async def test_a_server_that_cancels_nothing_notices_who_left_by_the_next_pulse(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with visiting(partial(aiohttp_site, handler_cancellation=False)) as visitor:
+        monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.1)
+        imodel_id = emulator.add_imodel()
+        emulator.fate(imodel_id, seconds=60)
+        address = await export(visitor, imodel_id)
+        stream = await visitor.get(f"{address}/events")
+        assert await stream.content.readline()
+        assert followers_of(address)
+        stream.close()
+        await asyncio.sleep(0.5)
+        assert not followers_of(address)
+
+
+@on_both
+@pytest.mark.real_time
+@pytest.mark.usefixtures("files")
 async def test_what_goes_wrong_has_its_status(site: Site, emulator: Emulator) -> None:
     async with visiting(site) as visitor:
         for name in ("nonsense", "x", "eyJ2IjoxfQ"):
@@ -298,3 +362,48 @@ async def test_the_page_shows_the_states_and_ends_with_a_link(
         assert shown[-1] == "Success"
         (link,) = re.findall(r'<a href="(.*?)">Download</a>', document)
         assert link == f"{address}/file"
+
+
+@on_both
+@pytest.mark.real_time
+@pytest.mark.usefixtures("files")
+async def test_a_person_fills_in_the_form_sees_the_states_and_fetches_the_file(
+    site: Site, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    emulator.fate(imodel_id, seconds=3)
+    async with site() as url, page(url, tmp_path) as shown:
+        monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.1)
+        await shown.value("window.isTheSame = true")
+        await shown.click("input")
+        await shown.type(imodel_id)
+        await shown.click("button")
+        await shown.until("document.querySelectorAll('li').length > 0")
+        assert await shown.value("document.querySelector('li:last-child').innerText") != "Success"
+        assert await shown.value("document.querySelector('a') === null")
+        await shown.until("document.querySelector('a') !== null")
+        states = await shown.value("[...document.querySelectorAll('li')].map(li => li.innerText)")
+        assert len(states) > 2
+        assert states[-2:] == ["Completed", "Success"]
+        await shown.click("a")
+        file = tmp_path / "Bridge.ifc"
+        await until(lambda: file.exists() and file.stat().st_size > 0)  # empty until it is whole
+        assert file.read_bytes().startswith(b"ISO-10303-21;")
+        assert await shown.value("window.isTheSame")
+    assert emulator.count("create_run") == 1
+
+
+@on_both
+@pytest.mark.real_time
+@pytest.mark.usefixtures("files")
+async def test_the_page_says_what_was_refused(
+    site: Site, emulator: Emulator, tmp_path: Path
+) -> None:
+    async with site() as url, page(url, tmp_path) as shown:
+        await shown.click("input")
+        await shown.type("unknown")
+        await shown.click("button")
+        await shown.until("document.querySelectorAll('li').length > 0")
+        assert "422" in await shown.value("document.querySelector('li').innerText")
+        assert await shown.value("location.hash") == ""
+    assert emulator.count("create_run") == 0
