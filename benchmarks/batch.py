@@ -21,13 +21,13 @@ from benchmarks.figure import Bar, Figure
 from benchmarks.naive import export_all
 from benchmarks.report import Goal, Report, shown
 from itwin_export_async import (
+    BodyStream,
     ExportClient,
     ExportRequest,
     RateLimit,
     Request,
     Response,
 )
-from itwin_export_async._protocol.http import BodyStream
 from itwin_export_async.emulator import Emulator, run_virtual
 
 OURS, NAIVE = "client.export_many()", "by hand, every 5 s"

@@ -195,10 +195,12 @@ class Following:
         wanted = 1.0 / max(wait, 0.001)
         self._demand += wanted - follower.demand
         follower.demand = wanted
-        pressure = self._demand / (POLLS_SHARE * self._session.call_rate)
-        if pressure <= 1.0:
+        left = POLLS_SHARE * self._session.call_rate
+        if self._demand <= left:
             return wait
-        return self._schedule.next_wait(evolve(view, pressure=pressure))
+        stretched = self._schedule.next_wait(evolve(view, pressure=self._demand / left))
+        in_turn = len(self._loops) / left  # by then each run can have had a look
+        return max(wait, min(stretched, in_turn))
 
 
 def _clock() -> float:

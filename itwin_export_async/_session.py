@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 BASE_URL = "https://api.bentley.com"
 ACCEPT = "application/vnd.bentley.itwin-platform.v1+json"
-REQUESTS_AT_ONCE = 100
+REQUESTS_AT_ONCE = 50  # so many answers may come at once: the loop stands still for all of them
 _SLOWEST = 32 * 1024  # bytes a second at which a request may go out and still be in time
 
 

@@ -75,8 +75,8 @@ class Window:
         self.ended.extend([now] * missing)
 
     def rate(self, now: float) -> float:
-        """Calls a second that may be spent: what the window sustains, or more while it has room."""
-        return max(self.limit, 3 * self.room(now)) / self.seconds
+        """Calls a second that may be spent."""
+        return pace(self.seconds, self.limit, self.room(now))
 
     def room(self, now: float) -> int:
         """How many calls may go now."""
@@ -123,16 +123,23 @@ class Windows:
             window.tell_room(room, now)
 
     def rate(self, now: float) -> float:
-        """Calls a second that may be spent, as things stand now; infinite without a limit.
-
-        A window with room may be used up within a third of its length, so that work which ends
-        soon is not slowed down for the sake of an hour that it does not need.
-        """
+        """Calls a second that may be spent, as things stand now; infinite without a limit."""
         return min((window.rate(now) for window in self._windows), default=inf)
 
     def room(self, now: float) -> int | None:
         """How many calls may go now, None without a limit."""
         return min((window.room(now) for window in self._windows), default=None)
+
+
+def pace(seconds: float, limit: int, room: int) -> float:
+    """Calls a second that may be spent of a window: never 0.
+
+    Room may be used up within a sixth of the window, so that work which ends soon is not slowed
+    down for the sake of an hour that it does not need. An hour that is nearly used up has to last
+    until the first calls leave it; a minute is as good as new before that matters.
+    """
+    soon = limit if seconds <= MINUTE else 1
+    return max(soon, 6 * room) / seconds
 
 
 def remaining_calls(headers: Mapping[str, str]) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import define, field
 
-from itwin_export_async._protocol.rate import RateLimit, Window
+from itwin_export_async._protocol.rate import RateLimit, Window, pace
 from itwin_export_async._protocol.telling import News, Pace, Reply
 
 
@@ -143,10 +143,10 @@ class Part:
         if self.is_alone or heard is None:
             own = zip(self._windows, self._own(now), strict=True)
             for (seconds, calls), (window, _) in own:
-                rates.append(max(calls // self.processes, 3 * window.room(now)) / seconds)
+                rates.append(pace(seconds, calls // self.processes, window.room(now)))
         else:
             for (seconds, calls), room in zip(self._windows, heard.room, strict=True):
-                rates.append(max(calls, 3 * room) / seconds / heard.live)
+                rates.append(pace(seconds, calls, room) / heard.live)
         return min(rates, default=inf)
 
     def room(self, now: float) -> int | None:

@@ -115,7 +115,7 @@ def test_alone_with_nothing_set_aside_the_past_is_waited_for() -> None:
 def test_who_never_heard_of_the_others_has_its_share() -> None:
     ours = part(RateLimit(per_minute=30, per_hour=12))
     ours.missed()
-    assert (ours.room(0.0), ours.rate(0.0)) == (4, 12 / PACE.hour)
+    assert (ours.room(0.0), ours.rate(0.0)) == (4, 24 / PACE.hour)
     assert calls_that_go(ours, 0.0) == 4
 
 
@@ -208,7 +208,7 @@ def test_the_rate_is_a_fair_part_of_the_limit() -> None:
     hear(ours, 0.0, room=(-4,), live=2)
     assert ours.room(0.0) == 0
     hear(ours, 0.0, room=(20,), live=2)
-    assert ours.rate(0.0) == pytest.approx(30 / PACE.minute)
+    assert ours.rate(0.0) == pytest.approx(60 / PACE.minute)
     unlimited = part(RateLimit())
     hear(unlimited, 0.0, spare=(), room=())
     assert (unlimited.rate(0.0), unlimited.room(0.0)) == (inf, None)
