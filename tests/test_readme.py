@@ -102,6 +102,24 @@ async def test_the_test_of_ones_own_code_passes(tmp_path: Path) -> None:
     assert b"1 passed" in out, out.decode()
 
 
+@pytest.mark.real_time
+async def test_the_example_of_the_shared_limit_works_with_and_without_its_redis() -> None:
+    (example,) = [text for text in EXAMPLES if "RedisRateLimit(" in text]
+    use = (
+        "import asyncio, sys\n"
+        "async def main():\n"
+        "    async with open_client() as client:\n"
+        "        await client.create_connection(sys.argv[1])\n"
+        "asyncio.run(main())\n"
+    )
+    emulator = Emulator(seed=1)
+    imodel_id = emulator.add_imodel("Bridge")
+    async with emulator.serve() as served:
+        there = environment(emulator, served)
+        await execute(f"{example}\n{use}", imodel_id, folder=ROOT, environment=there)
+    assert emulator.count("create_connection") == 1
+
+
 def test_the_checks_run_the_test_line_of_the_readme() -> None:
     lines = [text.strip() for language, text in BLOCKS if language == "sh"]
     assert next(line for line in lines if "pytest" in line) in (ROOT / ".ci/run").read_text()
