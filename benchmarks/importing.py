@@ -1,5 +1,7 @@
 """How long an import takes, in fresh interpreters by turns, and how large the wheel is.
 
+The package loads its client when that is first used: both are told.
+
 Seconds are of CPU, and only those of the import itself; byte code is compiled before.
 """
 
@@ -16,8 +18,10 @@ from benchmarks.turns import Samples, rounds
 
 ROOT = Path(__file__).parents[1]
 OURS, PARTS = "itwin_export_async", "aiohttp, attrs, cattrs, backoff"
+USED = "itwin_export_async with its ExportClient"
 CONTENDERS = {
     OURS: "itwin_export_async",
+    USED: "itwin_export_async; itwin_export_async.ExportClient",
     PARTS: "aiohttp, attrs, cattrs, backoff",
     "aiohttp": "aiohttp",
     "azure-core over aiohttp": "azure.core.polling, azure.core.pipeline.transport._aiohttp",
@@ -82,7 +86,8 @@ def _report(samples: Samples, modules: dict[str, int], size: int) -> Report:
             for name, ratio in ratios.items()
         ),
         bounds=(
-            f"Ours cannot take less than its dependencies do. The wheel has {size / 1024:.0f} KiB.",
+            "The client cannot take less than its dependencies do, which it needs all. "
+            f"The wheel has {size / 1024:.0f} KiB.",
         ),
         goals=(
             Goal(
@@ -90,7 +95,6 @@ def _report(samples: Samples, modules: dict[str, int], size: int) -> Report:
                 limit=1.15,
                 measured=ratios[OURS],
                 unit=" x its four dependencies",
-                possible=1.0,
             ),
         ),
         values={
@@ -105,7 +109,7 @@ def _report(samples: Samples, modules: dict[str, int], size: int) -> Report:
                     value=ratio,
                     label=f"{ratio:.2f}",
                     goals=(1.15,) if name == OURS else (),
-                    is_ours=name == OURS,
+                    is_ours=name in (OURS, USED),
                 )
                 for name, ratio in ratios.items()
             ),

@@ -149,7 +149,8 @@ class Following:
         except ExportError as error:
             return self._missed(follower, error)
         before = follower.course
-        course = follower.course = before.seen(run, age=age, now=_clock())
+        known = before.run if run == before.run else run  # the same again is not kept twice
+        course = follower.course = before.seen(known, age=age, now=_clock())
         _report(run, before, course)
         event("look", state=run.state.value, outcome=run.outcome.value)
         if course.is_over or course.brought_news:

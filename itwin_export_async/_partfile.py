@@ -3,7 +3,7 @@
 It gets its final name only when its digest is right, where one was told, and it is on the disk. One
 writer at a time: the file is locked where the system has locks, so that two downloads to one place
 cannot mix. What comes is written at once while the disk is quick, because a moment's work is less
-than the way to a thread and back. After a write that was slow, and wherever a digest is due,
+than the way to a thread and back. After the first write that was slow, and wherever a digest is due,
 threads do it, a large piece at a time, beside the reading. A thread that outlives its cancelled
 caller finds the file closed and does nothing.
 """
@@ -70,7 +70,7 @@ class PartFile:
                 await self._in_thread(self._truncate)
             self._md5 = content.md5
             self._digest = hashlib.md5(usedforsecurity=False) if content.md5 else None
-            self._is_quick = self._digest is None
+            self._is_quick = self._is_quick and self._digest is None
         self.total = content.total
         self.etag = content.etag
 
@@ -145,7 +145,7 @@ class PartFile:
         assert self._file is not None
         began = perf_counter()
         self._file.writelines(pieces)
-        self._is_quick = self._digest is None and perf_counter() - began < self._patience
+        self._is_quick = self._is_quick and perf_counter() - began < self._patience
         if self._digest is not None:
             for piece in pieces:
                 self._digest.update(piece)
@@ -157,6 +157,7 @@ class PartFile:
             raise DownloadError(message="the file that came does not fit its MD5")
         self._file.flush()
         os.fsync(self._file.fileno())
+        _close_first(self._file)
         self._place.replace(self._path)
         self._file.close()
         self._closed = True
@@ -164,8 +165,10 @@ class PartFile:
     def _discard(self) -> None:
         with self._lock:
             if self._file is not None and not self._closed:
-                self._place.unlink(missing_ok=True)
                 with suppress(OSError):  # a full disk may refuse even what is thrown away
+                    _close_first(self._file)
+                self._place.unlink(missing_ok=True)
+                with suppress(OSError):
                     self._file.close()
             self._closed = True
 
@@ -206,6 +209,15 @@ def _is_locked(file: BinaryIO) -> bool:
     except OSError as exc:  # a file system without locks has no other writer to tell
         return exc.errno in (errno.EAGAIN, errno.EACCES)
     return False
+
+
+def _close_first(file: BinaryIO) -> None:
+    """Where there are no locks: Windows neither renames nor removes what is open.
+
+    Elsewhere the lock has to hold until the file has its place.
+    """
+    if fcntl is None:  # pragma: no cover - Windows has no such locks
+        file.close()
 
 
 def _is_at(file: BinaryIO, place: Path) -> bool:

@@ -176,9 +176,7 @@ class Session:
         self.check_open()
         if not is_safe(request.url):
             raise ProtocolError(
-                message="a signed address must be https",
-                method=request.method,
-                url=request.url,
+                message="a signed address must be https", method=request.method, url=request.url
             )
 
     async def _persist(
@@ -229,26 +227,29 @@ class Session:
 
         The token is that of the moment when it goes: an older one may have been refused meanwhile.
         """
-        if self._gate.pause_left > policy.max_retry_after:
-            return "", self._still_refused(request)
-        is_probe = await self._gate.enter(is_poll=is_poll)
-        counted = clears = False
-        try:
-            token = await self._tokens.get()
-            counted = True
-            self._calls += 1
-            self._polls += is_poll
-            headers = {**request.headers, "Authorization": f"Bearer {token}"}
-            outcome = await self._once(request.sent_to(request.url, headers))
-            counted = not isinstance(outcome, TransportError) or outcome.sent
-            if not is_trouble(outcome):
-                self._budget = self._budget.earned()
-            if isinstance(outcome, Response):
-                clears = outcome.status != 429
-                self._heed(outcome)
-            return token, outcome
-        finally:
-            self._gate.leave(is_probe=is_probe, counted=counted, clears=clears)
+        while True:
+            if self._gate.pause_left > policy.max_retry_after:
+                return "", self._still_refused(request)
+            is_probe = await self._gate.enter(is_poll=is_poll)
+            counted = clears = False
+            try:
+                token = await self._tokens.get()
+                if self._gate.pause_left:  # a 429 has come since it was let in
+                    continue
+                counted = True
+                self._calls += 1
+                self._polls += is_poll
+                headers = {**request.headers, "Authorization": f"Bearer {token}"}
+                outcome = await self._once(request.sent_to(request.url, headers))
+                counted = not isinstance(outcome, TransportError) or outcome.sent
+                if not is_trouble(outcome):
+                    self._budget = self._budget.earned()
+                if isinstance(outcome, Response):
+                    clears = outcome.status != 429
+                    self._heed(outcome)
+                return token, outcome
+            finally:
+                self._gate.leave(is_probe=is_probe, counted=counted, clears=clears)
 
     def _heed(self, response: Response) -> None:
         """What the answer says of the rate limit holds for all requests."""
@@ -287,14 +288,13 @@ class Session:
             )
 
     def _addressed(self, request: Request) -> Request:
-        headers = {**self._headers, **request.headers}
-        if request.url.startswith("/"):
-            return request.sent_to(self.base_url + request.url, headers)
-        if origin(request.url) != self._origin:
+        url, headers = request.url, {**self._headers, **request.headers}
+        if url.startswith("/"):
+            url = self.base_url + url
+        elif origin(url) != self._origin:
             raise ProtocolError(
-                message=f"{without_query(request.url)} is not on {self.base_url}, "
-                "so it gets no token",
+                message=f"{without_query(url)} is not on {self.base_url}, so it gets no token",
                 method=request.method,
-                url=request.url,
+                url=url,
             )
-        return request.sent_to(request.url, headers)
+        return request.sent_to(url, headers)

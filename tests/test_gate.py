@@ -15,6 +15,7 @@ from itwin_export_async import (
     Spent,
     TransportError,
 )
+from itwin_export_async._session import REQUESTS_AT_ONCE
 from tests.fakes import Answers, answer
 
 GET = Request(method="GET", url="/x")
@@ -202,12 +203,22 @@ async def test_a_limit_of_another_kind_is_refused() -> None:
 
 async def test_a_pause_stops_those_who_wait_for_a_place_too() -> None:
     """Not so many go at once that one could be let in and yet leave in the middle of a pause."""
-    transport = Timed(*[answer(429, Retry_After="30")] * 100, answer(204), takes=1.0)
+    transport = Timed(*[answer(429, Retry_After="30")] * REQUESTS_AT_ONCE, answer(204), takes=1.0)
     async with Session("t", transport=transport) as session:
         answers = await asyncio.gather(*(session.send(GET) for _ in range(150)))
     assert {response.status for response in answers} == {204}
     early = [at for at in transport.at if at < 31]
-    assert early == [0.0] * 100
+    assert early == [0.0] * REQUESTS_AT_ONCE
+
+
+async def test_a_pause_stops_those_who_were_let_in_at_the_same_moment() -> None:
+    """Good answers make room for others just before a 429 stops everybody."""
+    good = [answer(204)] * (REQUESTS_AT_ONCE - 1)
+    transport = Timed(*good, answer(429, Retry_After="30"), answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(150)))
+    assert [at for at in transport.at if at < 31] == [0.0] * REQUESTS_AT_ONCE
+    assert transport.at[REQUESTS_AT_ONCE : REQUESTS_AT_ONCE + 2] == [31.0, 32.0]  # a probe first
 
 
 async def test_what_was_sent_and_what_is_left_is_told() -> None:

@@ -198,7 +198,7 @@ def _loads(body: bytes) -> Any:
     if orjson is not None:
         try:
             return orjson.loads(body)
-        except ValueError:  # it is stricter: what an answer may be must not hang on an extra
+        except ValueError:  # it is stricter, and what is an answer must not hang on an extra
             pass
     return json.loads(body)
 

@@ -119,8 +119,9 @@ class Windows:
 
     def tell_room(self, room: int, now: float) -> None:
         """Take the service's word for how many calls are left in this minute."""
-        for window in self._windows[:1]:
-            window.tell_room(room, now)
+        for window in self._windows:
+            if window.seconds <= MINUTE:
+                window.tell_room(room, now)
 
     def rate(self, now: float) -> float:
         """Calls a second that may be spent, as things stand now; infinite without a limit."""
@@ -132,14 +133,15 @@ class Windows:
 
 
 def pace(seconds: float, limit: int, room: int) -> float:
-    """Calls a second that may be spent of a window: never 0.
+    """Calls a second that may be spent of a window.
 
     Room may be used up within a sixth of the window, so that work which ends soon is not slowed
-    down for the sake of an hour that it does not need. An hour that is nearly used up has to last
-    until the first calls leave it; a minute is as good as new before that matters.
+    down for the sake of an hour that it does not need. A minute that is used up is as good as new
+    before that matters; an hour has to last until the first calls leave it, so that only a quarter
+    of what it sustains is spent.
     """
-    soon = limit if seconds <= MINUTE else 1
-    return max(soon, 6 * room) / seconds
+    least = limit if seconds <= MINUTE else limit / 4
+    return max(least, 6 * room) / seconds
 
 
 def remaining_calls(headers: Mapping[str, str]) -> int | None:

@@ -137,7 +137,16 @@ def test_a_minute_comes_back_before_the_next_look_and_an_hour_does_not() -> None
         for _ in range(calls):
             windows.begin()
     assert minute.rate(0.0) == pytest.approx(1.0, rel=1e-2)
-    assert 0 < hour.rate(0.0) < 0.001
+    assert hour.rate(0.0) == pytest.approx(0.25, rel=1e-2)
+
+
+def test_the_services_word_for_a_minute_says_nothing_of_the_hour() -> None:
+    hour, both = Windows(RateLimit(per_hour=500)), Windows(RateLimit(per_minute=50, per_hour=500))
+    for windows in (hour, both):
+        windows.tell_room(10, 0.0)
+    assert hour.room(0.0) == 500
+    assert both.room(0.0) == 10
+    assert both.room(61.0) == 50
 
 
 def test_the_presets_are_those_of_the_platform() -> None:
