@@ -300,10 +300,12 @@ async def test_what_goes_wrong_has_its_status(site: Site, emulator: Emulator) ->
         for name in ("nonsense", "x", "eyJ2IjoxfQ"):
             async with visitor.get(f"/exports/{name}") as told:
                 assert told.status == 404
-        for body in ("{}", "no json", "[]", '"text"'):
+        for body in ("{}", "[]", '"text"', *(f'{{"imodel_id": {i}}}' for i in ("null", '" "', 7))):
             headers = {"Content-Type": "application/json"}
             async with visitor.post("/exports", data=body, headers=headers) as told:
-                assert told.status == 422
+                assert (told.status, (await told.json())["error"]) == (422, "InvalidRequest")
+        async with visitor.post("/exports", data="no json", headers=headers) as told:
+            assert told.status == 422
         emulator.script("list_connections", answer(429, Retry_After="1000"))
         async with visitor.post("/exports", json={"imodel_id": emulator.add_imodel()}) as told:
             assert (told.status, told.headers["Retry-After"]) == (503, "1000")
