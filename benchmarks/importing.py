@@ -113,7 +113,7 @@ def _report(samples: Samples, modules: dict[str, int], size: int) -> Report:
                 )
                 for name, ratio in ratios.items()
             ),
-            ticks=(0.25, 0.5, 0.75, 1, 1.25, 1.5, 2),
+            ticks=(0.05, 0.1, 0.2, 0.5, 1, 2),
         ),
         caption="How long an import takes",
     )
