@@ -79,7 +79,8 @@ class Gate:
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was let in, but is gone
+            let_in = turn.done() and not turn.cancelled() and turn.exception() is None
+            if let_in:  # but it is gone
                 self.leave(is_probe=turn.result(), counted=False, clears=False)
             raise
 

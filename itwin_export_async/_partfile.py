@@ -3,9 +3,9 @@
 It gets its final name only when its digest is right, where one was told, and it is on the disk. One
 writer at a time: the file is locked where the system has locks, so that two downloads to one place
 cannot mix. What comes is written at once while the disk is quick, because a moment's work is less
-than the way to a thread and back. After the first write that was slow, and wherever a digest is due,
-threads do it, a large piece at a time, beside the reading. A thread that outlives its cancelled
-caller finds the file closed and does nothing.
+than the way to a thread and back. After the first write that was slow, and wherever a digest is
+due, threads do it, a large piece at a time, beside the reading. A thread that outlives its
+cancelled caller finds the file closed and does nothing.
 """
 
 import asyncio

@@ -9,9 +9,12 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from itwin_export_async import (
     RateLimit,
@@ -22,8 +25,9 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async._protocol.sharing import Part
-from itwin_export_async._protocol.telling import Pace
-from itwin_export_async.redis import RedisRateLimit
+from itwin_export_async._protocol.telling import Pace, Reply, read_reply
+from itwin_export_async._session import REQUESTS_AT_ONCE
+from itwin_export_async.redis import _KEYS, _PLACES, RedisRateLimit
 from itwin_export_async.redis._gate import RedisGate
 from tests.batches import tasks_left
 from tests.fakes import Answer, Answers, answer
@@ -88,6 +92,30 @@ def vanish(session: Session) -> None:
     """End the talk with Redis as a process does that is killed."""
     gate: Any = session._gate
     gate._is_closing = gate._is_down = True
+
+
+async def nothing() -> None:
+    """There is no connection to end."""
+
+
+def gate_that_asks(
+    ask: Callable[[str], Awaitable[str]], hang_up: Callable[[], Awaitable[None]] = nothing
+) -> RedisGate:
+    part = Part("p", RateLimit(per_minute=5), 1, PACE)
+    return RedisGate(part, 100, ask=ask, hang_up=hang_up, place="nowhere")
+
+
+async def talk(redis: RedisServer, part: Part, at: float, **more: Any) -> Reply:
+    """One message of a client that has no gate, at a time of its own clock."""
+    keys = [f"itwin_export_async:{{default}}:{key}" for key in _KEYS]
+    text = await redis.do("EVAL", _PLACES, len(keys), *keys, part.message(at, **more))
+    part.heard(read_reply(text), at)
+    return read_reply(text)
+
+
+async def talk_until_settled(redis: RedisServer, *parts: Part) -> None:
+    while not all([(await talk(redis, part, now())).is_settled for part in parts]):  # noqa: ASYNC110 - Redis sets no event
+        await asyncio.sleep(PACE.beat)
 
 
 async def send_all(sessions: list[Session], count: int) -> None:
@@ -199,11 +227,7 @@ async def test_places_granted_before_a_refusal_was_known_are_not_used() -> None:
             return json.dumps({**grant, **state})
         return json.dumps({**grant, **state, "granted": 0})
 
-    async def hang_up() -> None:
-        """Nothing: there is no connection."""
-
-    part = Part("p", RateLimit(per_minute=5), 1, PACE)
-    gate = RedisGate(part, 100, ask=ask, hang_up=hang_up, place="nowhere")
+    gate = gate_that_asks(ask)
     turn = asyncio.create_task(gate.enter(is_poll=False))
     await until(lambda: bool(told and told[-1]["wanted"]))
     gate.pause(60.0)
@@ -214,6 +238,21 @@ async def test_places_granted_before_a_refusal_was_known_are_not_used() -> None:
     await gate.close()
     with pytest.raises(RuntimeError, match="closed"):
         await turn
+
+
+async def test_a_refusal_told_with_a_probe_that_was_not_refused_asks_for_another(
+    redis: RedisServer,
+) -> None:
+    part = Part("p", RateLimit(per_minute=5), 1, PACE)
+    await talk_until_settled(redis, part)
+    part.tell_pause(now())
+    assert not (await talk(redis, part, now(), wanted=1)).is_clear
+    part.begin()
+    part.tell_probe(clears=True)
+    part.end(now())
+    part.tell_pause(now())
+    await talk(redis, part, now())
+    assert not (await talk(redis, part, now(), wanted=1)).is_clear
 
 
 async def test_a_probe_that_is_refused_too_pauses_all_again(redis: RedisServer) -> None:
@@ -319,7 +358,7 @@ async def test_no_places_are_lost_by_callers_that_leave(redis: RedisServer) -> N
             if gone > 60:
                 break
         await until_told(redis, gone)
-        assert sum(session._gate._free for session in all_three) == 300
+        assert sum(session._gate._free for session in all_three) == 3 * REQUESTS_AT_ONCE
 
 
 @pytest.mark.parametrize("way", ["killed", "frozen", "read only", "full", "spoiled"])
@@ -488,6 +527,27 @@ async def test_one_that_is_cut_off_is_not_forgotten_with_all_else(redis: RedisSe
                 assert other.calls_left == 0  # the other half is not its own
 
 
+async def test_one_that_left_does_not_come_back_as_lost(redis: RedisServer) -> None:
+    stays, leaves = (Part(name, RateLimit(per_minute=6), 2, PACE) for name in "ab")
+    await talk_until_settled(redis, stays, leaves)
+    await talk(redis, leaves, now(), is_last=True)
+    stays.message(now())
+    stays.missed()
+    assert not (await talk(redis, stays, now())).is_known
+    assert json.loads(stays.message(now()))["others"]
+    assert (await talk(redis, stays, now(), wanted=6)).others == ()
+    assert (await talk(redis, stays, now(), wanted=6)).granted == 6
+
+
+async def test_who_opens_again_has_not_its_share_anew(redis: RedisServer) -> None:
+    service = Service()
+    limit = shared(redis, RateLimit(per_minute=9), 1)
+    for _ in range(2):
+        async with sessions(limit, service, settled=False) as (session,):
+            await send_all([session], 9)
+    assert most_in_any(WINDOW, service.at) == 9
+
+
 async def test_who_leaves_says_so(redis: RedisServer) -> None:
     service = Service()
     limit = shared(redis, RateLimit(per_minute=30))
@@ -520,6 +580,62 @@ async def test_who_waits_while_the_client_closes_is_told(redis: RedisServer) -> 
     done = await asyncio.gather(*waiting, late.enter(is_poll=False), return_exceptions=True)
     assert isinstance(done.pop(0), asyncio.CancelledError)
     assert [str(error) for error in done] == ["the client was closed"] * 3
+
+
+async def test_who_is_cancelled_while_the_client_closes_is_cancelled() -> None:
+    async def ask(_: str) -> str:
+        return str(await asyncio.Event().wait())  # never
+
+    gate = gate_that_asks(ask)
+    turn = asyncio.create_task(gate.enter(is_poll=False))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(gate.close())
+    await asyncio.sleep(0)
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+    await closing
+
+
+async def test_nobody_hangs_when_the_talk_with_redis_breaks_off() -> None:
+    async def ask(_: str) -> str:
+        return "nonsense"
+
+    gate = gate_that_asks(ask)
+    early = asyncio.create_task(gate.enter(is_poll=False))
+    for turn in (early, gate.enter(is_poll=False), gate.enter(is_poll=True)):
+        with pytest.raises(RuntimeError, match="broken off") as told:
+            async with asyncio.timeout(1):
+                await turn
+        assert isinstance(told.value.__cause__, json.JSONDecodeError)
+    with pytest.raises(json.JSONDecodeError):
+        await gate.close()
+
+
+async def test_a_share_is_not_spent_without_end_when_the_talk_has_broken_off() -> None:
+    answers = iter([RedisTimeoutError(), KeyError()])
+
+    async def ask(_: str) -> str:
+        raise next(answers)
+
+    gate = gate_that_asks(ask)
+    assert not await gate.enter(is_poll=False)
+    await until(gate._talk.done)
+    with pytest.raises(RuntimeError, match="broken off"):
+        await gate.enter(is_poll=False)
+    gate.leave(is_probe=False, counted=True, clears=True)
+    with pytest.raises(KeyError):
+        await gate.close()
+
+
+async def test_a_connection_that_does_not_end_well_troubles_nobody() -> None:
+    async def ask(_: str) -> str:
+        return '{"is_known": false}'
+
+    async def hang_up() -> None:
+        raise RedisTimeoutError("Timeout closing connection")
+
+    await gate_that_asks(ask, hang_up).close()
 
 
 async def test_limits_of_two_names_know_nothing_of_each_other(redis: RedisServer) -> None:
@@ -556,10 +672,37 @@ async def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> No
     assert pickle.loads(pickle.dumps(limit)) == limit
 
 
+def test_a_password_that_could_be_taken_for_a_host_is_refused() -> None:
+    with pytest.raises(ValueError, match="%2F") as caught:
+        RedisRateLimit(RateLimit.COMMUNITY, "redis://user:12/planted@localhost", processes=2)
+    assert "planted" not in str(caught.value)
+    for url in ("redis://user:12%2Fplanted@localhost/0", "unix://user:1@/run/redis.sock?db=0"):
+        assert "planted" not in repr(RedisRateLimit(RateLimit.COMMUNITY, url, processes=2))
+
+
+async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(_: str) -> str:
+        raise ResponseError("unknown command 'HELLO', with args: '3' 'AUTH' 'user' 'planted'")
+
+    gate = gate_that_asks(ask)
+    await gate.enter(is_poll=False)
+    gate.leave(is_probe=False, counted=True, clears=True)
+    await gate.close()
+    assert "nowhere is gone (ResponseError)" in caplog.text
+    assert "planted" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"url": "http://planted@127.0.0.1"}, "url must begin with redis://"),
+        ({"url": "redis://:planted@127.0.0.1:99999"}, "url is none that Redis is reached by"),
+        ({"url": "redis://:planted@127.0.0.1?db=planted"}, "url is none"),
+        ({"url": "redis://user:planted/planted@127.0.0.1"}, "url is none"),
+        ({"url": "redis://127.0.0.1?pasword=planted"}, "url is none"),
+        ({"url": "redis://127.0.0.1?protocol=9"}, "url is none"),
+        ({"url": "redis://127.0.0.1?retry=planted"}, "url is none"),
+        ({"url": "redis://user:planted\u2100@127.0.0.1"}, "url is none"),
         ({"processes": 0}, "processes"),
         ({"processes": 501}, "501 processes cannot share 500 calls"),
         ({"name": "a{b}"}, "name"),
@@ -570,7 +713,7 @@ async def test_what_cannot_work_is_told_at_once(wrong: dict[str, Any], words: st
     right = {"limit": RateLimit.COMMUNITY, "url": "redis://127.0.0.1", "processes": 3}
     with pytest.raises((ValueError, TypeError), match=words) as told:
         RedisRateLimit(**{**right, **wrong})
-    assert "planted" not in str(told.value)
+    assert "planted" not in "".join(format_exception(told.value))
 
 
 def test_without_redis_the_package_imports_and_the_module_says_what_it_needs() -> None:

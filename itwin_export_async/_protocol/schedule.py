@@ -26,9 +26,9 @@ holds again.
 
 When all runs together want more looks than the rate limit gives, raising `poll_cost` for all of
 them alike divides the looks in the best way; a demand `pressure` times too high needs it raised
-by the square of that. (A look that this would put off for longer than it takes to look at every run
-once is not: see `_following.py`.) Half the hazard is like twice the cost: so counts a run that has not begun to
-execute. `Finalizing` is taken for a short run of its own, of which nothing is known.
+by the square of that. Who looks may still come sooner, so that no run is put off for longer than it
+takes to look at each of them. Half the hazard is like twice the cost: so counts a run that has not
+begun to execute. `Finalizing` is taken for a short run of its own, of which nothing is known.
 """
 
 from math import log, log2, sqrt

@@ -5,7 +5,9 @@ calls, asks for places for the next ones, and hears what is left. It also hears 
 may make at once should it hear no more: these are set aside for it, so that nobody else is given
 them meanwhile. On its own, it makes no more calls than these until all that was known to the others
 has left the windows; and from then on no more than its share, which the others leave to it. So all
-together stay inside the limit, whoever cannot hear whom.
+that were ever heard stay inside the limit together, whoever cannot hear whom. The exceptions are a
+process that starts where it cannot be heard, and one that is lost for longer than is remembered:
+nobody leaves it anything, and it spends its share all the same.
 """
 
 import json
@@ -47,7 +49,7 @@ class Part:
     _is_back: bool = False  # after words that may not have been heard: all will have to be told
     _renew_at: float = 0.0
     _heard_at: float = -inf
-    _heard: Reply | None = None  # the latest of a time when all was settled
+    _heard: Reply | None = None  # the first, and then the latest of a time when all was settled
 
     def __attrs_post_init__(self) -> None:
         self._windows = self.pace.windows_of(self.limit)
@@ -111,9 +113,8 @@ class Part:
             self._news.returned.append(number)
 
     def tell_room(self, room: int, now: float) -> None:
-        """Take the service's word for how few calls are left, where that is fewer than we think."""
-        thought = self.room(now)
-        if thought is None or room >= thought:
+        """Take the service's word for how few calls are left in this minute."""
+        if self.limit.per_minute is None or room >= self._rooms(now)[0]:
             return
         self._news.room = (room, now)
         if self.is_alone:
@@ -121,7 +122,7 @@ class Part:
 
     def tell_pause(self, until: float) -> None:
         """The service has refused a call: nobody goes until then."""
-        self._news.pause_until = until
+        self._news.pause_until = max(until, self._news.pause_until or until)
 
     def tell_probe(self, *, clears: bool) -> None:
         """Our probe has come to its end."""
@@ -151,9 +152,13 @@ class Part:
 
     def room(self, now: float) -> int | None:
         """How many calls may go now, for all that was heard; None without a limit."""
+        return min(self._rooms(now), default=None)
+
+    def _rooms(self, now: float) -> list[int]:
+        """How many calls may go now, in each window; the minute's is the first."""
         if self.is_alone or self._heard is None:
-            return min((window.room(now) for window, _ in self._own(now)), default=None)
-        return min((max(0, room) for room in self._heard.room), default=None)
+            return [window.room(now) for window, _ in self._own(now)]
+        return [max(0, room) for room in self._heard.room]
 
     def message(
         self, now: float, *, wanted: int = 0, is_probing: bool = False, is_last: bool = False
@@ -225,6 +230,8 @@ class Part:
         self.ask_at = now + reply.wait
         if not reply.is_settled:
             self.is_alone = True
+            if self._heard is None:  # others may have been there, and gone
+                self._heard, self._heard_at = reply, now
             return
         if self.is_alone:
             self.is_alone = False

@@ -10,7 +10,6 @@ with its share, and tells Redis afterwards what it did.
 """
 
 from importlib.resources import files
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from attrs import Attribute, field, frozen
@@ -23,9 +22,10 @@ from itwin_export_async._protocol.telling import Pace
 from itwin_export_async._secrets import without_query
 
 try:
-    from redis.asyncio import Redis
+    from redis.asyncio import ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
 except ImportError as exc:
     raise ImportError(
         "itwin_export_async.redis needs redis: pip install 'itwin-export-async[redis]'"
@@ -35,7 +35,7 @@ from itwin_export_async.redis._gate import RedisGate
 
 __all__ = ["RedisRateLimit"]
 
-_SCHEMES = ("redis", "rediss", "unix")
+_SCHEMES = ("redis://", "rediss://", "unix://")
 _KEYS = ("calls", "others", "seen", "spare", "line", "state")
 _PLACES = files(__name__).joinpath("places.lua").read_text()
 
@@ -58,8 +58,16 @@ class RedisRateLimit:
 
     @url.validator
     def _check_url(self, _: "Attribute[str]", url: str) -> None:
-        if urlsplit(url).scheme not in _SCHEMES:
-            raise ValueError(f"url must begin with {', '.join(f'{s}://' for s in _SCHEMES)}")
+        if not url.startswith(_SCHEMES):
+            raise ValueError(f"url must begin with {', '.join(_SCHEMES)}")
+        user = url.partition("?")[0].partition("://")[2].rpartition("@")[0]
+        if "/" in user:  # or it would be taken for the host, and shown
+            raise ValueError("a / in the user or password of url has to be written as %2F")
+        try:  # it does not connect yet
+            ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+        except (RedisError, AttributeError, TypeError, ValueError):
+            words = "url is none that Redis is reached by, or has an option that it does not know"
+            raise ValueError(words) from None  # which may repeat a password
 
     def __attrs_post_init__(self) -> None:
         for _, calls in self._pace.windows_of(self.limit):

@@ -13,7 +13,6 @@ from redis.exceptions import RedisError
 from itwin_export_async._gate import Gate
 from itwin_export_async._protocol.sharing import Part
 from itwin_export_async._protocol.telling import Reply, read_reply
-from itwin_export_async._secrets import redacted
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +37,10 @@ class RedisGate(Gate):
         super().__init__(part, at_once)
         self._part, self._ask, self._hang_up, self._place = part, ask, hang_up, place
         self._is_down = self._is_closing = False
+        self._broken_off: BaseException | None = None  # what ended the talk before its time
         self._wake = asyncio.Event()
         self._talk = asyncio.create_task(self._keep_talking())
+        self._talk.add_done_callback(self._end_talk)
 
     def pause(self, seconds: float) -> None:
         self._part.tell_pause(self._loop.time() + seconds)
@@ -68,11 +69,15 @@ class RedisGate(Gate):
                     await self._exchange(self._part.message(self._loop.time(), is_last=True))
         finally:
             self._talk.cancel()
-            await self._hang_up()
+            with suppress(*_FAILURES):
+                await self._hang_up()
+
+    def _may_go(self) -> bool:
+        return self._broken_off is None and super()._may_go()
 
     def _admit(self) -> None:
         super()._admit()
-        if self._is_closing:
+        if self._is_closing or self._broken_off is not None:
             self._turn_away()
         elif self._asks_at() <= self._loop.time():
             self._wake.set()
@@ -80,8 +85,21 @@ class RedisGate(Gate):
     def _turn_away(self) -> None:
         for _, _, turn in self._line:
             if not turn.done():
-                turn.set_exception(RuntimeError("the client was closed"))
+                turn.set_exception(self._refusal())
         self._line.clear()
+
+    def _refusal(self) -> RuntimeError:
+        if self._broken_off is None:
+            return RuntimeError("the client was closed")
+        error = RuntimeError("the rate limit's talk with Redis has broken off")
+        error.__cause__ = self._broken_off
+        return error
+
+    def _end_talk(self, talk: asyncio.Task[None]) -> None:
+        """Let nobody wait for answers that will not come."""
+        self._broken_off = None if talk.cancelled() else talk.exception()
+        if self._broken_off is not None:
+            self._turn_away()
 
     def _hurry(self) -> None:
         """Tell the others now what they wait for, and not with the next beat."""
@@ -146,11 +164,10 @@ class RedisGate(Gate):
     def _note(self, error: Exception | None) -> None:
         """Tell the log when Redis goes and when it is back."""
         if error is not None and not self._is_down:
-            words = redacted(f"{type(error).__name__}: {error}")
             log.warning(
                 "the rate limit's Redis at %s is gone (%s): going on with a share of the limit",
                 self._place,
-                words,
+                type(error).__name__,  # its words may repeat the password
             )
         elif error is None and self._is_down:
             log.info("the rate limit's Redis at %s is back", self._place)

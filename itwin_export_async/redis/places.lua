@@ -36,7 +36,7 @@ redis.call('ZREMRANGEBYSCORE', others, '-inf', text(now - longest - ask.silence)
 
 -- what the process tells
 for _, other in ipairs(ask.others) do -- one that is cut off cannot say itself that it is there
-    if not redis.call('ZSCORE', seen, other[1]) then
+    if stated('settled') > now and not redis.call('ZSCORE', seen, other[1]) then
         redis.call('ZADD', seen, text(now - other[2]), other[1])
     end
 end
@@ -45,15 +45,15 @@ for _, ended in ipairs(ask.ended) do redis.call('ZADD', calls, text(now - ended[
 for _, number in ipairs(ask.under_way) do redis.call('ZADD', calls, text(now + ask.lease), name(number)) end
 
 local has_probe = redis.call('HGET', state, 'probe') == me
-if ask.pause then
-    state_is('until', text(math.max(stated('until'), now + ask.pause)))
-    state_is('unclear', 1)
-end
 if ask.is_probing and (has_probe or stated('probe_until') <= now) then
     redis.call('HSET', state, 'probe', me, 'probe_until', text(now + ask.silence))
 elseif has_probe and not ask.is_probing then
     redis.call('HDEL', state, 'probe', 'probe_until')
     if ask.probe == 'clear' then redis.call('HDEL', state, 'unclear') end
+end
+if ask.pause then -- after the probe that may have come before it
+    state_is('until', text(math.max(stated('until'), now + ask.pause)))
+    state_is('unclear', 1)
 end
 
 local function filled(window, number, moment)

@@ -81,6 +81,13 @@ def test_what_may_not_have_been_heard_is_told_again() -> None:
     assert (message["pause"], message["probe"]) == (17_000, "clear")
 
 
+def test_a_longer_pause_is_not_shortened_by_a_later_one() -> None:
+    ours = part()
+    ours.tell_pause(60.0)
+    ours.tell_pause(5.0)
+    assert told(ours, 0.0)["pause"] == 60_000
+
+
 def test_calls_under_way_are_named_before_their_lease_ends() -> None:
     ours = part()
     hear(ours, 0.0, wanted=1, granted=1)
@@ -171,10 +178,28 @@ def test_who_else_has_been_there_is_told_too() -> None:
 
 def test_while_others_have_yet_to_tell_a_process_is_on_its_own() -> None:
     ours = part()
-    hear(ours, 0.0, is_settled=False, wait=0.5)
-    assert calls_that_go(ours, 0.0) == 10
+    hear(ours, 0.0)
+    hear(ours, 4.0, is_settled=False, wait=0.5)
+    assert calls_that_go(ours, 4.0) == 5
     hear(ours, 5.0)
     assert ours.free_at(5.0) is None
+
+
+def test_who_comes_to_nobody_is_left_what_earlier_ones_have_not_spent() -> None:
+    ours = Part("p", RateLimit.COMMUNITY, 1, PACE)
+    hear(ours, 0.0, is_settled=False, spare=(0, 0), room=(0, 0))
+    assert calls_that_go(ours, 0.0) == 0
+    assert ours.is_alone
+    hear(ours, 1.0, is_settled=False, spare=(9, 9), room=(9, 9))
+    assert calls_that_go(ours, 1.0) == 0  # the first word is on the safe side
+
+
+def test_who_has_begun_alone_does_not_begin_anew_with_the_first_word() -> None:
+    ours = part()
+    ours.missed()
+    assert calls_that_go(ours, 0.0) == 10
+    hear(ours, 1.0, is_settled=False, spare=(6,), room=(20,))
+    assert calls_that_go(ours, 1.0) == 0
 
 
 def test_places_that_nobody_wants_any_more_are_given_back() -> None:
@@ -199,6 +224,21 @@ def test_the_service_is_believed_when_it_knows_of_more_calls() -> None:
     unlimited = part(RateLimit())
     unlimited.tell_room(0, 0.0)
     assert not unlimited.is_urgent
+
+
+def test_what_the_service_says_of_the_minute_is_nothing_about_the_hour() -> None:
+    hourly = part(RateLimit(per_hour=30))
+    hourly.missed()
+    hourly.tell_room(0, 0.0)
+    assert not hourly.is_urgent
+    assert hourly.room(0.0) == 10
+    both = part(RateLimit(per_minute=30, per_hour=60))
+    hear(both, 0.0, spare=(5, 5), room=(15, 3))
+    both.tell_room(9, 1.0)  # fewer than in the minute, more than in the hour
+    assert told(both, 1.0)["room"] == [9, 0]
+    both.missed()
+    both.tell_room(4, 1.0)
+    assert both.room(1.0) == 1
 
 
 def test_the_rate_is_a_fair_part_of_the_limit() -> None:
