@@ -698,7 +698,7 @@ async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) 
         ({"url": "http://planted@127.0.0.1"}, "url must begin with redis://"),
         ({"url": "redis://:planted@127.0.0.1:99999"}, "url is none that Redis is reached by"),
         ({"url": "redis://:planted@127.0.0.1?db=planted"}, "url is none"),
-        ({"url": "redis://user:planted/planted@127.0.0.1"}, "url is none"),
+        ({"url": "redis://user:planted/planted@127.0.0.1"}, "has to be written as %2F"),
         ({"url": "redis://127.0.0.1?pasword=planted"}, "url is none"),
         ({"url": "redis://127.0.0.1?protocol=9"}, "url is none"),
         ({"url": "redis://127.0.0.1?retry=planted"}, "url is none"),
