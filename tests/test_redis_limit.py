@@ -695,6 +695,7 @@ async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        ({"url": None}, "url"),
         ({"url": "http://planted@127.0.0.1"}, "url must begin with redis://"),
         ({"url": "redis://:planted@127.0.0.1:99999"}, "url is none that Redis is reached by"),
         ({"url": "redis://:planted@127.0.0.1?db=planted"}, "url is none"),

@@ -51,7 +51,7 @@ class RedisRateLimit:
     """
 
     limit: RateLimit = field(validator=instance_of(RateLimit))
-    url: str = field(repr=without_query)
+    url: str = field(validator=instance_of(str), repr=without_query)
     processes: int = field(kw_only=True, validator=[instance_of(int), ge(1)])
     name: str = field(default="default", kw_only=True, validator=matches_re(r"[^{}]+"))
     _pace: Pace = field(factory=Pace, kw_only=True, repr=False, alias="_pace")
