@@ -47,12 +47,12 @@ class ExportClient:
     `auth`: a token, an object with `async get_token()`, or a callable that gives either; or
     `session`, an open `Session` that is used instead and stays open. `base_url`: where the API is,
     Bentley's by default. `rate_limit`: how many calls the subscription allows, by default
-    `RateLimit.STANDARD`. `retry`: how often requests are repeated. `schedule`: when runs are looked
-    at. `request_timeout`: seconds for one request, 30 by default. `outage_allowance`: seconds for
-    which looks at a run may fail before its `wait` gives up. `redirect_url`: where the page on
-    which a user agrees to exports sends them afterwards. `http`: your own `aiohttp.ClientSession`,
-    which stays open. `transport`: what carries the requests instead of aiohttp, such as an
-    emulator.
+    `RateLimit.STANDARD`, or a `RedisRateLimit`. `retry`: how often requests are repeated.
+    `schedule`: when runs are looked at. `request_timeout`: seconds for one request, 30 by default.
+    `outage_allowance`: seconds for which looks at a run may fail before its `wait` gives up.
+    `redirect_url`: where the page on which a user agrees to exports sends them afterwards. `http`:
+    your own `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests
+    instead of aiohttp, such as an emulator.
     """
 
     def __init__(

@@ -54,9 +54,10 @@ class Session:
 
     `auth`: a token, an object with `async get_token()`, or a callable that gives either.
     `base_url`: where the API is. `rate_limit`: how many calls the subscription allows; none goes
-    out beyond that. `retry`: how often requests are repeated. `request_timeout`: seconds for one
-    sending and its answer. `http`: your own `aiohttp.ClientSession`, which stays open. `transport`:
-    what carries the requests instead of aiohttp.
+    out beyond that, and with a `RedisRateLimit` none of all who share it. `retry`: how often
+    requests are repeated. `request_timeout`: seconds for one sending and its answer. `http`: your
+    own `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests instead of
+    aiohttp.
     """
 
     def __init__(
@@ -266,12 +267,8 @@ class Session:
     def _still_refused(self, request: Request) -> Response:
         """The refusal that holds for all, as the answer to this request; it is not sent."""
         left = max(1, ceil(self._gate.pause_left))
-        return evolve(
-            self._refusal,
-            headers={**self._refusal.headers, "Retry-After": str(left)},
-            method=request.method,
-            url=request.url,
-        )
+        headers = {**self._refusal.headers, "Retry-After": str(left)}
+        return evolve(self._refusal, headers=headers, method=request.method, url=request.url)
 
     async def _once(self, request: Request) -> Outcome:
         seconds = self._timeout + len(request.body or b"") / _SLOWEST
