@@ -6,13 +6,11 @@ import json
 import os
 import pickle
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ from itwin_export_async.emulator import Emulator
 from itwin_export_async.taskiq import ExportTasks, TaskFailed, register
 from tests.batches import started, tasks_left
 from tests.fakes import answer
+from tests.processes import kill, until
+from tests.redises import RedisServer
 from tests.taskiq_worker import broker_at
 
 README = Path(__file__).parents[1] / "README.md"
@@ -96,12 +96,6 @@ async def working(
 
 async def ended(sent: AsyncTaskiqTask[Any]) -> Any:
     return (await sent.wait_result(timeout=1e6)).raise_for_error().return_value
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not is_so():  # noqa: ASYNC110 - other processes set no event
-            await asyncio.sleep(0.02)
 
 
 async def test_an_export_ends_on_disk_and_its_result_is_json(
@@ -475,29 +469,8 @@ def test_without_taskiq_the_package_imports_and_the_module_says_what_it_needs() 
 @pytest.fixture
 async def redis(tmp_path: Path) -> AsyncIterator[str]:
     """The address of a Redis of its own."""
-    server = shutil.which("redis-server")
-    if server is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no redis-server here")
-        pytest.skip("no redis-server here")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = ("--port", f"{port}", "--save", "", "--dir", f"{tmp_path}", "--bind", "127.0.0.1")
-    process = await asyncio.create_subprocess_exec(
-        server, *words, stdout=asyncio.subprocess.DEVNULL
-    )
-    try:
-        await until(lambda: is_listening(port))
-        yield f"redis://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-def is_listening(port: int) -> bool:
-    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
+    async with RedisServer(tmp_path) as server:
+        yield server.url
 
 
 Start = Callable[[], Awaitable[asyncio.subprocess.Process]]
@@ -540,11 +513,6 @@ async def workers(
             for process in processes:
                 kill(process)
                 await process.wait()
-
-
-def kill(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.real_time
