@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +55,10 @@ class Load:
     shape: str
     median: float
 
-    @cached_property
+    @property
     def gone(self) -> Floats:
         """The share that is over by each of UNITS medians."""
-        return np.array([1 - SHAPES[self.shape](t) for t in UNITS])
+        return _gone(self.shape)
 
     def gone_by(self, ages: Floats) -> Floats:
         """The share that is over by these ages."""
@@ -71,12 +71,22 @@ class Load:
 
     def density(self, ages: Floats) -> Floats:
         """How likely it is to end just then, per second."""
-        slope = np.gradient(self.gone, UNITS)
+        slope = _slope(self.shape)
         return np.interp(ages / self.median, UNITS, slope, left=0.0, right=0.0) / self.median
 
     def ends(self) -> Floats:
         """Durations at even ranks, in order."""
         return self.at_ranks((np.arange(ENDS) + 0.5) / ENDS)
+
+
+@cache
+def _gone(shape: str) -> Floats:
+    return np.array([1 - SHAPES[shape](t) for t in UNITS])
+
+
+@cache
+def _slope(shape: str) -> Floats:
+    return np.array(np.gradient(_gone(shape), UNITS))
 
 
 def best_looks(load: Load, poll_cost: float, longest: float = math.inf) -> Floats:
@@ -85,14 +95,14 @@ def best_looks(load: Load, poll_cost: float, longest: float = math.inf) -> Float
     grid = np.union1d(ranks, _evenly(ranks[0] / 2, ranks[-1] * 2, poll_cost))
     if longest < grid[-1]:  # or hardly two points of the grid are just so far apart
         grid = np.union1d(grid, np.arange(0.0, grid[-1], longest / FINE / 4))
-    return _cheapest(grid, load.gone_by(grid), poll_cost, longest)
+    return cheapest(grid, load.gone_by(grid), poll_cost, longest)
 
 
 def best_shared_looks(loads: Mapping[Load, float], poll_cost: float) -> Floats:
     """The looks of who knows all loads and their weights, but not which of them it looks at."""
     grid = _evenly(0.5, 2 * max(load.ends()[-1] for load in loads), poll_cost)
     gone = np.average([load.gone_by(grid) for load in loads], axis=0, weights=[*loads.values()])
-    return _cheapest(grid, gone, poll_cost)
+    return cheapest(grid, gone, poll_cost)
 
 
 def likely(loads: Iterable[Load], seen: Floats) -> dict[Load, float]:
@@ -111,16 +121,23 @@ def _evenly(first: float, last: float, poll_cost: float) -> Floats:
     return np.union1d(np.geomspace(first, last, 600), squares)
 
 
-def _cheapest(grid: Floats, gone: Floats, poll_cost: float, longest: float = math.inf) -> Floats:
-    """The looks on a grid that cost least: Bellman's recursion, not the package's own."""
+def cheapest(grid: Floats, gone: Floats, poll_cost: float, longest: float = math.inf) -> Floats:
+    """The looks on a grid that cost least: Bellman's recursion, not the package's own.
+
+    A run seen alive later is looked at later, so that no next look need be sought behind the one
+    from the time after.
+    """
     ended = np.concatenate([[0.0], np.cumsum(np.diff(gone) * (grid[1:] + grid[:-1]) / 2)])
     worth, following = np.zeros(len(grid)), np.zeros(len(grid), dtype=np.int64)
     fixed = grid * gone - ended  # the part of a look's lag that does not depend on the one before
+    near = np.searchsorted(grid, grid + longest, side="right")
+    look = len(grid) - 1
     for i in range(len(grid) - 2, -1, -1):
-        costs = fixed[i + 1 :] + worth[i + 1 :] - grid[i + 1 :] * gone[i]
-        costs[grid[i + 1 :] - grid[i] > longest] = math.inf
-        following[i] = i + 1 + np.argmin(costs)
-        worth[i] = poll_cost * (1 - gone[i]) + ended[i] + costs[following[i] - i - 1]
+        end = min(look, max(int(near[i]) - 1, i + 1)) + 1
+        costs = fixed[i + 1 : end] + worth[i + 1 : end] - grid[i + 1 : end] * gone[i]
+        look = i + 1 + int(costs.argmin())
+        following[i] = look
+        worth[i] = poll_cost * (1 - gone[i]) + ended[i] + costs[look - i - 1]
     looks, i = [], 0
     while i < len(grid) - 1:
         i = int(following[i])

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.durations import Floats, Load, best_looks, best_shared_looks, likely
+from benchmarks.durations import Floats, Load, best_shared_looks, likely
 from benchmarks.judging import Scores, average, judge, seen_before
 
-ROUNDS = 16  # after which the bound of the worst hardly rises
+ROUNDS = 40  # after which the bound of the worst hardly rises
+STEP, MARGIN = 0.04, 0.2  # of the logarithms of medians: less than 5 runs of 10 % spread tell apart
 
 
 def knowing_the_table(best: Scores) -> Scores:
@@ -20,21 +21,20 @@ def knowing_the_table(best: Scores) -> Scores:
     return scores
 
 
-def having_seen(best: Scores, runs: int, histories: int) -> Scores:
-    """The same, but that so many runs were seen of the one it looks at, in so many histories."""
+def knowing_the_shapes(best: Scores, runs: int, histories: int) -> Scores:
+    """The scores of who knows the shapes and the range of medians, and has seen so many runs.
+
+    By what it was shown, in so many histories, it weighs every shape at every median in the range.
+    """
     scores: Scores = {}
     for poll_cost, costs in _by_poll_cost(best).items():
+        imagined = _at_every_median(costs)
         for load in costs:
             scores[load, poll_cost] = average(
-                judge(_shared(likely(costs, np.array(seen)), costs, poll_cost), load.ends())
+                judge(_shared(likely(imagined, np.array(seen)), imagined, poll_cost), load.ends())
                 for seen in seen_before(load, histories, runs)
             )
     return scores
-
-
-def no_further_apart(best: Scores, longest: float) -> Scores:
-    """The scores of who knows the distribution, but looks every `longest` seconds at least."""
-    return {(load, c): judge(best_looks(load, c, longest), load.ends()) for load, c in best}
 
 
 def least_worst(best: Scores, poll_cost: float) -> float:
@@ -63,6 +63,19 @@ def _by_poll_cost(best: Scores) -> dict[float, dict[Load, float]]:
         poll_cost: {load: one.cost(c) for (load, c), one in best.items() if c == poll_cost}
         for poll_cost in poll_costs
     }
+
+
+def _at_every_median(costs: Mapping[Load, float]) -> dict[Load, float]:
+    """Loads of these shapes all over the range of these medians, with what they cost at best."""
+    logs = sorted({math.log(load.median) for load in costs})
+    low, high = logs[0] - MARGIN, logs[-1] + MARGIN
+    medians = np.linspace(low, high, math.ceil((high - low) / STEP) + 1)
+    rising, imagined = sorted(costs, key=lambda load: load.median), {}
+    for shape in dict.fromkeys(load.shape for load in costs):
+        known = [math.log(costs[load]) for load in rising if load.shape == shape]
+        for median, cost in zip(medians, np.interp(medians, logs, known), strict=True):
+            imagined[Load(shape, math.exp(median))] = math.exp(cost)
+    return imagined
 
 
 def _shared(chances: Mapping[Load, float], costs: Mapping[Load, float], poll_cost: float) -> Floats:

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, whatever it comes to."""
 
+from itertools import combinations
 from math import inf
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks import batch, decoding, following, importing, poll, polling, transfer
 from benchmarks.__main__ import NAMES, main
 from benchmarks.batch import least_makespan
-from benchmarks.durations import Load, best_looks, likely
+from benchmarks.durations import Floats, Load, best_looks, cheapest, likely
 from benchmarks.figure import Bar, Figure
 from benchmarks.machine import this_machine
 from benchmarks.readme import BEGIN, END, Result, keep, kept, renewed
@@ -177,6 +178,38 @@ def test_no_batch_is_shorter_than_its_bound(
     durations: list[float], windows: dict[float, int], least: float
 ) -> None:
     assert least_makespan(durations, windows) == least
+
+
+def cost_of(looks: Floats, grid: Floats, gone: Floats, poll_cost: float) -> float:
+    """Of runs that end halfway between two times of the grid."""
+    ends, share = (grid[1:] + grid[:-1]) / 2, np.diff(gone)
+    seen_by = np.searchsorted(looks, ends)
+    return float((share * (poll_cost * (seen_by + 1) + looks[seen_by] - ends)).sum())
+
+
+@given(
+    st.lists(st.floats(0.1, 10), min_size=7, max_size=7),
+    st.lists(st.floats(0.01, 1), min_size=7, max_size=7),
+    st.floats(0.1, 10),
+    st.floats(10, 40),
+)
+def test_no_other_looks_cost_less(
+    steps: list[float], shares: list[float], poll_cost: float, longest: float
+) -> None:
+    grid = np.cumsum([0.0, *steps])
+    gone = np.cumsum([0.0, *shares]) / sum(shares)
+    looks = cheapest(grid, gone, poll_cost, longest)
+    all_looks = (
+        np.array([*some, grid[-1]])
+        for count in range(len(grid))
+        for some in combinations(grid[1:-1], count)
+    )
+    least = min(
+        cost_of(others, grid, gone, poll_cost)
+        for others in all_looks
+        if max(np.diff(others, prepend=0.0)) <= longest
+    )
+    assert cost_of(looks, grid, gone, poll_cost) == pytest.approx(least)
 
 
 def test_who_may_look_at_any_time_loses_nothing_by_a_limit_that_is_long() -> None:
