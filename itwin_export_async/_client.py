@@ -8,12 +8,13 @@ from typing import Any, Self
 import aiohttp
 
 from itwin_export_async._auth import Auth, auth_from_env
-from itwin_export_async._batch import OnUpdateOfMany, Requests, export_many
+from itwin_export_async._batch import Requests, export_many
 from itwin_export_async._connections import connections_of, find_or_create
 from itwin_export_async._consent import Consent
 from itwin_export_async._exporting import Export, Terms, kind_of
 from itwin_export_async._following import Following
 from itwin_export_async._gate import AnyLimit
+from itwin_export_async._limits import DAY
 from itwin_export_async._models import (
     AuthenticationType,
     AuthorizationInformation,
@@ -31,7 +32,7 @@ from itwin_export_async._protocol.resuming import read_token
 from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.schedule import Inspection, PollSchedule
-from itwin_export_async._runs import DAY, OnUpdate, RunDesk, RunHandle
+from itwin_export_async._runs import OnUpdate, RunDesk, RunHandle
 from itwin_export_async._session import Session
 from itwin_export_async._starting import IfActive, start_export
 from itwin_export_async._storage import StorageClient
@@ -90,8 +91,11 @@ class ExportClient:
             self._session = session
         if not outage_allowance >= 0:
             raise ValueError(f"outage_allowance must be at least 0, not {outage_allowance}")
+        schedule = Inspection() if schedule is None else schedule
+        if not callable(getattr(schedule, "next_wait", None)):
+            raise TypeError(f"schedule must have next_wait(view), which {schedule!r} has not")
         self._owns_session = session is None
-        self._following = Following(self._session, schedule or Inspection(), outage_allowance)
+        self._following = Following(self._session, schedule, outage_allowance)
         self.storage = StorageClient(self._session)
         """iTwin Storage: where the exported files are."""
         outputs = Outputs(self._session, self.storage)
@@ -162,6 +166,8 @@ class ExportClient:
         """The iModel's connection of this name (and authentication type, where one is given); it
         is made if there is none: one, however many ask this client, and though answers are lost.
         """
+        if not isinstance(display_name, str):
+            raise TypeError(f"display_name must be a string, not {type(display_name).__name__}")
         kind = kind_of(authentication_type)
         return await find_or_create(self._session, imodel_id, display_name, kind)
 
@@ -259,7 +265,7 @@ class ExportClient:
         """Export an iModel and bring the output to disk, as `run.download` does.
 
         `display_name`: as in `ExportRequest`. `timeout` bounds all of it, in seconds, None not at
-        all: `RunTimeout`, or a plain `TimeoutError` before there is a run.
+        all: `RunTimeout`, or `StartTimeout` before there is a run.
         """
         request = ExportRequest(
             imodel_id=imodel_id, destination=destination, options=options, display_name=display_name
@@ -276,15 +282,15 @@ class ExportClient:
         authentication_type: AuthenticationType | str | None = None,
         if_active: IfActive = "wait",
         timeout: float | None = DAY,
-        on_update: OnUpdateOfMany | None = None,
+        on_update: OnUpdate | None = None,
     ) -> AsyncGenerator[ExportOutcome, None]:
         """The outcomes of many exports, each as soon as it is there; failures among them.
 
         `requests` may be endless or asynchronous: they are read as needed. `concurrency`: how many
         go on at once, those of one iModel one after another; each has `timeout` seconds. `ledger`:
-        a file from which the same call goes on after any end. `on_update` gets request and update.
-        What `requests` or `on_update` raise, and the `LedgerError` of a ledger that cannot be used,
-        comes out here. Leaving early never ends the runs.
+        a file from which the same call goes on after any end. `on_update` gets a `RunUpdate` with
+        its `request`. What `requests` or `on_update` raise, and the `LedgerError` of a ledger that
+        cannot be used, comes out here. Leaving early never ends the runs.
         """
         terms = self._terms(authentication_type=authentication_type, if_active=if_active)
         return export_many(terms, requests, concurrency, timeout, ledger, on_update)

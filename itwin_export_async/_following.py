@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from attrs import Factory, define, evolve, field, frozen
 
-from itwin_export_async._errors import ExportError, ResponseError, TokenError
+from itwin_export_async._errors import ExportError, RateLimited, ResponseError, TokenError
 from itwin_export_async._history import History, Past
 from itwin_export_async._models import Run
 from itwin_export_async._protocol.following import (
@@ -22,15 +22,16 @@ from itwin_export_async._protocol.following import (
     Sighting,
     goes_backwards,
 )
-from itwin_export_async._protocol.retry import RetryPolicy, service_time
+from itwin_export_async._protocol.retry import RetryPolicy, retry_after, service_time
 from itwin_export_async._protocol.runs import Service, get_run, read_run
-from itwin_export_async._protocol.schedule import PollSchedule, PollView
+from itwin_export_async._protocol.schedule import PollSchedule, PollView, next_wait
 from itwin_export_async._session import Session
 from itwin_export_async._tracing import event, traced
 
 log = logging.getLogger(__name__)
 
 FIRST_LOOK = 1.0  # seconds after its start in which a new run is seen for the first time
+SPREAD = 0.2  # of a stretched wait to either side, so that looks which came together part again
 POLLS_SHARE = 0.8  # of the calls that the rate limit leaves; the rest is for what moves work on
 
 
@@ -51,20 +52,31 @@ class _Place:
     next: "_Place | None" = None
 
 
+@frozen
+class Look:
+    """What a look at a run brought: the run as it is now, and what the service said beside it.
+
+    `age`: the run's, in seconds by the service's clock, None if untold. `asked`: the seconds after
+    which the service wants to be asked again, 0 where it does not say.
+    """
+
+    run: Run
+    age: float | None
+    asked: float
+
+
 async def look(
     session: Session, key: RunKey, *, retry: RetryPolicy | None = None, known: Run | None = None
-) -> tuple[Run, float | None]:
-    """The run as it is now, and its age in seconds by the service's clock (None if untold).
-
-    `known`: what was seen last; it comes back where nothing has changed.
-    """
+) -> Look:
+    """Look now. `known`: what was seen last; it comes back where nothing has changed."""
     request = get_run(key.service, key.connection_id, key.run_id)
     response = await session.send(request, retry=retry, is_poll=retry is not None)
     run = read_run(response, key.connection_id, known=known)
-    if run.start_date_time is None:
-        return run, None
-    now = service_time(response.headers) or datetime.now(UTC)
-    return run, max(0.0, (now - run.start_date_time).total_seconds())
+    now, age = datetime.now(UTC), None
+    if run.start_date_time is not None:
+        told = service_time(response.headers) or now
+        age = max(0.0, (told - run.start_date_time).total_seconds())
+    return Look(run, age, retry_after(response.headers, now=now) or 0.0)
 
 
 class Following:
@@ -143,14 +155,14 @@ class Following:
     async def _look(self, follower: "_Follower") -> float | None:
         """Look once: seconds until the next look, None when there is nothing more to see."""
         try:
-            run, age = await look(
+            seen = await look(
                 self._session, follower.key, retry=self._retry, known=follower.course.run
             )
         except ExportError as error:
             return self._missed(follower, error)
-        before = follower.course
+        before, run = follower.course, seen.run
         known = before.run if run == before.run else run  # the same again is not kept twice
-        course = follower.course = before.seen(known, age=age, now=_clock())
+        course = follower.course = before.seen(known, age=seen.age, now=_clock())
         _report(run, before, course)
         event("look", state=run.state.value, outcome=run.outcome.value)
         if course.is_over or course.brought_news:
@@ -159,7 +171,7 @@ class Following:
             self._history.past(follower.key.service, follower.key.connection_id).add(run)
             return None
         await self._history.ask(follower.past, age=_clock() - course.began)
-        return self._next_wait(follower)
+        return max(seen.asked, self._next_wait(follower))
 
     def _missed(self, follower: "_Follower", error: ExportError) -> float | None:
         """After a look that failed: seconds until the next, None when that would be of no use."""
@@ -170,10 +182,9 @@ class Following:
         log.info("looking at run %s failed, trying on: %s", follower.key.run_id, error)
         event("look failed", error=str(error))
         if isinstance(error, ResponseError | TokenError) and error.retry_after:
-            asked, course = error.retry_after, course.put_off()
+            asked = error.retry_after
             follower.tell(Pause(until=now + asked, error=error))
-        else:
-            course = course.missed(now=now)
+        course = course.put_off() if isinstance(error, RateLimited) else course.missed(now=now)
         if course.outage(now) > self._allowance:
             follower.tell(Ending(error=error, outage=course.outage(now)))
             return None
@@ -192,16 +203,17 @@ class Following:
             since_change=now - course.changed,
             history=follower.past.durations,
         )
-        wait = self._schedule.next_wait(view)
+        wait = next_wait(self._schedule, view)
         wanted = 1.0 / max(wait, 0.001)
         self._demand += wanted - follower.demand
         follower.demand = wanted
         left = POLLS_SHARE * self._session.call_rate
         if self._demand <= left:
             return wait
-        stretched = self._schedule.next_wait(evolve(view, pressure=self._demand / left))
+        stretched = next_wait(self._schedule, evolve(view, pressure=self._demand / left))
         in_turn = len(self._loops) / left  # by then each run can have had a look
-        return max(wait, min(stretched, in_turn))
+        stretched = min(stretched, in_turn)
+        return max(wait, (1 - SPREAD) * stretched + self._retry.jitter(2 * SPREAD * stretched))
 
 
 def _clock() -> float:

@@ -4,11 +4,10 @@ import asyncio
 import copy
 import inspect
 from collections.abc import AsyncGenerator, Callable
-from datetime import UTC, datetime, timedelta
-from enum import Enum
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from attrs import define, field, frozen
 
@@ -21,6 +20,7 @@ from itwin_export_async._errors import (
     RunUnreachable,
 )
 from itwin_export_async._following import Following, RunKey, Watch, look
+from itwin_export_async._limits import UNSET, Limit, Limits, NotInTime, Timeout
 from itwin_export_async._models import ExecutionResult, Run, RunOrigin, RunUpdate
 from itwin_export_async._outputs import Outputs
 from itwin_export_async._progress import Progress
@@ -30,17 +30,8 @@ from itwin_export_async._protocol.resuming import Resumption, write_token
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._session import Session
 
-DAY = 24 * 3600.0
-_FOR_EVER = 100 * 365 * DAY
 OnUpdate = Callable[[RunUpdate], Any]
 """Called with each update; sync or async. What it raises goes to the one who passed it."""
-
-
-class _Unset(Enum):
-    UNSET = "24 hours, or what is left of the token's deadline"
-
-
-UNSET: Final = _Unset.UNSET
 
 
 @frozen(kw_only=True, eq=False)
@@ -67,7 +58,7 @@ class RunHandle:
 
     `connection_id`, `run_id`: the run's ids. `origin`: how the handle came by it. `last`: the
     latest state seen, None before the first. `deadline`: until when `wait` may last if it is given
-    no timeout, None for no such limit.
+    no timeout, from the token or the pickle that the handle was made of; None for no such limit.
     """
 
     connection_id: str
@@ -78,6 +69,7 @@ class RunHandle:
     service: Service = Service.EXPORT
     _desk: RunDesk | None = field(default=None, repr=False)
     _sas_url: str | None = field(default=None, repr=False)  # of the output; never pickled
+    _limits: Limits = field(factory=Limits, init=False, repr=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunHandle) and self._key == other._key
@@ -86,8 +78,10 @@ class RunHandle:
         return hash(self._key)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("connection_id", "run_id", "origin", "last", "deadline", "service")
-        return {name: getattr(self, name) for name in names}
+        names = ("connection_id", "run_id", "origin", "last", "service")
+        return {name: getattr(self, name) for name in names} | {
+            "deadline": self._limits.latest(self.deadline)
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -99,25 +93,28 @@ class RunHandle:
 
     @property
     def token(self) -> str:
-        """A text that `client.resume` takes up the run from, in any process. It holds no secret."""
+        """A text that `client.resume` takes up the run from, in any process. It holds no secret.
+
+        Its deadline is that of the `wait` that goes on (the latest of several) or was cancelled.
+        """
         return write_token(
             Resumption(
                 service=self.service,
                 connection_id=self.connection_id,
                 run_id=self.run_id,
-                deadline=self.deadline,
+                deadline=self._limits.latest(self.deadline),
             )
         )
 
     async def refresh(self) -> Run:
         """Look once, now. Raises what the look raises: `NotFound`, `TransportError`, ..."""
-        self.last, _ = await look(self._open_desk.session, self._key)
+        self.last = (await look(self._open_desk.session, self._key)).run
         return self.last
 
     async def wait(
         self,
         *,
-        timeout: float | _Unset | None = UNSET,
+        timeout: Timeout = UNSET,
         check: bool = True,
         on_update: OnUpdate | None = None,
     ) -> Run:
@@ -133,14 +130,16 @@ class RunHandle:
 
         Cancelling it ends the waiting and never the export: the service has no call for that.
         """
-        ends, deadline = self._ends(timeout), self.deadline
         try:
-            async with asyncio.timeout_at(ends) as limit:
-                run = await self._see_through(ends, on_update)
+            with self._limits.limited(timeout, self.deadline) as limit:
+                async with asyncio.timeout_at(limit.ends) as clock:
+                    run = await self._see_through(limit.ends, on_update)
+        except NotInTime as late:
+            raise self._timed_out(limit) from late.refusal
         except TimeoutError:
-            if not limit.expired():
+            if not clock.expired():
                 raise
-            raise self._timed_out(deadline) from None
+            raise self._timed_out(limit) from None
         if check:
             self._check(run)
         return run
@@ -192,22 +191,6 @@ class RunHandle:
         self._desk.session.check_open()
         return self._desk
 
-    def _ends(self, timeout: float | _Unset | None) -> float | None:
-        """When the waiting ends, in the loop's time. A timeout given becomes the deadline."""
-        if timeout is None or (not isinstance(timeout, _Unset) and timeout > _FOR_EVER):
-            self.deadline = None
-            return None
-        now = datetime.now(UTC)
-        if isinstance(timeout, _Unset):
-            seconds = (self.deadline - now).total_seconds() if self.deadline else DAY
-        elif timeout > 0:
-            seconds = timeout
-        else:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
-        if not isinstance(timeout, _Unset):
-            self.deadline = now + timedelta(seconds=seconds)
-        return asyncio.get_running_loop().time() + seconds
-
     async def _see_through(self, ends: float | None, on_update: OnUpdate | None) -> Run:
         """The run as it ended. `ends`: past it an asked wait is not worth waiting for."""
         seen: Run | None = None
@@ -243,7 +226,7 @@ class RunHandle:
                 raise self._ended(news)
             case _:
                 if ends is not None and news.until > ends:
-                    raise self._timed_out(self.deadline) from news.error
+                    raise NotInTime(news.error)
                 return None
 
     def _ended(self, ending: Ending) -> BaseException:
@@ -263,8 +246,8 @@ class RunHandle:
         own.__cause__ = error.__cause__
         return own
 
-    def _timed_out(self, deadline: datetime | None) -> RunTimeout:
-        if self.deadline is deadline:  # it has passed; what resumes the run sets its own
+    def _timed_out(self, limit: Limit) -> RunTimeout:
+        if self.deadline is limit.deadline:  # it has passed; what resumes the run sets its own
             self.deadline = None
         state = f"still {self.last.state.value}" if self.last else "not yet seen"
         return RunTimeout(

@@ -258,6 +258,8 @@ async def test_a_client_needs_either_auth_or_a_session(emulator: Emulator) -> No
         await ExportClient(session=session).__aenter__()
     with pytest.raises(ValueError, match="outage_allowance"):
         ExportClient("token", outage_allowance=-1)
+    with pytest.raises(TypeError, match=r"schedule must have next_wait\(view\)"):
+        ExportClient("token", schedule=5)  # type: ignore[arg-type]
 
 
 async def test_a_client_that_is_not_open_says_so(emulator: Emulator) -> None:
@@ -288,3 +290,8 @@ def test_the_environment_makes_a_client(monkeypatch: pytest.MonkeyPatch) -> None
     assert own.session.base_url == "https://qa-api.bentley.com"
     monkeypatch.delenv("ITP_API_URL")
     assert ExportClient.from_env().session.base_url == "https://api.bentley.com"
+
+
+async def test_a_connection_is_not_looked_for_without_a_name(client: ExportClient) -> None:
+    with pytest.raises(TypeError, match="display_name must be a string, not NoneType"):
+        await client.find_or_create_connection("i", display_name=None)  # type: ignore[arg-type]

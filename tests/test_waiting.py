@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import math
 import pickle
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from itwin_export_async import (
     FixedInterval,
     NotFound,
     PermissionDenied,
+    PollView,
     ProtocolError,
     RateLimited,
     Request,
@@ -267,9 +270,7 @@ async def test_a_token_carries_the_deadline_to_another_client(
     with pytest.raises(RunTimeout):
         await resumed.wait()
     assert asyncio.get_running_loop().time() - before <= 101
-    again = client.resume(token)
-    await again.wait(timeout=None)  # an explicit one wins
-    assert again.deadline is None
+    assert (await client.resume(token).wait(timeout=None)).is_final  # an explicit one wins
 
 
 async def test_a_handle_pickles_and_is_taken_up_again(run: RunHandle, client: ExportClient) -> None:
@@ -520,6 +521,55 @@ async def test_an_asked_wait_by_date_is_kept_without_a_clock_of_the_service() ->
     assert at[1] - at[0] >= 198
 
 
+async def test_an_answer_too_may_say_when_to_come_again() -> None:
+    at: list[float] = []
+
+    def serve(request: Request) -> Response:
+        if not request.url.endswith("/r1"):
+            return answer(404)
+        at.append(asyncio.get_running_loop().time())
+        state = ("Completed", "Success") if len(at) == 4 else ("Executing", None)
+        return answer(200, seen(*state), Retry_After="77")
+
+    async with ExportClient("t", transport=Answers(serve), schedule=FixedInterval(5)) as client:
+        await client.run("c1", "r1").wait()
+    assert [later - before for before, later in pairwise(at)] == [77, 77, 77]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "ends"),
+    [
+        (answer(503, "{}", Retry_After="5"), RunUnreachable),
+        (answer(503, "{}", Retry_After="600"), RunUnreachable),
+        (answer(429, "{}", Retry_After="5"), RunTimeout),  # the service is there
+        (answer(429, "{}"), RunTimeout),
+        (answer(429, "{}", Retry_After="soon"), RunTimeout),
+    ],
+)
+async def test_a_service_that_only_puts_off_is_an_outage_unless_it_minds_the_rate(
+    trouble: Response, ends: type[Exception]
+) -> None:
+    transport = Answers(answer(200, seen("Executing")), trouble)
+    async with ExportClient("t", transport=transport) as client:
+        with pytest.raises(ends):
+            await client.run("c1", "r1").wait(timeout=5000)
+    lasted = asyncio.get_running_loop().time()
+    assert lasted <= 1300 if ends is RunUnreachable else lasted == pytest.approx(5000)
+
+
+@pytest.mark.parametrize("wait", [-1.0, math.nan, math.inf])
+async def test_a_schedule_that_gives_no_time_is_told_to_who_waits(wait: float) -> None:
+    class Broken:
+        def next_wait(self, view: PollView) -> float:
+            return wait
+
+    transport = Answers(answer(200, seen("Executing")))
+    async with ExportClient("t", transport=transport, schedule=Broken()) as client:
+        with pytest.raises(ValueError, match="as the next wait, which is no time"):
+            await client.run("c1", "r1").wait()
+    assert len(transport.requests) == 1
+
+
 async def test_the_grace_of_an_undecided_end_is_short() -> None:
     body = '{"run": {"id": "r1", "state": "Completed", "startDateTime": "2020-01-01T00:00:00Z"}}'
     async with ExportClient("t", transport=Answers(answer(200, body))) as client:
@@ -530,8 +580,10 @@ async def test_the_grace_of_an_undecided_end_is_short() -> None:
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e15])
 async def test_a_timeout_beyond_all_bounds_is_none(run: RunHandle, timeout: float) -> None:
-    assert (await run.wait(timeout=timeout)).is_final
-    assert run.deadline is None
+    waiter = asyncio.create_task(run.wait(timeout=timeout))
+    await asyncio.sleep(1)
+    assert "deadline" not in run.token
+    assert (await waiter).is_final
 
 
 async def test_a_deadline_without_a_zone_and_a_bottomless_token(client: ExportClient) -> None:
@@ -542,14 +594,33 @@ async def test_a_deadline_without_a_zone_and_a_bottomless_token(client: ExportCl
         client.resume("[" * 200_000)
 
 
-async def test_a_short_wait_leaves_the_deadline_of_a_longer_one(run: RunHandle) -> None:
+async def test_a_wait_has_its_own_limit_and_no_other(run: RunHandle) -> None:
     short = asyncio.create_task(run.wait(timeout=10))
     await asyncio.sleep(1)
-    longer = asyncio.create_task(run.wait(timeout=50_000))
-    with pytest.raises(RunTimeout):
+    unlimited = asyncio.create_task(run.wait())
+    with pytest.raises(RunTimeout) as caught:
         await short
-    assert run.deadline is not None
-    await longer
+    assert "deadline" not in caught.value.token
+    assert (await unlimited).is_final
+
+
+async def test_a_wait_that_was_given_up_limits_none_that_comes_later(run: RunHandle) -> None:
+    visitor = asyncio.create_task(run.wait(timeout=10))
+    await asyncio.sleep(1)
+    visitor.cancel()
+    await asyncio.wait([visitor])
+    assert "deadline" in run.token  # for whoever takes over in another process
+    assert (await run.wait()).is_final
+    assert "deadline" not in run.token
+
+
+async def test_a_token_has_the_latest_deadline_of_all_that_wait(run: RunHandle) -> None:
+    waiters = [asyncio.create_task(run.wait(timeout=t)) for t in (10, 50_000, 20)]
+    await asyncio.sleep(30)
+    later = datetime.now(UTC) + timedelta(seconds=40_000)
+    assert datetime.fromisoformat(json.loads(run.token)["deadline"]) > later
+    assert pickle.loads(pickle.dumps(run)).deadline > later
+    await asyncio.gather(*waiters, return_exceptions=True)
 
 
 async def test_a_token_service_that_asks_for_time_gets_it(emulator: Emulator) -> None:

@@ -77,7 +77,7 @@ class Course:
         return evolve(self, failing=now if self.failing is None else self.failing)
 
     def put_off(self) -> "Course":
-        """After a look to which the service said when to come again: it is there."""
+        """After a look that was refused for the rate limit alone: the service is there."""
         return evolve(self, failing=None)
 
     def may_pass(self, error: ExportError, *, now: float) -> bool:

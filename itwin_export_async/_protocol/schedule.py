@@ -31,13 +31,15 @@ takes to look at each of them. Half the hazard is like twice the cost: so counts
 begun to execute. `Finalizing` is taken for a short run of its own, of which nothing is known.
 """
 
-from math import log, log2, sqrt
+from math import inf, log, log2, sqrt
+from numbers import Real
 from typing import Protocol
 
 from attrs import field, frozen
 from attrs.validators import ge, gt
 
 from itwin_export_async._models import ExecutionState
+from itwin_export_async._models.checks import of_type
 from itwin_export_async._protocol.plan import plan
 
 NOT_EXECUTING = frozenset(
@@ -78,6 +80,14 @@ class PollSchedule(Protocol):
         ...
 
 
+def next_wait(schedule: PollSchedule, view: PollView) -> float:
+    """Seconds until the next look; a `ValueError` if the schedule gives what is no time to wait."""
+    wait = schedule.next_wait(view)
+    if not 0 <= wait < inf:
+        raise ValueError(f"{schedule!r} gave {wait!r} as the next wait, which is no time to wait")
+    return wait
+
+
 @frozen(kw_only=True)
 class Inspection:
     """The schedule that balances the cost of looking against the lag of noticing.
@@ -86,9 +96,9 @@ class Inspection:
     `maximum` bound every wait, in seconds.
     """
 
-    poll_cost: float = field(default=3.0, validator=gt(0))
-    minimum: float = field(default=1.0, validator=ge(0))
-    maximum: float = field(default=900.0, validator=gt(0))
+    poll_cost: float = field(default=3.0, validator=[of_type(Real), gt(0)])
+    minimum: float = field(default=1.0, validator=[of_type(Real), ge(0)])
+    maximum: float = field(default=900.0, validator=[of_type(Real), gt(0)])
 
     def __attrs_post_init__(self) -> None:
         if self.minimum > self.maximum:
@@ -144,7 +154,7 @@ def _scale_free_wait(age: float, cost: float) -> float:
 class FixedInterval:
     """A look every `seconds`, whatever the run."""
 
-    seconds: float = field(validator=gt(0))
+    seconds: float = field(validator=[of_type(Real), gt(0)])
 
     def next_wait(self, view: PollView) -> float:
         """Seconds until the next look."""
@@ -155,9 +165,9 @@ class FixedInterval:
 class Exponential:
     """Waits that start at `initial` seconds and grow by `factor` up to `maximum`."""
 
-    initial: float = field(default=1.0, validator=gt(0))
-    factor: float = field(default=1.3, validator=ge(1))
-    maximum: float = field(default=20.0, validator=gt(0))
+    initial: float = field(default=1.0, validator=[of_type(Real), gt(0)])
+    factor: float = field(default=1.3, validator=[of_type(Real), ge(1)])
+    maximum: float = field(default=20.0, validator=[of_type(Real), gt(0)])
 
     def next_wait(self, view: PollView) -> float:
         """Seconds until the next look."""
