@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from itwin_export_async._protocol.rate import RateLimit, Windows, place_in_line
+from itwin_export_async._protocol.rate import Line, RateLimit, Windows
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,14 @@ class Places(Protocol):
 
 
 class Gate:
-    """Lets requests through, in their order, as soon as the rate limit and the service allow."""
+    """Lets requests through as soon as the rate limit and the service allow, polls more rarely."""
 
     def __init__(self, windows: Places, at_once: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._free = at_once  # how many more may be under way
         self._windows = windows
         self._line: list[tuple[float, int, asyncio.Future[bool]]] = []
+        self._places = Line()
         self._numbers = count()
         self._paused_until = 0.0
         self._probing = False
@@ -70,10 +71,13 @@ class Gate:
 
     async def enter(self, *, is_poll: bool) -> bool:
         """Wait for the turn to go, and say whether it goes as a probe. `leave` has to follow."""
-        if not self._line and self._may_go():
-            return self._begin()
+        self._forget_gone()
+        if not self._line:
+            if self._may_go():
+                return self._begin()
+            self._places = Line()
         turn: asyncio.Future[bool] = self._loop.create_future()
-        place = place_in_line(self._loop.time(), is_poll=is_poll)
+        place = self._places.place(is_poll=is_poll)
         heappush(self._line, (place, next(self._numbers), turn))
         self._admit()
         try:
@@ -111,13 +115,19 @@ class Gate:
             return False
         return self._windows.free_at(now) == now
 
+    def _forget_gone(self) -> None:
+        """Those at the head of the line who wait no more."""
+        while self._line and self._line[0][2].done():
+            heappop(self._line)
+
     def _admit(self) -> None:
         """Let in whoever may go, and look again when the next may."""
+        self._forget_gone()
         while self._line and self._may_go():
-            _, _, turn = heappop(self._line)
-            if turn.done():
-                continue
+            place, _, turn = heappop(self._line)
+            self._places.goes(place)
             turn.set_result(self._begin())
+            self._forget_gone()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -72,8 +72,27 @@ async def test_work_goes_before_polls_and_polls_do_not_starve() -> None:
             for name in ("first", "poll", "second", "third"):
                 group.create_task(call(name, is_poll=name == "poll"))
             await asyncio.sleep(45)
-            group.create_task(call("late"))
-    assert order == ["first", "second", "third", "poll", "late"]
+            for name in ("late", "later", "latest"):
+                group.create_task(call(name))
+    assert order == ["first", "second", "third", "late", "poll", "later", "latest"]
+
+
+async def test_a_call_goes_next_however_many_polls_have_come_before() -> None:
+    transport = Timed(answer(204))
+    limit = RateLimit(per_minute=10)
+    async with Session("t", transport=transport, rate_limit=limit) as session:
+        polls = [asyncio.create_task(session.send(GET, is_poll=True)) for _ in range(500)]
+        await asyncio.sleep(1000)
+        asked = now()
+        await session.send(GET)
+        assert now() - asked <= 61
+        for poll in polls:
+            poll.cancel()
+        await asyncio.wait(polls)
+        asked = now()
+        last = asyncio.create_task(session.send(GET, is_poll=True))
+        await asyncio.gather(*(session.send(GET) for _ in range(20)))
+        assert last.done()  # those who have left the line count no more
 
 
 async def test_a_caller_that_leaves_the_line_blocks_nobody() -> None:

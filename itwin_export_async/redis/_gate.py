@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from heapq import heappop
 from itertools import islice
 from math import inf
 
@@ -148,8 +147,7 @@ class RedisGate(Gate):
 
     def _wanted(self) -> int:
         """How many may go if there are places for them."""
-        while self._line and self._line[0][2].done():
-            heappop(self._line)
+        self._forget_gone()
         if self._probing or self._loop.time() < self._paused_until:
             return 0
         waiting = (turn for _, _, turn in self._line if not turn.done())

@@ -1,6 +1,6 @@
 """The rate limit against a service that counts every call in true sliding windows."""
 
-from itertools import pairwise
+from itertools import count
 from math import inf
 
 import pytest
@@ -11,8 +11,8 @@ from itwin_export_async import RateLimit
 from itwin_export_async._protocol.rate import (
     HOUR,
     MINUTE,
+    Line,
     Windows,
-    place_in_line,
     remaining_calls,
 )
 
@@ -162,12 +162,24 @@ def test_a_limit_that_is_none_is_named(bad: object) -> None:
             RateLimit(**{name: bad})  # type: ignore[arg-type]
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=2))
-def test_nobody_in_the_line_starves(came: list[tuple[int, bool]]) -> None:
-    """A call is overtaken only by what came less than half a minute after it."""
-    line = sorted(came, key=lambda call: place_in_line(call[0], is_poll=call[1]))
-    for (first, first_polls), (second, second_polls) in pairwise(line):
-        if first_polls == second_polls:
-            assert first <= second
-        else:
-            assert first <= second + 30
+@given(st.lists(st.sampled_from(["call", "poll", "turn"])))
+def test_calls_go_before_polls_and_polls_go_too(happening: list[str]) -> None:
+    line, waiting, numbers = Line(), list[tuple[float, int, bool]](), count()
+    overtaken: dict[int, list[bool]] = {}  # for each that waits, who has gone since it came first
+    for what in [*happening, *["turn"] * len(happening)]:
+        if what != "turn":
+            number, is_poll = next(numbers), what == "poll"
+            waiting.append((line.place(is_poll=is_poll), number, is_poll))
+            overtaken[number] = []
+        elif waiting:
+            place, number, is_poll = gone = min(waiting)
+            line.goes(place)
+            waiting.remove(gone)
+            polls, calls = overtaken[number].count(True), overtaken[number].count(False)
+            if is_poll:
+                assert calls <= 4 * (polls + 1)
+            else:
+                assert polls <= 1 + calls / 4
+            assert not any(other < number for _, other, polls in waiting if polls is is_poll)
+            for gone_before in overtaken.values():
+                gone_before.append(is_poll)
