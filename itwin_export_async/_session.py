@@ -274,7 +274,10 @@ class Session:
         seconds = self._timeout + len(request.body or b"") / _SLOWEST
         try:
             async with asyncio.timeout(seconds) as limit:
-                return dated(await self._carrier.send(request), now=datetime.now(UTC))
+                response = dated(await self._carrier.send(request), now=datetime.now(UTC))
+            if response.url:
+                return response
+            return evolve(response, method=request.method, url=request.url)
         except TransportError as error:
             return error if error.url else evolve(error, method=request.method, url=request.url)
         except TimeoutError:

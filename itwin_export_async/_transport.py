@@ -27,6 +27,7 @@ _CONNECT = 15.0  # seconds for one attempt to connect
 _BUFFER = 256 * 1024  # bytes of a body that may wait to be read
 _LARGE = 64 * 1024  # bytes from which a body goes out in pieces
 _FAILURES = (aiohttp.ClientError, OSError, UnicodeError)
+_NO_BODY = ("Content-Type",)  # what has no body has no kind of body
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, UnicodeError)
 
 
@@ -97,6 +98,7 @@ class AiohttpTransport:
             timeout=timeout,
             middlewares=(),
             headers=request.headers,
+            skip_auto_headers=_NO_BODY if body is None else None,
             data=BytesIO(body) if body is not None and len(body) > _LARGE else body,
         )
 

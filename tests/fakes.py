@@ -30,8 +30,7 @@ class Answers:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, Exception):
             raise answer
-        response = answer if isinstance(answer, Response) else answer(request)
-        return evolve(response, method=request.method, url=request.url)
+        return answer if isinstance(answer, Response) else answer(request)
 
     @asynccontextmanager
     async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
@@ -40,7 +39,8 @@ class Answers:
         async def chunks() -> AsyncIterator[bytes]:
             yield response.body
 
-        yield BodyStream(head=response, chunks=chunks())
+        head = evolve(response, method=request.method, url=request.url)
+        yield BodyStream(head=head, chunks=chunks())
 
     async def close(self) -> None:
         self.closed = True

@@ -185,6 +185,20 @@ async def test_a_path_goes_out_byte_for_byte() -> None:
         assert (await session.send(Request(method="GET", url=path))).body.decode() == path
 
 
+@pytest.mark.parametrize(("body", "kind"), [(None, None), (b"{}", "application/json")])
+async def test_only_a_body_has_a_kind(body: bytes | None, kind: str | None) -> None:
+    told: list[str | None] = []
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        told.append(request.headers.get("Content-Type"))
+        return web.Response(status=204)
+
+    headers = {"Content-Type": kind} if kind else {}
+    async with web_server(note) as url, Session("t", base_url=url) as session:
+        await session.send(Request(method="POST", url="/x", headers=headers, body=body))
+    assert told == [kind]
+
+
 async def test_a_session_of_yours_is_used_and_left_open() -> None:
     async def no(request: web.Request) -> web.StreamResponse:
         return web.Response(status=404, text=request.headers["Authorization"])

@@ -10,19 +10,21 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from itertools import islice
+from numbers import Real
 
 import backoff
 from attrs import evolve, field, frozen
-from attrs.validators import ge, gt, instance_of
+from attrs.validators import ge, gt
 
 from itwin_export_async._errors import TransportError
+from itwin_export_async._models.checks import of_type
 from itwin_export_async._protocol.http import Request, Response
 from itwin_export_async._secrets import without_query
 
 Outcome = Response | TransportError
 
 _OLDER_RETRY_AFTER = "iTwinPlatform-RateLimit-Retry-After-Seconds"  # July to November 2024
-_SECONDS = re.compile(r"\d{1,9}(\.\d*)?", re.ASCII)
+_SECONDS = re.compile(r"\d{1,12}(\.\d*)?", re.ASCII)
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 521, 522, 524})
 
 
@@ -133,10 +135,10 @@ class RetryPolicy:
     seconds the refusal is raised at once. `jitter` draws a wait from its bound.
     """
 
-    attempts: int = field(default=5, validator=[instance_of(int), ge(1)])
-    initial: float = field(default=0.5, validator=gt(0))
-    maximum: float = field(default=60.0, validator=gt(0))
-    max_retry_after: float = field(default=300.0, validator=ge(0))
+    attempts: int = field(default=5, validator=[of_type(int), ge(1)])
+    initial: float = field(default=0.5, validator=[of_type(Real), gt(0)])
+    maximum: float = field(default=60.0, validator=[of_type(Real), gt(0)])
+    max_retry_after: float = field(default=300.0, validator=[of_type(Real), ge(0)])
     jitter: Callable[[float], float] = field(default=backoff.full_jitter, repr=False)
 
     def bound(self, attempt: int) -> float:

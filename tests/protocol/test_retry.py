@@ -100,6 +100,7 @@ def test_a_definite_answer_leaves_no_doubt(status: int) -> None:
         ("0", 0.0),
         (" 5 ", 5.0),
         ("1.5", 1.5),
+        ("251635075199", 251635075199.0),  # to the end of what dates can tell
         ("Sat, 01 Mar 2025 12:00:30 GMT", 30.0),
         ("Sat, 01 Mar 2025 11:59:00 GMT", 0.0),
         ("Sat, 01 Mar 2025 14:00:30 +0200", 30.0),
