@@ -34,7 +34,7 @@ class Gate:
         self._free = at_once  # how many more may be under way
         self._windows = windows
         self._line: list[tuple[float, int, asyncio.Future[bool]]] = []
-        self._places = Line()
+        self._order = Line()
         self._numbers = count()
         self._paused_until = 0.0
         self._probing = False
@@ -75,9 +75,9 @@ class Gate:
         if not self._line:
             if self._may_go():
                 return self._begin()
-            self._places = Line()
+            self._order = Line()
         turn: asyncio.Future[bool] = self._loop.create_future()
-        place = self._places.place(is_poll=is_poll)
+        place = self._order.place(is_poll=is_poll)
         heappush(self._line, (place, next(self._numbers), turn))
         self._admit()
         try:
@@ -125,7 +125,7 @@ class Gate:
         self._forget_gone()
         while self._line and self._may_go():
             place, _, turn = heappop(self._line)
-            self._places.goes(place)
+            self._order.goes(place)
             turn.set_result(self._begin())
             self._forget_gone()
         if self._alarm is not None:
