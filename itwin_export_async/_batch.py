@@ -8,7 +8,7 @@ wait for each other.
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import nullcontext
 from os import PathLike
 from typing import Any, Final
@@ -18,14 +18,13 @@ from weakref import WeakValueDictionary
 from attrs import define, evolve, field
 
 from itwin_export_async._errors import ExportError, LedgerError
-from itwin_export_async._exporting import Export, Terms, checked_timeout
+from itwin_export_async._exporting import Export, Terms
 from itwin_export_async._ledger import Ledger, seen_through
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
+from itwin_export_async._models.checks import checked_timeout
 from itwin_export_async._placing import Places
 from itwin_export_async._protocol.ledger import Entry, entry_of
-
-OnUpdateOfMany = Callable[[ExportRequest, RunUpdate], Any]
-"""Called with each update and the request it is of; sync or async."""
+from itwin_export_async._runs import OnUpdate
 
 Requests = Iterable[ExportRequest] | AsyncIterable[ExportRequest]
 
@@ -38,7 +37,7 @@ def export_many(
     concurrency: int,
     timeout: float | None,
     ledger: str | PathLike[str] | None,
-    on_update: OnUpdateOfMany | None,
+    on_update: OnUpdate | None,
 ) -> AsyncGenerator[ExportOutcome, None]:
     """The outcomes of the requests. Wrong arguments are refused at once."""
     if not isinstance(concurrency, int):
@@ -68,13 +67,13 @@ def _iterator(requests: Requests) -> Any:
 class _Telling:
     """The caller's `on_update` for one request. `is_speaking`: whether an error is its own."""
 
-    on_update: OnUpdateOfMany
+    on_update: OnUpdate
     request: ExportRequest
     is_speaking: bool = False
 
     async def __call__(self, update: RunUpdate) -> None:
         self.is_speaking = True
-        told = self.on_update(self.request, update)
+        told = self.on_update(evolve(update, request=self.request))
         try:
             if inspect.isawaitable(told):
                 await told
@@ -92,7 +91,7 @@ class _Batch:
     requests: Any = field(converter=_iterator)
     concurrency: int
     timeout: float | None
-    on_update: OnUpdateOfMany | None
+    on_update: OnUpdate | None
     _places: asyncio.Semaphore = field(init=False)
     _under_way: asyncio.Semaphore = field(init=False)
     _turns: "WeakValueDictionary[str, asyncio.Lock]" = field(factory=WeakValueDictionary)

@@ -31,7 +31,7 @@ from itwin_export_async._protocol import connections, runs
 from itwin_export_async._protocol.resuming import read_token
 from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._protocol.schedule import Inspection, PollSchedule
+from itwin_export_async._protocol.schedule import PollSchedule, checked_schedule
 from itwin_export_async._runs import OnUpdate, RunDesk, RunHandle
 from itwin_export_async._session import Session
 from itwin_export_async._starting import IfActive, start_export
@@ -91,11 +91,8 @@ class ExportClient:
             self._session = session
         if not outage_allowance >= 0:
             raise ValueError(f"outage_allowance must be at least 0, not {outage_allowance}")
-        schedule = Inspection() if schedule is None else schedule
-        if not callable(getattr(schedule, "next_wait", None)):
-            raise TypeError(f"schedule must have next_wait(view), which {schedule!r} has not")
         self._owns_session = session is None
-        self._following = Following(self._session, schedule, outage_allowance)
+        self._following = Following(self._session, checked_schedule(schedule), outage_allowance)
         self.storage = StorageClient(self._session)
         """iTwin Storage: where the exported files are."""
         outputs = Outputs(self._session, self.storage)
@@ -166,8 +163,6 @@ class ExportClient:
         """The iModel's connection of this name (and authentication type, where one is given); it
         is made if there is none: one, however many ask this client, and though answers are lost.
         """
-        if not isinstance(display_name, str):
-            raise TypeError(f"display_name must be a string, not {type(display_name).__name__}")
         kind = kind_of(authentication_type)
         return await find_or_create(self._session, imodel_id, display_name, kind)
 

@@ -27,6 +27,8 @@ async def find_or_create(
 
     Those who ask a session for the same one take turns: the first makes it, the others find it.
     """
+    if not isinstance(display_name, str):
+        raise TypeError(f"display_name must be a string, not {type(display_name).__name__}")
     async with session.turns.setdefault((imodel_id, display_name), asyncio.Lock()):
         return await _found_or_created(session, imodel_id, display_name, kind)
 

@@ -14,12 +14,12 @@ from itwin_export_async._protocol.authorization import (
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._session import Session
 
-REMEMBERED = 30.0  # seconds for which a lack of consent is not asked for again
+REMEMBERED = 5.0  # seconds for which a lack is not asked for again: nobody agrees sooner
 
 
 class Consent:
     """What one client knows of the user's consent: that it was given for good, that it lacks for
-    half a minute.
+    a few seconds.
 
     `redirect_url`: where the page of the consent sends the user afterwards.
     """

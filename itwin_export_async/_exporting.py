@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 
 from itwin_export_async._connections import find_or_create
 from itwin_export_async._consent import Consent
-from itwin_export_async._errors import ExportError, NotFound, RunTimeout
+from itwin_export_async._errors import ExportError, NotFound, RunTimeout, StartTimeout
 from itwin_export_async._ledger import Ledger
 from itwin_export_async._models import (
     AuthenticationType,
@@ -24,6 +24,7 @@ from itwin_export_async._models import (
     ExportRequest,
     RunOrigin,
 )
+from itwin_export_async._models.checks import checked_timeout
 from itwin_export_async._models.options import member_of
 from itwin_export_async._paging import runs_of
 from itwin_export_async._placing import Places, are_there, placed
@@ -55,13 +56,6 @@ _GOOD_FOR = 600.0  # seconds for which the service's clock is known, once it was
 def kind_of(value: AuthenticationType | str | None) -> AuthenticationType | None:
     """In whose name runs work, None where it is left to the service."""
     return None if value is None else member_of(AuthenticationType, "authentication_type", value)
-
-
-def checked_timeout(timeout: float | None) -> float | None:
-    """The same, or a `ValueError` for what is no time to wait."""
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
-    return timeout
 
 
 @define(eq=False, kw_only=True)
@@ -126,7 +120,7 @@ class Export:
 
     async def within(self, timeout: float | None) -> ExportOutcome:
         """Its outcome. `timeout` bounds all of it, in seconds, None not at all. Errors are raised:
-        `RunTimeout` when the time is over, a plain `TimeoutError` while there is no run yet.
+        `RunTimeout` when the time is over, `StartTimeout` while there is no run yet.
         """
         timeout = checked_timeout(timeout)
         if timeout is not None:
@@ -173,7 +167,7 @@ class Export:
     async def _start(self) -> None:
         session, request, ledger = self.terms.desk.session, self.request, self.terms.ledger
         connection = await find_or_create(
-            session, request.imodel_id, request.display_name, self.terms.authentication_type
+            session, request.imodel_id, request.connection_name, self.terms.authentication_type
         )
         await self.terms.consent.require(Service.EXPORT, connection)
         since = None
@@ -269,13 +263,12 @@ class Export:
             return None
         return max(self._ends - asyncio.get_running_loop().time(), 0.001)
 
-    def _out_of_time(self, timeout: float | None) -> TimeoutError:
+    def _out_of_time(self, timeout: float | None) -> RunTimeout | StartTimeout:
         handle = self._handle
         if handle is None:
-            return TimeoutError(
-                f"there is no run of iModel {self.request.imodel_id} after {timeout:g} s"
-            )
-        handle.deadline = None  # it has passed; what resumes the run sets its own
+            assert timeout is not None
+            return StartTimeout(imodel_id=self.request.imodel_id, seconds=timeout)
+        handle = evolve(handle, deadline=None)  # it has passed; what resumes the run sets its own
         return RunTimeout(
             message="has no output on disk after the time allowed; "
             "client.resume(error.token) takes it up again",

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 from attrs import define, field, frozen
 
 from itwin_export_async._errors import ExportError
+from itwin_export_async._models.checks import checked_timeout
 
 DAY = 24 * 3600.0
 _FOR_EVER = 100 * 365 * DAY
@@ -80,8 +81,7 @@ def _limit(timeout: Timeout, deadline: datetime | None) -> Limit:
     if isinstance(timeout, _Unset):
         seconds = (deadline - now).total_seconds() if deadline else DAY
         return Limit(ends=clock() + seconds, deadline=deadline)
+    timeout = checked_timeout(timeout)
     if timeout is None or timeout > _FOR_EVER:
         return Limit(ends=None, deadline=None)
-    if not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
     return Limit(ends=clock() + timeout, deadline=now + timedelta(seconds=timeout))

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 import aiohttp
 from attrs import evolve
+from multidict import CIMultiDict
 
 from itwin_export_async._auth import Auth, checked_auth
 from itwin_export_async._errors import ProtocolError, RequestTimeout, TransportError
@@ -266,18 +267,16 @@ class Session:
 
     def _still_refused(self, request: Request) -> Response:
         """The refusal that holds for all, as the answer to this request; it is not sent."""
-        left = max(1, ceil(self._gate.pause_left))
-        headers = {**self._refusal.headers, "Retry-After": str(left)}
+        headers = CIMultiDict(self._refusal.headers)
+        headers["Retry-After"] = str(max(1, ceil(self._gate.pause_left)))
         return evolve(self._refusal, headers=headers, method=request.method, url=request.url)
 
     async def _once(self, request: Request) -> Outcome:
         seconds = self._timeout + len(request.body or b"") / _SLOWEST
         try:
             async with asyncio.timeout(seconds) as limit:
-                response = dated(await self._carrier.send(request), now=datetime.now(UTC))
-            if response.url:
-                return response
-            return evolve(response, method=request.method, url=request.url)
+                answer = dated(await self._carrier.send(request), now=datetime.now(UTC))
+            return answer if answer.url else evolve(answer, method=request.method, url=request.url)
         except TransportError as error:
             return error if error.url else evolve(error, method=request.method, url=request.url)
         except TimeoutError:

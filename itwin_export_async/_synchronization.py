@@ -46,7 +46,7 @@ class SynchronizationClient:
 
         `authentication_type`: in whose name its runs work, None leaves it to the service (which
         takes the user's). Raises `Conflict` when a file is mapped to the iModel already. Sent once:
-        when no answer comes it may or may not have been made, and `TransportError` says so.
+        when no answer comes it may have been made, unless `TransportError.sent` is False.
 
         https://developer.bentley.com/apis/synchronization/operations/create-storage-connection/
         """
@@ -107,7 +107,8 @@ class SynchronizationClient:
     async def add_source_file(self, connection_id: str, source_file: SourceFile) -> SourceFile:
         """Add a file, and get it with its id. Raises `Conflict` when it is mapped already.
 
-        Sent once: when no answer comes it may or may not have been added.
+        Sent once: when no answer comes it may have been added, unless `TransportError.sent` is
+        False.
 
         https://developer.bentley.com/apis/synchronization/operations/add-storage-connection-sourcefile/
         """

@@ -92,9 +92,10 @@ async def test_no_more_go_on_at_once_than_allowed(
     going: set[str | None] = set()
     most = 0
 
-    def on_update(request: ExportRequest, update: RunUpdate) -> None:
+    def on_update(update: RunUpdate) -> None:
         nonlocal most
-        (going.discard if update.run.is_final else going.add)(request.key)
+        assert update.request is not None
+        (going.discard if update.run.is_final else going.add)(update.request.key)
         most = max(most, len(going))
 
     outcomes = await collect(client, make(30), concurrency=7, on_update=on_update)
@@ -383,6 +384,18 @@ async def test_requests_that_come_slowly_hold_up_no_outcome(
         await anext(outcomes)
 
 
+async def test_an_update_tells_which_request_it_is_of(client: ExportClient, make: Make) -> None:
+    requests = make(2)
+    seen: list[RunUpdate] = []
+    await collect(client, requests, on_update=seen.append)
+    for request in requests:
+        own = [update for update in seen if update.request is request]
+        assert [update.run.is_final for update in own] == [False] * (len(own) - 1) + [True]
+        assert len({update.run.id for update in own}) == 1
+        assert own[-1].changes
+    assert {update.request for update in seen} == set(requests)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("error", [LookupError, ValueError, OSError, LedgerError])
 async def test_what_on_update_raises_comes_out(
@@ -390,13 +403,14 @@ async def test_what_on_update_raises_comes_out(
 ) -> None:
     raised = error(message="mine") if error is LedgerError else error("mine")
 
-    def on_update(request: ExportRequest, update: RunUpdate) -> None:
-        if request.key == "k1":
+    def on_update(update: RunUpdate) -> None:
+        assert update.request is not None
+        if update.request.key == "k1":
             raise raised
 
-    async def on_update_too(request: ExportRequest, update: RunUpdate) -> None:
+    async def on_update_too(update: RunUpdate) -> None:
         await asyncio.sleep(1)
-        on_update(request, update)
+        on_update(update)
 
     with pytest.raises(error) as caught:
         await collect(client, make(3), on_update=on_update_too if asynchronous else on_update)
@@ -409,10 +423,10 @@ async def test_an_error_of_the_run_is_none_of_on_update(
 ) -> None:
     (request,) = make(1)
     emulator.fate(request.imodel_id, "Error")
-    told = []
-    (outcome,) = await collect(client, [request], on_update=lambda *update: told.append(update))
+    told: list[RunUpdate] = []
+    (outcome,) = await collect(client, [request], on_update=told.append)
     assert isinstance(outcome.error, RunFailed)
-    assert told[-1][0] is request
+    assert told[-1].request is request
 
 
 @pytest.mark.parametrize(("given", "seconds"), [({}, 24 * 3600), ({"timeout": 3600}, 3600)])
@@ -433,8 +447,8 @@ async def test_the_time_of_one_may_end_while_on_update_speaks(
     one, other = make(2)
     emulator.fate(other.imodel_id, seconds=3000)
 
-    async def on_update(request: ExportRequest, update: RunUpdate) -> None:
-        if request is one and update.run.is_final:
+    async def on_update(update: RunUpdate) -> None:
+        if update.request is one and update.run.is_final:
             await asyncio.sleep(24 * 3600)
 
     outcomes = await collect(client, [one, other], on_update=on_update, timeout=3600)
@@ -448,6 +462,7 @@ async def test_the_time_of_one_may_end_while_on_update_speaks(
         ({"concurrency": 0}, ValueError, "concurrency must be at least 1, not 0"),
         ({"concurrency": "3"}, TypeError, "concurrency must be a whole number"),
         ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds, not 0"),
+        ({"timeout": "60"}, TypeError, "timeout must be a number of seconds, not '60'"),
         ({"if_active": "ask"}, ValueError, "if_active"),
         ({"authentication_type": "Robot"}, ValueError, "authentication_type"),
         ({"requests": 7}, TypeError, "not iterable"),

@@ -1,6 +1,7 @@
 """The user's consent to background work."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from itwin_export_async._consent import REMEMBERED, Consent
 from itwin_export_async._models import AuthenticationType
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator
+from tests.batches import collect, maker
 
 USERS = Connection(id="c1", authentication_type=AuthenticationType.USER)
 SERVICES = Connection(id="c2", authentication_type=AuthenticationType.SERVICE)
@@ -48,6 +50,29 @@ async def test_a_lack_names_the_page_and_is_asked_for_again_later(
     emulator.user_authorized = True
     await asyncio.sleep(REMEMBERED)
     await consent.require(Service.EXPORT, USERS)
+
+
+async def test_who_agrees_and_tries_again_is_not_refused_once_more(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.user_authorized = False
+    with pytest.raises(AuthorizationRequired):
+        await client.export_imodel(imodel_id, tmp_path)
+    emulator.user_authorized = True
+    await asyncio.sleep(5)  # to agree and to come back
+    assert (await client.export_imodel(imodel_id, tmp_path)).ok
+
+
+async def test_exports_that_begin_together_ask_once(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.user_authorized = False
+    emulator.latency = 10
+    requests = maker(emulator, tmp_path)(20)
+    outcomes = await collect(client, requests)
+    assert {type(outcome.error) for outcome in outcomes} == {AuthorizationRequired}
+    assert emulator.count("get_authorization") == 1
 
 
 async def test_a_client_that_is_opened_again_asks_again(

@@ -19,6 +19,7 @@ from itwin_export_async import (
     RunFailed,
     RunTimeout,
     RunUpdate,
+    StartTimeout,
 )
 from itwin_export_async.emulator import Emulator
 
@@ -70,6 +71,7 @@ async def test_updates_are_told_sync_or_async(
     assert count > 2
     assert len(told) > count + 2
     assert told[-1].run.is_final
+    assert {update.request for update in told} == {None}
 
 
 async def test_what_its_parts_raise_is_raised(
@@ -162,9 +164,9 @@ async def test_the_time_bounds_what_comes_before_the_run(
 ) -> None:
     emulator.latency = 20
     imodel_id = emulator.add_imodel()
-    with pytest.raises(TimeoutError, match=f"no run of iModel {imodel_id} after 30 s") as caught:
+    with pytest.raises(StartTimeout, match=f"no run of iModel {imodel_id} after 30 s") as caught:
         await client.export_imodel(imodel_id, tmp_path, timeout=30)
-    assert not isinstance(caught.value, RunTimeout)
+    assert (caught.value.imodel_id, caught.value.seconds) == (imodel_id, 30)
     assert asyncio.get_running_loop().time() == pytest.approx(30, abs=1)
 
 
@@ -203,15 +205,18 @@ async def test_an_own_blob_is_fetched_from_there(
     ("wrong", "error", "named"),
     [
         ({"timeout": 0}, ValueError, "timeout"),
+        ({"timeout": "60"}, TypeError, "^timeout must be a number of seconds, not '60'$"),
         ({"if_active": "ask"}, ValueError, "if_active"),
         ({"authentication_type": "Robot"}, ValueError, "authentication_type"),
-        ({"options": "IFC"}, TypeError, "ExportOptions"),
+        ({"options": "IFC"}, TypeError, "^options must be ExportOptions, not str$"),
         ({"imodel_id": " "}, ValueError, "imodel_id is empty"),
         ({"imodel_id": None}, TypeError, "imodel_id must be a string"),
         ({"destination": ""}, ValueError, "destination is empty"),
-        ({"destination": b"out"}, TypeError, "destination"),
+        ({"destination": b"out"}, TypeError, "^destination must be a string or a path, not bytes$"),
+        ({"destination": None}, TypeError, "^destination must be a string or a path, not NoneType"),
         ({"destination": "a\0b"}, ValueError, "NUL"),
         ({"display_name": ""}, ValueError, "display_name is empty"),
+        ({"display_name": 7}, TypeError, "display_name must be a string"),
     ],
 )
 async def test_a_mistake_is_refused_before_anything_is_sent(
@@ -236,6 +241,14 @@ def test_a_request_is_known_by_its_key_or_by_what_it_is() -> None:
     with pytest.raises(ValueError, match="key is empty"):
         ExportRequest(imodel_id="m1", destination="out/", key="")
     assert pickle.loads(pickle.dumps(request)) == request
+
+
+def test_a_request_names_its_connection_only_where_it_was_told_how() -> None:
+    request = ExportRequest(imodel_id="m1", destination="out/")
+    assert request.display_name is None
+    assert request.connection_name == "itwin-export"
+    named = ExportRequest(imodel_id="m1", destination="out/", display_name="nightly")
+    assert (named.display_name, named.connection_name) == ("nightly", "nightly")
 
 
 def test_an_outcome_is_well_without_an_error() -> None:

@@ -162,7 +162,7 @@ async def test_refusals_without_a_wait_pause_longer_and_longer() -> None:
 
 
 async def test_a_long_refusal_is_everybodys_without_being_sent() -> None:
-    transport = Timed(answer(429, '{"code": "RateLimitExceeded"}', Retry_After="1000"))
+    transport = Timed(answer(429, '{"code": "RateLimitExceeded"}', retry_after="1000"))
     async with ExportClient("t", transport=transport) as client:
         for seconds in (1000, 900):
             with pytest.raises(RateLimited, match="RateLimitExceeded") as caught:

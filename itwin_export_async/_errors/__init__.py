@@ -17,6 +17,7 @@
     ├── DownloadError             a file could not be fetched whole
     ├── UploadError               a file could not be sent whole
     ├── LedgerError               a ledger cannot be used, or does not fit the request
+    ├── StartTimeout              there was no run in time (also a TimeoutError)
     └── RunError                  the run, or the following of it, ended badly
         ├── RunFailed             the run's outcome is not a success
         │   └── RunPartlyFailed   some of its tasks succeeded
@@ -53,6 +54,7 @@ from itwin_export_async._errors.work import (
     RunPartlyFailed,
     RunTimeout,
     RunUnreachable,
+    StartTimeout,
     UploadError,
 )
 
@@ -77,6 +79,7 @@ __all__ = [
     "RunTimeout",
     "RunUnreachable",
     "ServiceUnavailable",
+    "StartTimeout",
     "TokenError",
     "TransportError",
     "UploadError",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, fields, frozen, has
+from multidict import CIMultiDict
 
 from itwin_export_async._secrets import without_query
 
@@ -47,6 +48,10 @@ class RequestTimeout(TransportError, TimeoutError):
     """No answer came within the request timeout."""
 
 
+def _ignoring_case(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return CIMultiDict(headers)  # unlike its read-only kind, it pickles
+
+
 @frozen(kw_only=True)
 class ErrorDetail:
     """One line of a refusal's `details`: what is wrong, and with which parameter.
@@ -68,7 +73,8 @@ class ResponseError(ExportError):
 
     `code` is the service's own error code, or empty when its body had none. `retry_after` is the
     wait it asked for in seconds, None when it asked for none. `request_id` is the identification
-    it gave the request, None without one. `headers` are those of the answer, without secrets.
+    it gave the request, None without one. `headers` are those of the answer, without secrets; they
+    are looked up without regard to case.
     """
 
     status: int
@@ -79,7 +85,7 @@ class ResponseError(ExportError):
     method: str = ""
     url: str = field(default="", converter=without_query)
     retry_after: float | None = None
-    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    headers: Mapping[str, str] = field(factory=dict, converter=_ignoring_case, repr=False)
 
     def __str__(self) -> str:
         what = f"{self.status} {self.code}".rstrip()

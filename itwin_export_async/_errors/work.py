@@ -65,6 +65,23 @@ class LedgerError(ExportError):
 
 
 @define(eq=False, kw_only=True, slots=False)
+class StartTimeout(ExportError, TimeoutError):
+    """The time for an export was over before there was a run.
+
+    `seconds`: how long it was. A run may exist all the same, if one was being started.
+    """
+
+    imodel_id: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"there is no run of iModel {self.imodel_id} after {self.seconds:g} s; "
+            "if one was being started it goes on, and the next call finds it"
+        )
+
+
+@define(eq=False, kw_only=True, slots=False)
 class RunError(ExportError):
     """The run, or the following of it, ended badly.
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
-from attrs.validators import instance_of, optional
+from attrs.validators import optional
 
+from itwin_export_async._models.checks import of_type
 from itwin_export_async._models.options import ExportOptions
 from itwin_export_async._models.runs import Run
 
@@ -23,11 +24,11 @@ def _named(_: object, attribute: Any, value: Any) -> None:
 
 
 def _destination(value: str | PathLike[str]) -> str:
-    return value if isinstance(value, str) else fspath(value)
-
-
-def _display_name(value: str | None) -> str:
-    return DISPLAY_NAME if value is None else value
+    path = fspath(value) if isinstance(value, PathLike) else value
+    if not isinstance(path, str):
+        kind = type(path).__name__
+        raise TypeError(f"destination must be a string or a path, not {kind}")
+    return path
 
 
 def _options(value: ExportOptions | None) -> ExportOptions:
@@ -40,22 +41,27 @@ class ExportRequest:
 
     `destination` is a folder (one that exists, or ends with a separator) or the path of the file.
     `options` None is `ExportOptions()`. `display_name` is the name of the connection that is used,
-    or made when there is none; None is `"itwin-export"`. `key` is what a ledger knows the request
+    or made when there is none; None for `"itwin-export"`. `key` is what a ledger knows the request
     by, None for its `identity`.
     """
 
     imodel_id: str = field(validator=_named)
     destination: str = field(converter=_destination, validator=_named)
     options: ExportOptions = field(
-        default=None, converter=_options, validator=instance_of(ExportOptions)
+        default=None, converter=_options, validator=of_type(ExportOptions)
     )
-    display_name: str = field(default=None, converter=_display_name, validator=_named)
+    display_name: str | None = field(default=None, validator=optional(_named))
     key: str | None = field(default=None, validator=optional(_named))
 
     @property
     def identity(self) -> str:
         """The key, or else the iModel's id and the destination."""
         return f"{self.imodel_id} {self.destination}" if self.key is None else self.key
+
+    @property
+    def connection_name(self) -> str:
+        """The name of the connection that is used, whether it was given or not."""
+        return DISPLAY_NAME if self.display_name is None else self.display_name
 
 
 @frozen(kw_only=True)

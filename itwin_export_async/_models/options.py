@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from attrs import Attribute, field, frozen
-from attrs.validators import instance_of, optional
+from attrs.validators import optional
 
+from itwin_export_async._models.checks import of_type
 from itwin_export_async._models.enums import (
     ExportType,
     IfcVersion,
@@ -102,8 +103,8 @@ class OutputOptions:
     output_sas_url: str | None = field(default=None, validator=_text, repr=False)
     logs_sas_url: str | None = field(default=None, validator=_text, repr=False)
     folder_id: str | None = field(default=None, validator=_text)
-    replace_older_file: bool | None = field(default=None, validator=optional(instance_of(bool)))
-    save_logs: bool | None = field(default=None, validator=optional(instance_of(bool)))
+    replace_older_file: bool | None = field(default=None, validator=optional(of_type(bool)))
+    save_logs: bool | None = field(default=None, validator=optional(of_type(bool)))
 
     def __attrs_post_init__(self) -> None:
         if self.location != OutputLocation.USER_BLOB_STORAGE:
@@ -120,8 +121,8 @@ class ExportOptions:
 
     export_type: ExportType = field(default=ExportType.IFC, converter=_export_type)
     ifc_version: IfcVersion | None = field(default=None, converter=_ifc_version)
-    input: InputOptions = field(factory=InputOptions, validator=instance_of(InputOptions))
-    output: OutputOptions = field(factory=OutputOptions, validator=instance_of(OutputOptions))
+    input: InputOptions = field(factory=InputOptions, validator=of_type(InputOptions))
+    output: OutputOptions = field(factory=OutputOptions, validator=of_type(OutputOptions))
 
     def __attrs_post_init__(self) -> None:
         if self.ifc_version is not None and self.export_type != ExportType.IFC:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from itwin_export_async._models.batch import ExportRequest
 from itwin_export_async._models.enums import ExecutionResult, ExecutionState
 from itwin_export_async._models.runs import Run
 
@@ -26,10 +27,14 @@ class StateChange:
 
 @frozen(kw_only=True)
 class RunUpdate:
-    """A look at a run that brought news: the run as seen, and what changed since the last."""
+    """A look at a run that brought news: the run as seen, and what changed since the last.
+
+    `request`: the one that the run is of, in `export_many`; None elsewhere.
+    """
 
     run: Run
     changes: tuple[StateChange, ...] = ()
+    request: ExportRequest | None = None
 
 
 class RunOrigin(StrEnum):

@@ -134,7 +134,7 @@ def entry_of(request: ExportRequest) -> Entry:
         key=request.identity,
         imodel_id=request.imodel_id,
         destination=request.destination,
-        display_name=request.display_name,
+        display_name=request.connection_name,
         options=fingerprint(request.options),
     )
 

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from multidict import CIMultiDict
+
 from itwin_export_async._errors import (
     AuthenticationFailed,
     Conflict,
@@ -97,10 +99,10 @@ def _text(members: Mapping[str, Any], name: str) -> str:
     return redacted(value) if isinstance(value, str) else ""
 
 
-def _shown(headers: Mapping[str, str]) -> dict[str, str]:
-    shown = {name.lower(): redacted(value) for name, value in headers.items()}
-    for name in _SECRET_HEADERS & shown.keys():
-        del shown[name]
-    for name in _ADDRESS_HEADERS & shown.keys():
-        shown[name] = without_query(shown[name])
-    return shown
+def _shown(headers: Mapping[str, str]) -> Mapping[str, str]:
+    told = ((name, name.lower(), redacted(value)) for name, value in headers.items())
+    return CIMultiDict(
+        (name, without_query(value) if folded in _ADDRESS_HEADERS else value)
+        for name, folded, value in told
+        if folded not in _SECRET_HEADERS
+    )

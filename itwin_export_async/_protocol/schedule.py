@@ -140,6 +140,15 @@ class Inspection:
         return _scale_free_wait(age + EARLY * self.minimum, cost)
 
 
+def checked_schedule(schedule: PollSchedule | None) -> PollSchedule:
+    """The same, None being `Inspection()`; a `TypeError` for what says no wait."""
+    if schedule is None:
+        return Inspection()
+    if not callable(getattr(schedule, "next_wait", None)):
+        raise TypeError(f"schedule must have next_wait(view), which {schedule!r} has not")
+    return schedule
+
+
 def _within(age: float) -> float:
     return min(max(0.0, age), MOST_AGE)
 

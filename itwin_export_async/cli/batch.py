@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from attrs import define, field, frozen
-from rich.console import Console
 
 from itwin_export_async import (
     AuthenticationFailed,
     AuthorizationRequired,
     ExportClient,
     ExportRequest,
+    LedgerError,
     RunUpdate,
     Spent,
     TokenError,
@@ -26,6 +26,7 @@ from itwin_export_async.cli.faults import failed_tasks, headline, remedy
 from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.overview import Overview
+from itwin_export_async.cli.printed import Window, tell
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.report import write_report
 from itwin_export_async.cli.sheet import read_sheet
@@ -58,10 +59,20 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
     name = "standard input" if order.file == "-" else order.file
     data = await asyncio.to_thread(_content, order.file)
     requests = read_sheet(data, name, folder=order.folder, defaults=defaults)
+    if order.ledger is not None:
+        _check_ledger(order.ledger)
     await prepare_folder(Path(order.folder))
     if order.report is not None:
         await prepare_folder(order.report.parent)
     return await _Batch(order=order, requests=requests).run(open_client)
+
+
+def _check_ledger(path: Path) -> None:
+    """Its folder is not made: a new ledger in a mistaken place would do everything again."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a ledger is a file, and this is a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist")
 
 
 def _content(file: str) -> bytes:
@@ -80,14 +91,16 @@ class _Batch:
     records: dict[str, Record] = field(init=False)
     began: datetime = field(factory=lambda: datetime.now(UTC))
     gave_up: bool = False
+    is_refused: bool = False
     spent: Spent | None = None
 
     def __attrs_post_init__(self) -> None:
         self.records = {request.identity: Record.of(request) for request in self.requests}
 
     async def run(self, open_client: OpenClient) -> int:
+        opened = open_client()
         try:
-            async with open_client() as client:
+            async with opened as client:
                 try:
                     async with asyncio.timeout(self.order.timeout) as limit:
                         await self._export(client)
@@ -96,9 +109,13 @@ class _Batch:
         except TimeoutError:
             if not limit.expired():
                 raise
+        except LedgerError:
+            self.is_refused = not (self.spent and self.spent.calls)
+            raise
         finally:  # also of what was interrupted
-            self._report()
-            self._sum_up()
+            if not self.is_refused:
+                self._report()
+                self._sum_up()
         if self.gave_up:
             return 4
         if any(record.ended is None for record in self.records.values()):
@@ -106,11 +123,12 @@ class _Batch:
         return 1 if any(record.failed for record in self.records.values()) else 0
 
     async def _export(self, client: ExportClient) -> None:
-        console, order = Console(stderr=True), self.order
+        console, order = Window(stderr=True), self.order
         overview = Overview(console, len(self.records), lambda: client.session.calls_left)
 
-        def updated(request: ExportRequest, update: RunUpdate) -> None:
-            overview.updated(self.records[request.identity], update)
+        def updated(update: RunUpdate) -> None:
+            assert update.request is not None
+            overview.updated(self.records[update.request.identity], update)
 
         outcomes = client.export_many(
             self.requests,
@@ -153,21 +171,21 @@ class _Batch:
         left = [record for record in every if record.ended is None]
         done = [record for record in every if record.ok]
         if failures:
-            print(f"{len(failures):,} of {count(len(every), 'export')} failed:\n", file=out)
+            tell(f"{len(failures):,} of {count(len(every), 'export')} failed:\n", to=out)
             for record in failures[:_FAILURES_TOLD]:
-                print(_told(record), file=out)
+                tell(_told(record), to=out)
             if (more := len(failures) - _FAILURES_TOLD) > 0:
-                print(f"  and {more:,} more; --report and --json tell all of them\n", file=out)
+                tell(f"  and {more:,} more; --report and --json tell all of them\n", to=out)
         files = [file for record in done for file in record.files]
         what = f"{count(len(files), 'file')}, {size(sum(file.size or 0 for file in files))}"
         took = duration((datetime.now(UTC) - self.began).total_seconds())
-        print(
+        tell(
             f"{len(done):,} of {count(len(every), 'export')} done in {took}: "
             f"{what} below {self.order.folder}",
-            file=out,
+            to=out,
         )
         if self.order.report is not None:
-            print(f"The report is {self.order.report}", file=out)
+            tell(f"The report is {self.order.report}", to=out)
         self._say_how_to_go_on(left=len(left), failed=len(failures))
 
     def _say_how_to_go_on(self, *, left: int, failed: int) -> None:

@@ -24,8 +24,8 @@ from uuid import uuid4
 from attrs import frozen
 
 from itwin_export_async._client import ExportClient
+from itwin_export_async._limits import DAY
 from itwin_export_async._models import ExportOptions, ExportRequest, InputOptions, OutputOptions
-from itwin_export_async._runs import DAY
 from itwin_export_async._starting import checked_if_active, own_blob
 
 try:

@@ -55,7 +55,7 @@ class Start:
         connection = await find_or_create(
             terms.desk.session,
             request.imodel_id,
-            request.display_name,
+            request.connection_name,
             kind_of(self.authentication_type),
         )
         await terms.consent.require(Service.EXPORT, connection)

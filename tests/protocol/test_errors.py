@@ -1,5 +1,6 @@
 """One tree of errors: each carries its facts, tells them, and pickles with them."""
 
+import copy
 import pickle
 import re
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from itwin_export_async._errors import (
     RunPartlyFailed,
     RunTimeout,
     RunUnreachable,
+    StartTimeout,
     TokenError,
     TransportError,
     UploadError,
@@ -59,7 +61,7 @@ _RESPONSE = {
     "method": "POST",
     "url": "https://h/p",
     "retry_after": 2.5,
-    "headers": {"date": "today"},
+    "headers": {"Date": "today"},
 }
 _RUN = {"message": "went wrong", "connection_id": "c1", "run_id": "r1", "run": LAST, "token": "{}"}
 _EXCHANGE = {"message": "some text", "method": "GET", "url": "https://h/p"}
@@ -72,6 +74,7 @@ FACTS: dict[type[ExportError], dict[str, Any]] = {
     DownloadError: {"message": "some text", "file_id": "f1", "destination": "out/a.ifc"},
     UploadError: {"message": "some text", "source": "in/mapping.json"},
     LedgerError: {"message": "some text", "ledger": "exports.db", "key": "bridge"},
+    StartTimeout: {"imodel_id": "m1", "seconds": 2.5},
     RunError: _RUN,
 }
 TREE = tuple(kind for kind in tree() if kind is not ExportError)
@@ -104,7 +107,7 @@ def test_the_root_of_the_tree_pickles_too(protocol: int) -> None:
 @pytest.mark.parametrize("kind", TREE)
 def test_every_error_tells_its_facts(kind: type[ExportError]) -> None:
     facts, text = facts_of(kind), str(made(kind))
-    told = {"message", "code", "status", "path", "source", "destination"}
+    told = {"message", "code", "status", "path", "source", "destination", "imodel_id", "seconds"}
     for name in (told | {"run_id", "connection_id"}) & facts.keys():
         assert str(facts[name]) in text
 
@@ -118,6 +121,7 @@ def test_every_error_has_one_root(kind: type[ExportError]) -> None:
 def test_what_took_too_long_is_a_timeout_error() -> None:
     assert issubclass(RequestTimeout, TimeoutError)
     assert issubclass(RunTimeout, TimeoutError)
+    assert issubclass(StartTimeout, TimeoutError)
     assert not issubclass(RunUnreachable, TimeoutError)
 
 
@@ -126,6 +130,21 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
     names = [kind.__name__ for kind in TREE]
     assert sorted(re.findall(r"─ (\w+)", drawn)) == sorted(names)
     assert sorted([*names, "ErrorDetail", "ExportError"]) == sorted(_errors.__all__)
+
+
+def test_a_start_that_took_too_long_says_that_there_may_be_a_run() -> None:
+    text = str(StartTimeout(imodel_id="m1", seconds=3600.0))
+    assert "no run of iModel m1 after 3600 s" in text
+    assert "the next call finds it" in text
+
+
+def test_the_headers_of_a_refusal_are_looked_up_without_regard_to_case() -> None:
+    error = ResponseError(status=429, headers={"Retry-After": "3"})
+    for again in (error, copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert again.headers["retry-after"] == again.headers.get("RETRY-AFTER") == "3"
+        assert list(again.headers) == ["Retry-After"]
+        assert again.headers == error.headers == {"Retry-After": "3"}
+        assert again.headers != ResponseError(status=429).headers
 
 
 def test_an_error_without_facts_still_reads_well() -> None:

@@ -149,6 +149,13 @@ def test_a_change_is_named(changed: ExportRequest, names: tuple[str, ...]) -> No
     assert differences(IN_PLACE, changed) == names
 
 
+def test_the_default_name_of_a_connection_may_be_told_or_left_out() -> None:
+    told = evolve(REQUEST, display_name="itwin-export")
+    assert entry_of(told) == KNOWN
+    assert differences(IN_PLACE, told) == ()
+    assert KNOWN.display_name == "itwin-export"
+
+
 def test_what_is_forgotten_is_not_looked_for_in_the_past() -> None:
     assert forgotten(STARTING) == evolve(STARTING, state=State.KNOWN, since=None)
 

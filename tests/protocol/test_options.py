@@ -2,6 +2,8 @@
 
 import pickle
 from collections.abc import Callable
+from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -19,7 +21,10 @@ from itwin_export_async._models import (
 )
 from itwin_export_async._protocol.authorization import get_authorization
 from itwin_export_async._protocol.connections import create_connection
+from itwin_export_async._protocol.rate import RateLimit
+from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.runs import Service
+from itwin_export_async._protocol.schedule import Exponential, FixedInterval, Inspection
 
 from .samples import export_options
 
@@ -82,6 +87,40 @@ def test_a_value_of_the_wrong_type_is_named(cls: Any, field: str, value: object)
     more = {"storage_file_id": "f"} if cls is SourceFile else {}
     with pytest.raises(TypeError, match=field):
         cls(**{field: value}, **more)
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "value", "sentence"),
+    [
+        (ExportOptions, "input", 5, "input must be InputOptions, not int"),
+        (ExportOptions, "output", None, "output must be OutputOptions, not NoneType"),
+        (OutputOptions, "save_logs", "yes", "save_logs must be True or False, not str"),
+        (RetryPolicy, "attempts", "x", "attempts must be a whole number, not str"),
+        (RetryPolicy, "initial", "x", "initial must be a number, not str"),
+        (RetryPolicy, "maximum", None, "maximum must be a number, not NoneType"),
+        (RetryPolicy, "max_retry_after", "x", "max_retry_after must be a number, not str"),
+        (RateLimit, "per_minute", "x", "per_minute must be a whole number, not str"),
+        (RateLimit, "per_hour", 1.5, "per_hour must be a whole number, not float"),
+        (Inspection, "poll_cost", "x", "poll_cost must be a number, not str"),
+        (Inspection, "minimum", "x", "minimum must be a number, not str"),
+        (Inspection, "maximum", None, "maximum must be a number, not NoneType"),
+        (FixedInterval, "seconds", timedelta(1), "seconds must be a number, not timedelta"),
+        (Exponential, "initial", "x", "initial must be a number, not str"),
+        (Exponential, "factor", "x", "factor must be a number, not str"),
+        (Exponential, "maximum", "x", "maximum must be a number, not str"),
+    ],
+)
+def test_a_wrong_type_is_told_in_one_sentence(
+    cls: Any, field: str, value: object, sentence: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        cls(**{field: value})
+    assert str(caught.value) == sentence
+
+
+def test_any_kind_of_number_is_one() -> None:
+    assert FixedInterval(seconds=10).seconds == 10
+    assert FixedInterval(seconds=Fraction(1, 2)).seconds == 0.5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [b"30", 30, ["30"]])

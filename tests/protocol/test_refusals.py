@@ -186,9 +186,12 @@ def test_the_request_id_is_told(name: str) -> None:
 
 
 def test_the_answers_headers_are_kept() -> None:
-    error = refused({}, 429, ITwinPlatform_RateLimited_Tier="Community", Retry_After="3")
+    headers = {"ITwinPlatform_RateLimited_Tier": "Community", "Retry_After": "3"}
+    error = refused({}, 429, **headers, Location="https://h/p?sig=planted")
     assert error.headers["itwinplatform-ratelimited-tier"] == "Community"
-    assert error.headers["retry-after"] == "3"
+    assert error.headers.get("Retry-After") == error.headers.get("retry-after") == "3"
+    assert error.headers["location"] == "https://h/p"
+    assert list(error.headers) == ["ITwinPlatform-RateLimited-Tier", "Retry-After", "Location"]
 
 
 def test_the_address_is_told_without_its_query() -> None:
@@ -225,9 +228,11 @@ def test_no_secret_in_a_body_is_shown(body: Any) -> None:
     "headers",
     [
         {"Set-Cookie": "session=planted"},
+        {"SET-COOKIE": "session=planted"},
         {"Authorization": f"Bearer {TOKEN}"},
         {"WWW-Authenticate": f"Bearer {TOKEN}"},
         {"Location": "https://blobs.example.com/x?sig=planted"},
+        {"location": "https://blobs.example.com/x?token=planted"},
         {"Content-Location": "https://blobs.example.com/x?sig=planted"},
         {"X-Debug-Token": f"Bearer {TOKEN}"},
     ],
