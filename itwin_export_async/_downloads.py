@@ -1,4 +1,8 @@
-"""Files brought to disk whole, in as many goes as it takes."""
+"""Files brought to disk whole, in as many goes as it takes.
+
+How long a file is says the blob store, or else Storage: where the two disagree, and where neither
+tells and a broken connection could pass for the end, there is no file.
+"""
 
 import asyncio
 import logging
@@ -18,7 +22,13 @@ from itwin_export_async._errors import (
 )
 from itwin_export_async._partfile import PartFile
 from itwin_export_async._progress import Progress, report
-from itwin_export_async._protocol.storage import get_blob, read_blob
+from itwin_export_async._protocol.storage import (
+    Content,
+    get_blob,
+    measured,
+    needs_size,
+    read_blob,
+)
 from itwin_export_async._session import Session
 
 log = logging.getLogger(__name__)
@@ -26,12 +36,17 @@ log = logging.getLogger(__name__)
 Locate = Callable[[], Awaitable[str]]
 """Gives a signed address that is good for now."""
 
+Measure = Callable[[], Awaitable[int | None]]
+"""Asks how many bytes the file has, None when that is not told."""
+
 
 @define(eq=False)
 class Download:
     """One file on its way to `path`.
 
-    `can_renew`: whether `locate` brings a new signature when one has expired.
+    `can_renew`: whether `locate` brings a new signature when one has expired. `size`: the bytes it
+    has by what was told before, None when nothing was. `measure` is asked where that does not do,
+    None where nobody knows.
     """
 
     session: Session
@@ -39,6 +54,8 @@ class Download:
     path: Path
     on_progress: Progress | None = None
     can_renew: bool = True
+    size: int | None = None
+    measure: Measure | None = None
 
     async def fetch(self) -> None:
         """Fetch in as many goes as it takes, while each go brings something.
@@ -62,8 +79,8 @@ class Download:
                 furthest = max(furthest, part.done)
                 wait = self._wait(error, failures)
                 if wait is None:
-                    raise DownloadError(message=f"gave up: {error}") from error
-                log.info("%s: %s; going on after %d bytes", self.path.name, error, part.done)
+                    raise self._given_up(error, failures) from error
+                log.info("%s: %s; going on after %d bytes", self.path.name, _said(error), part.done)
                 await asyncio.sleep(wait)
             await part.finish()
         finally:
@@ -77,6 +94,12 @@ class Download:
             return None
         return retry.jitter(retry.bound(failures)) if asked is None else asked
 
+    def _given_up(self, error: ExportError, failures: int) -> DownloadError:
+        message = f"gave up at try {failures} of {self.session.retry.attempts}: {_said(error)}"
+        if isinstance(error, PermissionDenied):
+            message += " - the signed address was renewed for each; a proxy or firewall may refuse"
+        return DownloadError(message=message)
+
     async def _go(self, address: str, part: PartFile) -> ExportError | None:
         """One request for what is missing: None when all is there, the passing error otherwise."""
         request = get_blob(address, done=part.done, etag=part.etag)
@@ -85,15 +108,28 @@ class Download:
                 content = read_blob(stream.head, done=part.done)
                 if isinstance(content, ExportError):
                     return _passing(content)
-                await part.begin(content)
+                await part.begin(await self._measured(content))
                 async for piece in stream.chunks:
                     await part.add(piece)
                     await report(self.on_progress, part.done, part.total)
         except TransportError as error:
             return None if part.done == part.total else error
-        if part.total is not None and part.done != part.total:
-            return DownloadError(message=f"{part.done} of {part.total} bytes came")
-        return None
+        if part.total is None or part.done == part.total:
+            return None
+        amiss = DownloadError(message=f"{part.done} of {part.total} bytes came")
+        if part.done > part.total:  # no further go takes any away
+            raise amiss
+        return amiss
+
+    async def _measured(self, content: Content) -> Content:
+        """The content with its length, as far as that can be known."""
+        if self.measure is not None and needs_size(content, self.size):
+            self.size = await self.measure()
+        return measured(content, self.size)
+
+
+def _said(error: ExportError) -> str:
+    return error.message if isinstance(error, DownloadError) else str(error)
 
 
 def _passing(error: ExportError) -> ExportError:

@@ -1,8 +1,9 @@
 """The output files of a finished run, to disk from Storage or from the caller's own blob.
 
-A file may not be readable at once after the end, and the id that the run tells may be a part of the
-one that Storage knows. So each round tries the id as given, then the composite of the iTwin's id
-and it; rounds go on for a while.
+A file may not be readable at once after the end, in Storage or in the blob store behind it, and the
+id that the run tells may be a part of the one that Storage knows. So each round tries the id as
+given, then, unless Storage knows that, the composite of the iTwin's id and it; rounds go on for a
+while. What keeps the composite from being found ends nothing: it may not be needed.
 """
 
 import asyncio
@@ -12,21 +13,24 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from itwin_export_async._errors import DownloadError, NotFound
+from itwin_export_async._errors import DownloadError, ExportError, NotFound
 from itwin_export_async._models import Connection, Run
 from itwin_export_async._progress import Progress
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.runs import Service, get_connection, read_connection
 from itwin_export_async._protocol.storage import composite_id, has_output, outputs_of, safe_name
 from itwin_export_async._session import Session
-from itwin_export_async._storage import StorageClient, is_folder
+from itwin_export_async._storage import StorageClient, fetch_file, is_folder
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 
-Attempt = Callable[[], Awaitable[Path | NotFound]]
-"""Brings an output to disk, or says how it is not there (yet)."""
+Missing = NotFound | DownloadError
+"""How an output is not there (yet): unknown to Storage, or known and nothing in the blob store."""
+
+Attempt = Callable[[], Awaitable[Path | Missing]]
+"""Brings an output to disk, or says how it is not there."""
 
 
 class Outputs:
@@ -51,9 +55,15 @@ class Outputs:
 
         `sas_url`: the caller's own blob that the run wrote to, None where that is Storage.
         """
-        if sas_url is not None:
-            return [await self._blob(run, sas_url, destination, on_progress)]
         file_ids = outputs_of(run)
+        if not has_output(run) and (sas_url is not None or not file_ids):
+            raise DownloadError(
+                message=f"run {run.id} ended with {run.outcome.value} and made no output; "
+                "wait() says why",
+                destination=str(destination),
+            )
+        if sas_url is not None:
+            return [await self._blob(sas_url, destination, on_progress)]
         if not file_ids:
             raise DownloadError(
                 message=f"run {run.id} names no output file; one that wrote to a blob of yours is "
@@ -66,35 +76,16 @@ class Outputs:
         return paths
 
     async def _blob(
-        self,
-        run: Run,
-        sas_url: str,
-        destination: str | PathLike[str],
-        on_progress: Progress | None,
+        self, sas_url: str, destination: str | PathLike[str], on_progress: Progress | None
     ) -> Path:
-        if not has_output(run):
-            raise DownloadError(
-                message=f"run {run.id} ended with {run.outcome.value} and made no output",
-                destination=str(destination),
-            )
-
-        async def attempt() -> Path | NotFound:
-            try:
-                return await self._storage.download_blob(
-                    sas_url, destination, on_progress=on_progress
-                )
-            except DownloadError as error:
-                if isinstance(error.__cause__, NotFound):
-                    return error.__cause__
-                raise
-
-        path = await self._patiently([attempt])
-        if isinstance(path, NotFound):
-            raise DownloadError(
-                message=f"there is still no such blob {self._patience:g} s after the end",
-                destination=str(destination),
-            ) from path
-        return path
+        fetch = partial(self._storage.download_blob, sas_url, destination, on_progress=on_progress)
+        path = await self._patiently([partial(_met, fetch)])
+        if isinstance(path, Path):
+            return path
+        raise DownloadError(
+            message=f"there is still no such blob {self._patience:g} s after the end",
+            destination=str(destination),
+        ) from path.__cause__
 
     async def _one(
         self,
@@ -112,21 +103,31 @@ class Outputs:
         path = await fetch(file_id)
         if isinstance(path, Path):
             return path
-        names = [file_id, *await self._composites(run, file_id)]
-        path = await self._patiently([partial(fetch, name) for name in names])
+        names, note = [file_id], ""
         if isinstance(path, NotFound):
-            raise DownloadError(
-                message=f"Storage knows no such file, tried as {' and as '.join(names)} "
-                f"for {self._patience:g} s",
-                file_id=file_id,
-                destination=str(destination),
-            ) from path
-        return path
+            try:
+                names += await self._composites(run, file_id)
+            except ExportError as error:
+                note = f"; no composite id without the connection: {error}"
+        path = await self._patiently([partial(fetch, name) for name in names])
+        if isinstance(path, Path):
+            return path
+        cause: BaseException | None = path
+        if isinstance(path, DownloadError):
+            cause = path.__cause__
+            message = f"{path.message}, still {self._patience:g} s after the first try"
+        else:
+            tried = " and as ".join(names)
+            message = f"Storage knows no such file, tried as {tried} for {self._patience:g} s{note}"
+        raise DownloadError(
+            message=message, file_id=file_id, destination=str(destination)
+        ) from cause
 
-    async def _patiently(self, attempts: Sequence[Attempt]) -> Path | NotFound:
+    async def _patiently(self, attempts: Sequence[Attempt]) -> Path | Missing:
         """What the first attempt brings that brings anything, or what the last one met in time.
 
-        The last round begins when the time is over: a slow answer does not count as patience.
+        An attempt that finds the file known, and nothing in it, is the last of its round. The last
+        round begins when the time is over: a slow answer does not count as patience.
         """
         clock = asyncio.get_running_loop().time
         ends, pause = clock() + self._patience, 1.0
@@ -136,6 +137,8 @@ class Outputs:
                 path = await attempt()
                 if isinstance(path, Path):
                     return path
+                if isinstance(path, DownloadError):
+                    break
             if began >= ends:
                 return path
             log.info("an output cannot be read yet; again in %.1f s", pause)
@@ -148,33 +151,38 @@ class Outputs:
         taken: list[Path],
         on_progress: Progress | None,
         file_id: str,
-    ) -> Path | NotFound:
-        """The file on disk, or the refusal where Storage does not know it (yet)."""
-        try:
-            path = await self._path(file_id, destination, taken)
-            return await self._storage.download(file_id, path, on_progress=on_progress)
-        except NotFound as error:
-            if error.is_gateway:
-                raise
-            return error
+    ) -> Path | Missing:
+        """The file on disk under a name that is free, or how it is not there."""
 
-    async def _path(
-        self, file_id: str, destination: str | PathLike[str], taken: list[Path]
-    ) -> Path:
-        path = Path(destination)
-        if is_folder(destination):
-            stored = await self._storage.get_file(file_id)
-            path /= safe_name(stored.display_name, fallback=file_id)
-        return _untaken(path, taken)
+        async def fetch() -> Path:
+            path, size = Path(destination), None
+            if is_folder(destination):
+                stored = await self._storage.get_file(file_id)
+                path, size = path / safe_name(stored.display_name, fallback=file_id), stored.size
+            path = _untaken(path, taken)
+            return await fetch_file(self._session, file_id, path, size, on_progress)
+
+        return await _met(fetch)
 
     async def _composites(self, run: Run, file_id: str) -> list[str]:
         request = get_connection(Service.EXPORT, run.connection_id)
-        try:
-            connection = read_connection(await self._session.send(request), Connection)
-        except NotFound:  # the connection may be deleted by now; the file is still there
-            return []
+        connection = read_connection(await self._session.send(request), Connection)
         composite = composite_id(connection.itwin_id, file_id)
         return [] if composite is None else [composite]
+
+
+async def _met(fetch: Callable[[], Awaitable[Path]]) -> Path | Missing:
+    """What this brings to disk, or how it is not there (yet)."""
+    try:
+        return await fetch()
+    except NotFound as error:
+        if error.is_gateway:
+            raise
+        return error
+    except DownloadError as error:
+        if isinstance(error.__cause__, NotFound):
+            return error
+        raise
 
 
 def _untaken(path: Path, taken: list[Path]) -> Path:

@@ -2,16 +2,18 @@
 
 It gets its final name only when its digest is right, where one was told, and it is on the disk. One
 writer at a time: the file is locked where the system has locks, so that two downloads to one place
-cannot mix. What comes is written at once while the disk is quick, because a moment's work is less
-than the way to a thread and back. After the first write that was slow, and wherever a digest is
-due, threads do it, a large piece at a time, beside the reading. A thread that outlives its
-cancelled caller finds the file closed and does nothing.
+cannot mix. Nothing is written through a link: what it leads to may be dear to somebody. What comes
+is written at once while the disk is quick, because a moment's work is less than the way to a thread
+and back. After the first write that was slow, and wherever a digest is due, threads do it, a large
+piece at a time, beside the reading. A thread that outlives its cancelled caller finds the file
+closed and does nothing.
 """
 
 import asyncio
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +31,9 @@ except ImportError:  # pragma: no cover - Windows has no such locks
 
 _PIECE = 4 * 1024 * 1024
 _PATIENCE = 0.01
+_FLAGS = ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # the last on Windows alone, which has no other
+_OPENING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | sum(getattr(os, name, 0) for name in _FLAGS)
+_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder"}
 
 
 class PartFile:
@@ -126,13 +131,14 @@ class PartFile:
     def _open(self) -> None:
         make_folder(self._path.parent)
         while True:
-            file = self._place.open("ab")
+            _check_place(self._place)
+            file = _opened(self._place)
             if _is_locked(file):
                 file.close()
                 raise DownloadError(message="another download is writing it")
             if _is_at(file, self._place):
                 break
-            file.close()  # it was finished, and moved away, between opening and locking
+            file.close()  # it was finished and moved away, or replaced, between opening and locking
         self._file = file
         self._truncate()
 
@@ -154,7 +160,10 @@ class PartFile:
         assert self._file is not None
         self._write(self._waiting)
         if self._digest is not None and self._digest.digest() != self._md5:
-            raise DownloadError(message="the file that came does not fit its MD5")
+            raise DownloadError(
+                message="the file that came does not fit its MD5: download it again; if it still "
+                "does not, what is stored is damaged and has to be made anew"
+            )
         self._file.flush()
         os.fsync(self._file.fileno())
         _close_first(self._file)
@@ -200,6 +209,28 @@ def _unwritable(exc: OSError) -> DownloadError:
     return DownloadError(message=f"cannot be written: {exc.strerror}")
 
 
+def _obstacle(status: os.stat_result) -> str | None:
+    """What it is, when it is more than a file that has this one name."""
+    if not stat.S_ISREG(status.st_mode):
+        return _KINDS.get(stat.S_IFMT(status.st_mode), "neither file nor folder")
+    return "a file with another name besides" if status.st_nlink > 1 else None
+
+
+def _check_place(place: Path) -> None:
+    """Raise a `DownloadError` that says what stands where the file is to grow, if it is none."""
+    try:
+        obstacle = _obstacle(place.lstat())
+    except FileNotFoundError:
+        return
+    if obstacle is not None:
+        raise DownloadError(message=f"cannot be written: {place.name} is {obstacle}; remove it")
+
+
+def _opened(place: Path) -> BinaryIO:
+    """The file at this place, or a new one; not what a link leads to, nor a pipe to wait for."""
+    return os.fdopen(os.open(place, _OPENING, 0o666), "ab")
+
+
 def _is_locked(file: BinaryIO) -> bool:
     """Whether another writer has it; otherwise it is ours until it is closed."""
     if fcntl is None:  # pragma: no cover - Windows has no such locks
@@ -221,8 +252,9 @@ def _close_first(file: BinaryIO) -> None:
 
 
 def _is_at(file: BinaryIO, place: Path) -> bool:
-    """Whether the open file is still the one at this place."""
+    """Whether the open file is still the one at this place, and nothing else."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), place.stat())
+        there = place.lstat()
     except FileNotFoundError:
         return False
+    return _obstacle(there) is None and os.path.samestat(os.fstat(file.fileno()), there)

@@ -106,23 +106,16 @@ class StorageClient:
 
         `destination` is the file's path, or a folder (one that exists, or ends with a separator)
         in which it gets the name it has in Storage. Raises `NotFound`, and `DownloadError` when it
-        cannot be fetched whole or written; then nothing stands under the final name.
+        cannot be fetched whole, known to be whole, or written; then nothing stands under the final
+        name.
 
         https://developer.bentley.com/apis/storage/operations/download-file/
         """
-        path = Path(destination)
+        path, size = Path(destination), None
         if is_folder(destination):
             stored = await self.get_file(file_id)
-            path /= safe_name(stored.display_name, fallback=file_id)
-
-        async def locate() -> str:
-            return read_download(await self._session.send(download_file(file_id)))
-
-        try:
-            await Download(self._session, locate, path, on_progress).fetch()
-        except DownloadError as error:
-            raise _named(error, file_id, path) from error.__cause__
-        return path
+            path, size = path / safe_name(stored.display_name, fallback=file_id), stored.size
+        return await fetch_file(self._session, file_id, path, size, on_progress)
 
     async def download_blob(
         self,
@@ -152,6 +145,29 @@ class StorageClient:
         except DownloadError as error:
             raise _named(error, "", path) from error.__cause__
         return path
+
+
+async def fetch_file(
+    session: Session, file_id: str, path: Path, size: int | None, on_progress: Progress | None
+) -> Path:
+    """Bring a file of Storage to this path. `size`: the bytes it has, None when not known yet.
+
+    Raises as `StorageClient.download`. The `DownloadError` comes from a `NotFound` where Storage
+    knows the file and the blob store does not.
+    """
+
+    async def locate() -> str:
+        return read_download(await session.send(download_file(file_id)))
+
+    async def measure() -> int | None:
+        return read_file(await session.send(get_file(file_id))).size
+
+    download = Download(session, locate, path, on_progress, size=size, measure=measure)
+    try:
+        await download.fetch()
+    except DownloadError as error:
+        raise _named(error, file_id, path) from error.__cause__
+    return path
 
 
 def _named(error: DownloadError, file_id: str, path: Path) -> DownloadError:

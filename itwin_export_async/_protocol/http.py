@@ -67,8 +67,8 @@ class Response:
     """The answer to one request, its body read whole.
 
     `headers` are looked up without regard to case. `method` and `url` are those of the request; a
-    transport may leave them out. `doubt` is set when an earlier sending of the same request may have been taken although its
-    answer was lost: the seconds from that sending to this answer.
+    transport may leave them out. `doubt` is set when an earlier sending of the same request may
+    have been taken although its answer was lost: the seconds from that sending to this answer.
     """
 
     status: int

@@ -11,7 +11,7 @@ import base64
 import re
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from itwin_export_async._errors import DownloadError, ExportError, ProtocolError
 from itwin_export_async._models import ExecutionResult, Run, StoredFile
@@ -80,21 +80,24 @@ def get_blob(address: str, *, done: int, etag: str | None) -> Request:
 class Content:
     """What a blob's answer holds: bytes from `start` on, of `total` (None when not told).
 
-    `md5` is the digest of the whole file, None where the answer has none.
+    `md5` is the digest of the whole file, None where the answer has none. `is_bounded`: whether the
+    answer tells where it ends, so that one which broke off is known. `is_encoded`: whether what
+    arrives was decoded on the way, so that nothing told of the file fits it.
     """
 
     start: int
     total: int | None = None
     etag: str | None = None
     md5: bytes | None = None
+    is_bounded: bool = True
+    is_encoded: bool = False
 
 
 def read_blob(response: Response, *, done: int) -> Content | ExportError:
     """What the answer holds. A refusal is returned: an expired signature is asked for anew."""
     match response.status:
         case 200:
-            length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
-            return _content(response, 0, int(length[0]) if length else None)
+            return _content(response, 0, _length(response))
         case 206:
             found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if not found or int(found[1]) != done:
@@ -106,6 +109,22 @@ def read_blob(response: Response, *, done: int) -> Content | ExportError:
             return refusal(response)
 
 
+def _length(response: Response) -> int | None:
+    told = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
+    return int(told[0]) if told else None
+
+
+def _is_bounded(response: Response) -> bool:
+    """Whether the end of the answer is told, and not just that of the connection.
+
+    (RFC 9112, sections 6.3 and 9.6; of what needs none of it, such as HTTP/2, the transport knows.)
+    """
+    outermost = response.headers.get("Transfer-Encoding", "").rpartition(",")[2]
+    if _length(response) is not None or outermost.strip().lower() == "chunked":
+        return True
+    return response.headers.get("Connection", "").strip().lower() != "close"
+
+
 def _content(response: Response, start: int, total: int | None) -> Content:
     whole = response.headers.get("x-ms-blob-content-md5")
     if whole is None and start == 0:
@@ -115,14 +134,49 @@ def _content(response: Response, start: int, total: int | None) -> Content:
     except ValueError:
         md5 = b""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        return Content(start=start)  # what arrives is decoded: nothing told of the file fits it
+        return Content(start=start, is_bounded=_is_bounded(response), is_encoded=True)
     etag = response.headers.get("ETag", "")
     return Content(
         start=start,
         total=total,
         etag=None if etag.startswith("W/") else etag or None,  # If-Match takes strong ones only
         md5=md5 if len(md5) == 16 else None,
+        is_bounded=total is not None or _is_bounded(response),
     )
+
+
+def needs_size(content: Content, size: int | None) -> bool:
+    """Whether Storage is to be asked for the size of the file. `size`: what it told before.
+
+    That costs a call, so only where the answer does not tell its length, or another one: what was
+    told may be older than the content.
+    """
+    if content.total is None:
+        return size is None and not content.is_bounded
+    return size is not None and size != content.total
+
+
+def measured(content: Content, size: int | None) -> Content:
+    """The content with its length by Storage where its answer tells none. `size` None: not told.
+
+    Raises a `DownloadError` where the two contradict each other, and where nothing could tell a
+    file from the beginning of one.
+    """
+    if content.total is not None:
+        if size is not None and size != content.total:
+            raise DownloadError(
+                message=f"the blob store has {content.total} bytes, and Storage tells of {size}: "
+                "the file may be changing; try again later"
+            )
+        return content
+    if size is None and content.md5 is None and not content.is_bounded:
+        raise DownloadError(
+            message="nothing tells whether it is whole: the answer has no Content-Length, as after "
+            "a proxy that drops it, and no size or digest is known"
+        )
+    if content.is_encoded and content.is_bounded:
+        return content
+    return evolve(content, total=size)
 
 
 def outputs_of(run: Run) -> tuple[str, ...]:

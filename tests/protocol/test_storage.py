@@ -22,6 +22,8 @@ from itwin_export_async._protocol.storage import (
     download_file,
     get_blob,
     get_file,
+    measured,
+    needs_size,
     read_blob,
     read_download,
     read_file,
@@ -203,9 +205,83 @@ def test_a_whole_answer_begins_at_the_beginning() -> None:
 
 @pytest.mark.parametrize("length", ["", "many", "-1", "1.5"])
 def test_an_untold_length_is_none(length: str) -> None:
-    content = read_blob(answer(b"", Content_Length=length), done=0)
+    content = read_blob(answer(b"", Content_Length=length, Connection="close"), done=0)
+    assert content == Content(start=0, total=None, is_bounded=False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_bounded"),
+    [
+        ({"Content-Length": "9"}, True),
+        ({"Transfer-Encoding": "chunked"}, True),
+        ({"Transfer-Encoding": "gzip, Chunked "}, True),
+        ({"Transfer-Encoding": "chunked", "Connection": "close"}, True),
+        ({"Transfer-Encoding": "chunked, gzip", "Connection": "close"}, False),
+        ({"Connection": " Close"}, False),
+        ({}, True),  # HTTP/2 has neither
+    ],
+)
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_an_answer_without_length_and_chunks_has_no_bounds(
+    headers: dict[str, str], is_bounded: bool, encoding: str
+) -> None:
+    told = {**headers, "Content-Encoding": encoding}
+    content = read_blob(answer(b"", 200, **told), done=0)
     assert isinstance(content, Content)
-    assert content.total is None
+    assert (content.is_bounded, content.is_encoded) == (is_bounded, encoding == "gzip")
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "needs"),
+    [
+        (Content(start=0, total=9), None, False),
+        (Content(start=0, total=9), 9, False),
+        (Content(start=0, total=9), 8, True),  # what was told may be older than the content
+        (Content(start=0), None, False),
+        (Content(start=0), 9, False),
+        (Content(start=0, is_bounded=False), None, True),
+        (Content(start=0, is_bounded=False), 9, False),
+    ],
+)
+def test_the_size_is_asked_for_where_nothing_else_tells_the_length(
+    content: Content, size: int | None, needs: bool
+) -> None:
+    assert needs_size(content, size) is needs
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "total"),
+    [
+        (Content(start=0, total=9), None, 9),
+        (Content(start=0, total=9), 9, 9),
+        (Content(start=0), 9, 9),
+        (Content(start=0), None, None),  # its last chunk tells
+        (Content(start=0, is_bounded=False), 9, 9),
+        (Content(start=0, is_bounded=False, md5=MD5), None, None),
+        (Content(start=0, is_encoded=True), 9, None),  # 9 before or after the decoding?
+        (Content(start=0, is_encoded=True, is_bounded=False), 9, 9),
+        (Content(start=0, total=0), 0, 0),
+    ],
+)
+def test_the_size_is_the_length_where_the_answer_tells_none(
+    content: Content, size: int | None, total: int | None
+) -> None:
+    assert measured(content, size).total == total
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "reason"),
+    [
+        (Content(start=0, total=400), 1000, "has 400 bytes, and Storage tells of 1000"),
+        (Content(start=0, total=400), 0, "has 400 bytes, and Storage tells of 0"),
+        (Content(start=0, is_bounded=False), None, "nothing tells"),
+    ],
+)
+def test_what_cannot_be_known_to_be_whole_is_refused(
+    content: Content, size: int | None, reason: str
+) -> None:
+    with pytest.raises(DownloadError, match=reason):
+        measured(content, size)
 
 
 def test_the_rest_of_a_file_begins_where_it_stopped() -> None:
