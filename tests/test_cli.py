@@ -1,6 +1,7 @@
 """The command line: in this process for what it says, in its own for how it ends."""
 
 import asyncio
+import errno
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from itwin_export_async import (
     RunTimeout,
 )
 from itwin_export_async.cli.demo import names
+from itwin_export_async.cli.emulator import serve_emulator
 from itwin_export_async.cli.ending import conclude, exit_code
 from itwin_export_async.cli.export import Delivery, ExportOrder, run_export
 from itwin_export_async.emulator import Emulator
@@ -67,6 +70,15 @@ def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
     assert b"starting" in shown or b"Executing" in shown
     assert b"Traceback" not in shown
     assert b"Tunnel.ifc" in shown
+
+
+def test_a_demo_that_fails_says_why_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise DownloadError(message="the disk is full")
+
+    monkeypatch.setattr("itwin_export_async.cli.demo._export", fail)
+    code, _, err = invoke("demo", "-o", str(tmp_path))
+    assert (code, err.count("\n"), "the disk is full\n" in err) == (1, 2, True)
 
 
 def test_there_are_names_for_any_number_of_imodels() -> None:
@@ -146,9 +158,10 @@ def test_what_is_printed_on_leaving_continues_the_run(service: Service, tmp_path
     [
         (["run", "", "-o", "x"], 2, "imodel_id is empty"),
         (["run", "..", "-o", "x"], 2, "imodel_id '..' is not an id"),
-        (["run", "m", "-o", "x", "--ifc-version", "IFC9"], 2, "'IFC9' is not one of"),
+        (["run", "m", "-o", "x", "--ifc-version", "9"], 2, "'9' is not one of 'IFC4.3', 'IFC2x3"),
         (["run", "m", "-o", "x", "--if-active", "no"], 2, "'no' is not one of 'join'"),
-        (["run", "m", "-o", "x", "--authentication-type", "no"], 2, "'no' is not one of"),
+        (["run", "m", "-o", "x", "--authentication-type", "no"], 2, "'no' is not one of 'User"),
+        (["emulator", "--port", "1x"], 2, "--port"),
         (["run", "m"], 2, "where to? A file, or a folder"),
         (["run", "m", "--no-wait", "--report", "r.html"], 2, "does not go with --report"),
         (["runs", ".."], 2, "'..' is not an id"),
@@ -168,7 +181,9 @@ def test_a_mistake_is_one_clear_sentence(
     monkeypatch.setattr("itwin_export_async._protocol.retry.RetryPolicy.bound", lambda *_: 0.001)
     if "127.0.0.1:1" in str(words):
         monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "token")
-    assert (invoke(*words)[0], told in invoke(*words)[2]) == (code, True)
+    ended, _, err = invoke(*words)
+    err = " ".join(err.replace("│", " ").split())  # a box, and lines that were broken
+    assert (ended, told in err, "Value error" in err) == (code, True, False)
     assert not list(tmp_path.iterdir())
 
 
@@ -240,8 +255,14 @@ def test_a_missing_token_names_what_to_set(
     for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)
     code, _, err = invoke(command, "m", "-o", str(tmp_path / "x"))
-    assert (code, err.count("\n")) == (2, 1)
+    assert (code, err.count("\n")) == (4, 2)
     assert "set ITWIN_ACCESS_TOKEN, or ITP_SERVICE_CLIENT_ID" in err
+    monkeypatch.setenv("ITP_SERVICE_CLIENT_ID", "app")
+    code, _, err = invoke(command, "m", "-o", str(tmp_path / "x"))
+    assert (code, "ITP_SERVICE_CLIENT_SECRET is not set" in err) == (4, True)
+    monkeypatch.setenv("ITP_SERVICE_CLIENT_SECRET", "s")
+    monkeypatch.setenv("ITP_ISSUER_URL", "rubbish")
+    assert invoke(command, "m", "-o", str(tmp_path / "x"))[0] == 2
 
 
 def test_a_wrong_secret_is_not_authorized(
@@ -396,6 +417,76 @@ def test_a_reader_that_has_gone_is_no_error_of_ours(service: Service, tmp_path: 
     assert "Traceback" not in err
     assert "Errno" not in err
     assert (tmp_path / "b.ifc").exists()
+
+
+@pytest.mark.parametrize("command", ["connections", "runs", "emulator", "demo"])
+def test_a_table_that_nobody_reads_is_no_error_of_ours(
+    service: Service, tmp_path: Path, command: str
+) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    assert invoke("run", imodel_id, "--no-wait")[0] == 0
+    told = json.loads(invoke("connections", imodel_id, "--json")[1])
+    words = {"connections": [imodel_id], "runs": [told["connection_id"]]}
+    words |= {"emulator": ["--port", "0"], "demo": ["-o", "out", "--speed", "900"]}
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with subprocess.Popen(
+        [*COMMAND, command, *words[command]],
+        cwd=tmp_path,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(theirs)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (1, "")
+
+
+def test_a_port_that_cannot_be_had_is_named(service: Service) -> None:
+    port = service.base_url.rpartition(":")[2]
+    code, out, err = invoke("emulator", "--port", port)
+    assert (code, out) == (2, "")
+    assert err == f"itwin-export: port {port} is taken; --port 0 takes one that is free\n"
+
+
+async def test_a_port_that_is_not_for_everybody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "error while attempting to bind")
+
+    monkeypatch.setattr(Emulator, "serve", refuse)
+    with pytest.raises(ValueError, match="port 80 cannot be used: permission denied"):
+        await serve_emulator(port=80, imodels=1, speed=1.0, seed=0)
+
+
+def test_ctrl_c_before_anything_began_is_quiet() -> None:
+    press = "import signal, sys, types; sys.meta_path.insert(0, types.SimpleNamespace(find_spec="
+    press += "lambda name, *_: signal.raise_signal(2) if name.endswith('cli.sheet') else None)); "
+    done = subprocess.run(
+        [*COMMAND[:-1], press + COMMAND[-1]], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_shell_completes_what_an_option_takes() -> None:
+    asked = {"COMP_WORDS": "itwin-export run m --ifc-version ifc2x", "COMP_CWORD": "4"}
+    done = subprocess.run(
+        COMMAND,
+        env={**os.environ, **asked, "_ITWIN_EXPORT_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["ifc2x3", "ifc2x3 CV 2.0"]
+
+
+def test_the_release_is_told() -> None:
+    assert invoke("--version") == (0, f"itwin-export {version('itwin-export-async')}\n", "")
+
+
+def test_no_other_command_waits_for_the_emulator() -> None:
+    ask = "import sys; from itwin_export_async.cli.app import app; "
+    ask += "sys.exit('itwin_export_async.emulator' in sys.modules)"
+    assert subprocess.run([*COMMAND[:-1], ask], check=False).returncode == 0
 
 
 def test_the_log_goes_to_standard_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO, StringIO, TextIOWrapper
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -30,7 +30,7 @@ from itwin_export_async import (
 from itwin_export_async.cli.batch import BatchOrder, run_batch
 from itwin_export_async.cli.overview import Overview, to_go
 from itwin_export_async.cli.record import Record
-from itwin_export_async.cli.sheet import read_sheet
+from itwin_export_async.cli.sheet import leads_out, read_sheet
 from itwin_export_async.cli.spoken import duration, size
 from itwin_export_async.emulator import Emulator
 from tests.command import COMMAND, Service, invoke, serving, start
@@ -83,7 +83,7 @@ def test_what_a_spreadsheet_saves_is_read(data: bytes) -> None:
 def test_lines_of_json_keep_their_types() -> None:
     line = {
         "imodel_id": "m1",
-        "output": "/elsewhere/",
+        "output": "elsewhere/",
         "model_ids": ["0x1"],
         "save_logs": True,
         "location": "USER_BLOB_STORAGE",
@@ -92,7 +92,7 @@ def test_lines_of_json_keep_their_types() -> None:
         "key": None,
     }
     (request,) = sheet(json.dumps(line))
-    assert (request.destination, request.key) == ("/elsewhere/", None)
+    assert (request.destination, request.key) == ("out/elsewhere/", None)
     assert request.options.input.model_ids == ("0x1",)
     assert request.options.output.location is OutputLocation.USER_BLOB_STORAGE
     assert request.options.output.save_logs is True
@@ -119,6 +119,9 @@ def test_lines_of_json_keep_their_types() -> None:
         ("imodel_id,output\nm1,a.ifc\nm2,./a.ifc\n", "line 3: destination 'out/a.ifc' stands in"),
         ("imodel_id,output\nm1,a/\nm1,a/\n", "line 3: export 'm1 out/a/' stands in line 2"),
         ("imodel_id,key\nm1,a/x\nm2,b/x\n", "line 3: destination 'out/x' stands in line 2"),
+        ("imodel_id,output\nm1,../../x.ifc\n", "line 2, column 2: destination '../../x.ifc' leads"),
+        ("output,imodel_id\n/etc/x,m1\n", "column 1: destination '/etc/x' leads out of the output"),
+        ('{"imodel_id": "m", "key": "k", "output": "a/../.."}', "column 3: destination 'a/../..'"),
         ('imodel_id,key\n"m\n1",a\nm2,"a', "line 2: imodel_id 'm\\n1' is not an id"),
         ('imodel_id\nm1\n"m2', "line 3: is no CSV: unexpected end of data"),
         ('sep=,\nimodel_id\n"m2', "line 3: is no CSV"),
@@ -134,6 +137,28 @@ def test_a_wrong_file_is_one_sentence_that_says_where(text: str | bytes, told: s
     with pytest.raises(ValueError, match=re.escape(told)) as caught:
         sheet(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "flavour", "leads"),
+    [
+        ("a/../b.ifc", PurePosixPath, False),
+        ("./", PurePosixPath, False),
+        ("..a/b..", PurePosixPath, False),
+        ("C:\\x.ifc", PurePosixPath, False),
+        ("a/../../b.ifc", PurePosixPath, True),
+        ("/", PurePosixPath, True),
+        ("a\\b.ifc", PureWindowsPath, False),
+        ("..\\x.ifc", PureWindowsPath, True),
+        ("C:x.ifc", PureWindowsPath, True),
+        ("\\x.ifc", PureWindowsPath, True),
+        ("\\\\host\\share\\x.ifc", PureWindowsPath, True),
+    ],
+)
+def test_a_destination_is_below_the_output_folder(
+    place: str, flavour: type[PurePath], leads: bool
+) -> None:
+    assert leads_out(place, flavour) is leads
 
 
 def test_folders_may_take_many() -> None:
@@ -317,12 +342,56 @@ async def test_trouble_with_tokens_that_passes_ends_nothing(
 
 
 async def test_a_ledger_of_others_is_left_alone(
-    emulator: Emulator, run: Batch, tmp_path: Path
+    emulator: Emulator, run: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = tmp_path / "l.db"
     ledger.write_text("not a database at all" * 100)
     with pytest.raises(LedgerError):
         await run(table(emulator.add_imodel()), ledger=ledger)
+    assert capsys.readouterr() == ("", "")  # nothing began, and the same command never would
+
+
+async def test_a_ledger_that_breaks_later_has_the_command_continue(
+    emulator: Emulator, run: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = emulator.add_imodel(), emulator.add_imodel()
+    emulator.fate(second, "Success", seconds=1000)
+
+    def break_it(self: Record, outcome: ExportOutcome) -> None:
+        raise LedgerError(message="cannot be used: disk I/O error", ledger="l.db")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "close", break_it)
+        with pytest.raises(LedgerError):
+            await run(table(first, second), ledger=tmp_path / "l.db")
+    assert "this continues:\n  itwin-export batch models.csv" in capsys.readouterr().err
+
+
+async def test_files_are_told_alike_by_every_call(
+    emulator: Emulator,
+    run: Batch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = "imodel_id,destination\n"
+    lines += f"{emulator.add_imodel('Bridge')},\n{emulator.add_imodel('Tunnel')},x/t.ifc\n"
+    told = []
+    for _ in range(2):
+        assert await run(lines, folder="out", ledger=tmp_path / "l.db", json=True) == 0
+        out = map(json.loads, capsys.readouterr().out.splitlines())
+        told.append({line["imodel_id"]: line["files"][0]["path"] for line in out})
+    assert sorted(told[0].values(), key=len)[0] == "out/x/t.ifc"
+    assert told[0] == told[1]
+
+
+def test_without_a_token_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "models.csv").write_text("imodel_id\nm\n")
+    code, out, err = invoke("batch", f"{tmp_path}/models.csv", "-o", str(tmp_path))
+    assert (code, out, err.count("\n")) == (4, "", 2)
 
 
 async def test_lines_come_from_standard_input_too(
@@ -353,6 +422,9 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
         ("imodel_id\nm\n", ["--concurrency", "0"], 2, "Invalid value for '--concurrency'"),
         ("imodel_id\nm\n", ["--report", "/dev/null/r.html"], 1, "/dev/null: the folder cannot be"),
         ("imodel_id\nm\n", ["-o", "/dev/null/out"], 1, "/dev/null/out: the folder cannot be"),
+        ("imodel_id\nm\n", ["--ledger", "no/l.db"], 2, "no/l.db: the folder no does not exist"),
+        ("imodel_id\nm\n", ["--ledger", "."], 2, ".: a ledger is a file, and this is a folder"),
+        ("imodel_id,output\nm,/etc/x\n", [], 2, "models.csv, line 2, column 2: destination"),
         (None, [], 2, "models.csv cannot be read: No such file or directory"),
     ],
 )
@@ -364,11 +436,17 @@ def test_a_mistake_is_told_before_anything_is_sent(
     if lines is not None:
         Path("models.csv").write_text(lines)
     ended, _, err = invoke("batch", "models.csv", "-o", "out", *words)
-    assert (ended, told in " ".join(err.split()).replace("│ ", "")) == (code, True)
+    assert (ended, told in " ".join(err.replace("│", " ").split())) == (code, True)
     assert service.emulator.requests == []
 
 
-def test_ctrl_c_leaves_the_command_that_continues(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_leaves_the_command_that_continues(
+    service: Service, tmp_path: Path, number: signal.Signals, code: int, last: str
+) -> None:
     ids = [service.emulator.add_imodel(f"Bridge {n}") for n in range(3)]
     service.emulator.fate(ids[2], "Success", seconds=3)
     (tmp_path / "models 1.csv").write_text(table(*ids))
@@ -377,11 +455,11 @@ def test_ctrl_c_leaves_the_command_that_continues(service: Service, tmp_path: Pa
     process = start(*words, cwd=tmp_path)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["ok"]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in err
-    assert err.endswith("itwin-export: interrupted\n")
+    assert err.endswith(f"itwin-export: {last}\n")
     assert "not finished" in (tmp_path / "r.html").read_text()
     again = next(line for line in err.splitlines() if line.startswith("  itwin-export batch"))
     assert "'models 1.csv'" in again
@@ -439,10 +517,12 @@ async def test_the_picture_fits_its_terminal(
     records = {request.imodel_id: Record.of(request) for request in requests}
     emulator.fate(requests[0].imodel_id, "Error", seconds=1)
     emulator.fate(requests[1].imodel_id, "Success", seconds=1)
-    several = client.export_many(
-        requests,
-        on_update=lambda request, update: overview.updated(records[request.imodel_id], update),
-    )
+
+    def updated(update: RunUpdate) -> None:
+        assert update.request is not None
+        overview.updated(records[update.request.imodel_id], update)
+
+    several = client.export_many(requests, on_update=updated)
     ended = 0
     async for outcome in several:
         record = records[outcome.request.imodel_id]

@@ -6,6 +6,13 @@ import sys
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
+        _run()
+    except KeyboardInterrupt:  # nothing has begun: it takes a while until all is loaded
+        sys.exit(130)
+
+
+def _run() -> None:
+    try:
         from itwin_export_async.cli.app import app
     except ModuleNotFoundError as exc:
         if exc.name not in ("typer", "rich", "click"):

@@ -1,6 +1,7 @@
 """The commands and what they take."""
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,6 @@ import typer
 from itwin_export_async.cli.authorize import authorize as ask_to_authorize
 from itwin_export_async.cli.batch import BatchOrder, run_batch
 from itwin_export_async.cli.board import StandardError
-from itwin_export_async.cli.demo import run_demo
-from itwin_export_async.cli.emulator import serve_emulator
 from itwin_export_async.cli.ending import EXIT_CODES, conclude, same_command
 from itwin_export_async.cli.export import (
     Delivery,
@@ -56,12 +55,22 @@ def _example(words: str) -> str:
     return f"Example: itwin-export {words}\n\n{EXIT_CODES}"
 
 
+def _tell_release(is_asked: bool) -> None:
+    if is_asked:
+        print(f"itwin-export {version('itwin-export-async')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     verbose: Annotated[
         int,
         typer.Option("--verbose", "-v", count=True, help="Log to stderr; twice for all."),
     ] = 0,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_release, is_eager=True, help="Tell the release."),
+    ] = False,
 ) -> None:
     """What holds for all commands."""
     if verbose:
@@ -78,7 +87,7 @@ def run(
     ifc_version: Version = None,
     connection: ConnectionName = "itwin-export",
     authentication_type: InTheNameOf = None,
-    if_active: IfActive = ActiveRun.JOIN,
+    if_active: IfActive = ActiveRun.JOIN.value,
     timeout: Timeout = None,
     no_wait: Annotated[
         bool,
@@ -102,7 +111,7 @@ def run(
         ifc_version=ifc_version,
         connection=connection,
         authentication_type=authentication_type,
-        if_active=if_active.value,
+        if_active=if_active,
     )
     delivery = Delivery(
         output=output or ".",
@@ -158,11 +167,11 @@ def batch(
     concurrency: Annotated[
         int, typer.Option(min=1, help="How many exports go on at once.", metavar="NUMBER")
     ] = 20,
-    tier: Calls = Tier.STANDARD,
+    tier: Calls = Tier.STANDARD.value,
     ifc_version: Version = None,
     connection: ConnectionName = "itwin-export",
     authentication_type: InTheNameOf = None,
-    if_active: IfActive = ActiveRun.WAIT,
+    if_active: IfActive = ActiveRun.WAIT.value,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -189,13 +198,13 @@ def batch(
         ifc_version=ifc_version,
         connection=connection,
         authentication_type=authentication_type,
-        if_active=if_active.value,
+        if_active=if_active,
         timeout=timeout,
         report=report,
         json=as_json,
         again=same_command(context),
     )
-    conclude(run_batch(client_of(base_url, rate_limit=tier.rate_limit), order))
+    conclude(run_batch(client_of(base_url, rate_limit=Tier(tier).rate_limit), order))
 
 
 @app.command(epilog=_example("runs 5ffeb1f4-6ab8-4d07-b6ec-dd5ef2af8d39"))
@@ -254,6 +263,9 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Export several emulated iModels at once: no account, no network, real IFC files."""
+    # imported here: no other command shall wait for an emulator to be loaded
+    from itwin_export_async.cli.demo import run_demo
+
     conclude(run_demo(output, imodels=imodels, speed=speed, seed=seed))
 
 
@@ -267,6 +279,8 @@ def emulator(
     seed: Seed = 0,
 ) -> None:
     """Serve an emulated iTwin Platform on this machine until Ctrl-C."""
+    from itwin_export_async.cli.emulator import serve_emulator
+
     conclude(
         serve_emulator(port=port, imodels=imodels, speed=speed, seed=seed),
         interruptible=True,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from itwin_export_async import AuthorizationRequired, ExportClient
 from itwin_export_async._client import REDIRECT_URL
+from itwin_export_async.cli.printed import tell
 
 _FIRST_PAUSE = 3.0
 _LONGEST_PAUSE = 30.0
@@ -25,7 +26,7 @@ async def authorize(
         if told.is_user_authorized:
             print("The user has agreed already.")
             return
-        print(f"The user has to sign in and agree here:\n  {told.authorization_url}", flush=True)
+        tell(f"The user has to sign in and agree here:\n  {told.authorization_url}")
         if open_page and told.authorization_url:
             await asyncio.to_thread(webbrowser.open, told.authorization_url)
         try:

@@ -91,7 +91,7 @@ class _Batch:
     records: dict[str, Record] = field(init=False)
     began: datetime = field(factory=lambda: datetime.now(UTC))
     gave_up: bool = False
-    is_refused: bool = False
+    is_refused: bool = False  # by its ledger, before anything was sent
     spent: Spent | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -113,9 +113,7 @@ class _Batch:
             self.is_refused = not (self.spent and self.spent.calls)
             raise
         finally:  # also of what was interrupted
-            if not self.is_refused:
-                self._report()
-                self._sum_up()
+            self._tell_all()
         if self.gave_up:
             return 4
         if any(record.ended is None for record in self.records.values()):
@@ -157,6 +155,12 @@ class _Batch:
                 return not any(record.ok for record in self.records.values())
             case _:
                 return False
+
+    def _tell_all(self) -> None:
+        if self.is_refused:
+            return
+        self._report()
+        self._sum_up()
 
     def _report(self) -> None:
         if self.order.report is not None:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from itwin_export_async import RunHandle, RunUpdate
+from itwin_export_async.cli.printed import cell, harmless
 from itwin_export_async.cli.record import Record
 
 
@@ -19,17 +19,11 @@ class StandardError:
 
     def write(self, text: str) -> int:
         """Write to it."""
-        return sys.stderr.write(text)
+        return sys.stderr.write(harmless(text))
 
     def flush(self) -> None:
         """Have it shown."""
         sys.stderr.flush()
-
-
-def window() -> Console:
-    """What tables are printed on: the terminal, or wide enough that no line is broken."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
 
 
 @contextmanager
@@ -90,5 +84,5 @@ class Board:
         for record in self._records:
             state = record.result or "starting"
             time = f"{record.seconds(now):.1f} s"
-            table.add_row(escape(record.name), record.run_id or "", state, time)
+            table.add_row(cell(record.name), record.run_id or "", state, time)
         return table

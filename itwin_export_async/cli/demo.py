@@ -1,6 +1,7 @@
 """`itwin-export demo`: the library against the emulator, on this machine alone."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from rich.table import Table
 
 from itwin_export_async import ClientCredentials, ExportClient, ExportOptions, Inspection
 from itwin_export_async._storage import prepare_folder
-from itwin_export_async.cli.board import Board, shown, window
+from itwin_export_async.cli.board import Board, shown
+from itwin_export_async.cli.printed import window
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.spoken import duration, size
 from itwin_export_async.emulator import Emulator
@@ -40,13 +42,10 @@ async def run_demo(folder: Path, *, imodels: int, speed: float, seed: int) -> No
         schedule = Inspection(poll_cost=3.0 / speed, minimum=min(1.0, 6.0 / speed))
         async with ExportClient(auth, base_url=served.base_url, schedule=schedule) as client:
             board = Board(console)
+            files = {imodel_id: folder / f"{name}.ifc" for imodel_id, name in made.items()}
             with shown(console, board.table):
-                async with asyncio.TaskGroup() as group:
-                    exports = [
-                        group.create_task(_export(client, board, imodel_id, folder / f"{name}.ifc"))
-                        for imodel_id, name in made.items()
-                    ]
-    console.print(_report([export.result() for export in exports]))
+                records = await _export_all(client, board, files)
+    console.print(_report(records))
     console.print(f"The files are in {folder}", soft_wrap=True, highlight=False)
 
 
@@ -55,6 +54,20 @@ def names(count: int) -> list[str]:
     rounds = range(1, 2 + count // len(_NAMES))
     every = [name if n == 1 else f"{name} {n}" for n in rounds for name in _NAMES]
     return every[:count]
+
+
+async def _export_all(
+    client: ExportClient, board: Board, files: Mapping[str, Path]
+) -> list[Record]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            exports = [
+                group.create_task(_export(client, board, imodel_id, file))
+                for imodel_id, file in files.items()
+            ]
+    except ExceptionGroup as several:  # the first one ended the others
+        raise several.exceptions[0] from None
+    return [export.result() for export in exports]
 
 
 async def _export(client: ExportClient, board: Board, imodel_id: str, file: Path) -> Record:

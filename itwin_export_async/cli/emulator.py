@@ -1,21 +1,30 @@
 """`itwin-export emulator`: an iTwin Platform to try things on."""
 
 import asyncio
-
-from rich.console import Console
+import errno
+import os
+from contextlib import AsyncExitStack
 
 from itwin_export_async.cli.demo import names
+from itwin_export_async.cli.printed import Window
 from itwin_export_async.emulator import Emulator
 
 
 async def serve_emulator(*, port: int, imodels: int, speed: float, seed: int) -> None:
-    """Serve until cancelled, after saying what there is and how to use it."""
-    console = Console(highlight=False, soft_wrap=True)
+    """Serve until cancelled, after saying what there is and how to use it.
+
+    A port that cannot be had is a `ValueError`.
+    """
+    console = Window(highlight=False, soft_wrap=True)
     emulator = Emulator(seed=seed, speed=speed)
     for name in names(imodels):
         emulator.add_imodel(name)
     first = next(iter(emulator.imodels))
-    async with emulator.serve(port=port) as served:
+    async with AsyncExitStack() as stack:
+        try:
+            served = await stack.enter_async_context(emulator.serve(port=port))
+        except OSError as exc:
+            raise ValueError(_about_port(port, exc)) from exc
         console.print(f"An emulated iTwin Platform at {served.base_url} (Ctrl-C ends it)")
         for imodel_id, name in emulator.imodels.items():
             console.print(f"  iModel {imodel_id}  {name}")
@@ -27,3 +36,9 @@ async def serve_emulator(*, port: int, imodels: int, speed: float, seed: int) ->
         console.print(f"  export ITP_SERVICE_CLIENT_SECRET={emulator.client_secret}")
         console.print(f"  itwin-export run {first} -o bridge.ifc")
         await asyncio.Event().wait()
+
+
+def _about_port(port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is taken; --port 0 takes one that is free"
+    return f"port {port} cannot be used: {os.strerror(error.errno or 0).lower()}"

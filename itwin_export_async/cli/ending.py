@@ -19,13 +19,15 @@ from itwin_export_async import (
     RunUnreachable,
     TokenError,
 )
-from itwin_export_async.cli.faults import remedy, words
+from itwin_export_async.cli.faults import MissingToken, remedy, words
+from itwin_export_async.cli.printed import tell
 
 EXIT_CODES = (
     "Exit codes: 0 all good, 1 some failed, 2 wrong usage, 3 still running, "
-    "4 not authorized, 130 interrupted."
+    "4 not authorized, 130 interrupted, 143 terminated."
 )
-INTERRUPTED = 130
+_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_BY_SIGNAL = 128  # what a shell adds to a signal's number
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
@@ -35,7 +37,7 @@ def conclude(work: Coroutine[Any, Any, int | None], *, interruptible: bool = Fal
     `interruptible`: Ctrl-C is how it is meant to end.
     """
     interrupts = _Interrupts()
-    before = signal.signal(signal.SIGINT, interrupts)
+    before = {number: signal.signal(number, interrupts) for number in _SIGNALS}
     try:
         code = asyncio.run(interrupts.over(work)) or 0
     except BrokenPipeError:  # nobody reads on: typer ends quietly for it
@@ -44,42 +46,43 @@ def conclude(work: Coroutine[Any, Any, int | None], *, interruptible: bool = Fal
         say(words(error))
         code = exit_code(error)
         if code in (1, 4):
-            print(f"  {remedy(error)}", file=sys.stderr)
+            tell(f"  {remedy(error)}", to=sys.stderr)
     finally:
-        signal.signal(signal.SIGINT, before)
-    if code == INTERRUPTED:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code > _BY_SIGNAL:
         if interruptible:
             return
-        say("interrupted")
+        say(_SIGNALS[signal.Signals(code - _BY_SIGNAL)])
     raise typer.Exit(code)
 
 
 class _Interrupts:
-    """Ctrl-C: the first ends the work cleanly, the next one at once."""
+    """Ctrl-C and its like: the first ends the work cleanly, the next one at once."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
-        self._is_interrupted = False
+        self._code = 0
 
-    def __call__(self, *_: object) -> None:
-        if self._task is None or self._is_interrupted:
-            _leave_at_once()
+    def __call__(self, number: int, _: object) -> None:
+        if self._task is None or self._code:
+            _leave_at_once(_BY_SIGNAL + number)
         else:
-            self._is_interrupted = True
+            self._code = _BY_SIGNAL + number
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     async def over(self, work: Coroutine[Any, Any, int | None]) -> int | None:
-        """What the work gives, or `INTERRUPTED`."""
+        """What the work gives, or the exit code of the signal that ended it."""
         self._task = task = asyncio.create_task(work)
         await asyncio.wait({task})
         self._task = None
-        return INTERRUPTED if task.cancelled() and self._is_interrupted else task.result()
+        return self._code if task.cancelled() and self._code else task.result()
 
 
-def _leave_at_once() -> None:
+def _leave_at_once(code: int) -> None:
     if sys.stderr.isatty():
         os.write(2, _SHOW_CURSOR)
-    os._exit(INTERRUPTED)
+    os._exit(code)
 
 
 def exit_code(error: BaseException) -> int:
@@ -89,6 +92,8 @@ def exit_code(error: BaseException) -> int:
             return 3
         case AuthenticationFailed() | AuthorizationRequired() | PermissionDenied() | TokenError():
             return 4
+        case MissingToken():
+            return 4
         case ExportError() | OSError():
             return 1
         case _:
@@ -97,7 +102,7 @@ def exit_code(error: BaseException) -> int:
 
 def say(text: str) -> None:
     """Words for the person, apart from the output."""
-    print(f"itwin-export: {text}", file=sys.stderr)
+    tell(f"itwin-export: {text}", to=sys.stderr)
 
 
 def same_command(context: typer.Context) -> str:

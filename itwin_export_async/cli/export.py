@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from attrs import frozen
-from rich.console import Console
 
 from itwin_export_async import (
     ExportClient,
@@ -20,15 +19,16 @@ from itwin_export_async import (
 )
 from itwin_export_async._client import REDIRECT_URL
 from itwin_export_async._consent import Consent
+from itwin_export_async._limits import UNSET
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._runs import UNSET
 from itwin_export_async._starting import checked_if_active
 from itwin_export_async._storage import is_folder, prepare_folder
 from itwin_export_async.cli.board import Board, shown
 from itwin_export_async.cli.ending import say
 from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
+from itwin_export_async.cli.printed import Window, tell
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.report import write_report
 from itwin_export_async.cli.spoken import size
@@ -111,7 +111,7 @@ async def _start(client: ExportClient, order: ExportOrder) -> RunHandle:
 @contextmanager
 def _told(record: Record, delivery: Delivery, client: ExportClient) -> Iterator[Board]:
     """The board that shows the export; what comes of it is told however the block ends."""
-    board, began = Board(Console(stderr=True)), datetime.now(UTC)
+    board, began = Board(Window(stderr=True)), datetime.now(UTC)
     board.add(record)
     try:
         with shown(board.console, board.table):
@@ -144,7 +144,7 @@ async def _see_through(run: RunHandle, board: Board, record: Record, delivery: D
     board.ended(record)
     if not delivery.json:
         for file in record.files:
-            print(f"{file.path} ({size(file.size)})")
+            tell(f"{file.path} ({size(file.size)})")
 
 
 def _continuation(run: RunHandle, delivery: Delivery) -> str:

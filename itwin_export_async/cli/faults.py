@@ -22,6 +22,7 @@ from itwin_export_async import (
     RunTimeout,
     RunUnreachable,
     ServiceUnavailable,
+    StartTimeout,
     Task,
     TokenError,
     TransportError,
@@ -33,6 +34,10 @@ _FOR_PROGRAMMERS = re.compile(
     r"| \(a newer one passes as \w+\(.*?\)\)"
 )
 _SIGNED = re.compile(r"[?&](sig|signature|se|token|access_token|x-amz-[a-z-]+)=", re.IGNORECASE)
+
+
+class MissingToken(ValueError):
+    """The environment names nothing that a token could come from."""
 
 
 @frozen(kw_only=True)
@@ -48,8 +53,9 @@ class FailedTask:
 
     @property
     def why(self) -> str:
-        """What it failed for, as far as the service says."""
-        return ": ".join(filter(None, (self.code, self.description))) or "no explanation"
+        """What it failed for in one line, as far as the service says."""
+        told = ": ".join(filter(None, (self.code, self.description)))
+        return " ".join(told.split()) or "no explanation"
 
 
 def words(error: BaseException) -> str:
@@ -103,6 +109,8 @@ def remedy(error: BaseException) -> str:
                 "Get a new ITWIN_ACCESS_TOKEN (they last for an hour), or check "
                 "ITP_SERVICE_CLIENT_ID and ITP_SERVICE_CLIENT_SECRET."
             )
+        case MissingToken():
+            return "Set what is named; without an account there is itwin-export demo."
         case PermissionDenied():
             return "Ask the iTwin's administrator for the right to export and to use its Storage."
         case NotFound(is_gateway=True):
@@ -120,7 +128,9 @@ def remedy(error: BaseException) -> str:
         case LedgerError(key=str()):
             return "Give what has changed a key of its own, or start another ledger."
         case LedgerError():
-            return "Wait until it is free, or name another file with --ledger."
+            return "Name another file with --ledger, or wait until this one is free."
+        case StartTimeout():
+            return "Give the same command again, with more time."
         case DownloadError() | OSError():
             return "Check that the folder can be written and has room, and try again."
         case ProtocolError() | ResponseError():

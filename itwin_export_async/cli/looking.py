@@ -5,13 +5,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from itwin_export_async import Connection, Run
-from itwin_export_async.cli.board import window
 from itwin_export_async.cli.ending import say
 from itwin_export_async.cli.options import OpenClient
+from itwin_export_async.cli.printed import cell, window
 from itwin_export_async.cli.spoken import duration
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -61,7 +60,7 @@ def _print_table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothin
         return
     table = Table(*names, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(cell, row))
     window().print(table, highlight=False)
 
 

@@ -1,6 +1,7 @@
 """The options that commands share, so that each is called alike everywhere."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from itwin_export_async import AuthenticationType, ExportClient, IfcVersion, RateLimit
+from itwin_export_async.cli.faults import MissingToken
 
 _IFC_VERSIONS = ", ".join(f"'{version.value}'" for version in IfcVersion)
+_ACCOUNT = ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET")
 _ENVIRONMENT = "by default ITP_API_URL of the environment, or Bentley's own."
 
 
@@ -31,6 +34,23 @@ class Tier(StrEnum):
     def rate_limit(self) -> RateLimit:
         """The calls that it allows."""
         return RateLimit.COMMUNITY if self is Tier.COMMUNITY else RateLimit.STANDARD
+
+
+def _one_of(members: Iterable[StrEnum]) -> dict[str, Callable[..., Any]]:
+    """What has an option take one of the values, in any case, and speak of them as they are."""
+    known = {member.value.casefold(): member.value for member in members}
+
+    def checked(said: str | None) -> str | None:
+        if said is None or said.casefold() in known:
+            return None if said is None else known[said.casefold()]
+        told = ", ".join(map(repr, known.values()))
+        raise typer.BadParameter(f"{said!r} is not one of {told}")
+
+    def completed(begun: str) -> list[str]:
+        fitting = [value for folded, value in known.items() if folded.startswith(begun.casefold())]
+        return [begun + value[len(begun) :] for value in fitting]  # a shell does not respell
+
+    return {"callback": checked, "autocompletion": completed}
 
 
 BaseUrl = Annotated[
@@ -62,9 +82,9 @@ Timeout = Annotated[
     ),
 ]
 Version = Annotated[
-    IfcVersion | None,
+    str | None,
     typer.Option(
-        case_sensitive=False,
+        **_one_of(IfcVersion),
         help=f"IFC schema: {_IFC_VERSIONS}. The service chooses otherwise.",
         show_default=False,
         metavar="VERSION",
@@ -74,22 +94,28 @@ ConnectionName = Annotated[
     str, typer.Option(help="Name of the connection that is used, or made.", metavar="NAME")
 ]
 InTheNameOf = Annotated[
-    AuthenticationType | None,
+    str | None,
     typer.Option(
-        case_sensitive=False,
+        **_one_of(AuthenticationType),
         help="In whose name runs work: User or Service. The service chooses otherwise.",
         show_default=False,
         metavar="TYPE",
     ),
 ]
 IfActive = Annotated[
-    ActiveRun,
-    typer.Option(help="If the iModel has an active run: join it, wait for its end, or fail."),
+    str,
+    typer.Option(
+        **_one_of(ActiveRun),
+        help="If the iModel has an active run: join it, wait for its end, or fail.",
+        metavar=f"<{'|'.join(ActiveRun)}>",
+    ),
 ]
 Calls = Annotated[
-    Tier,
+    str,
     typer.Option(
-        help="Your subscription: 500 calls a minute and 5,000 an hour, or 5,000 a minute."
+        **_one_of(Tier),
+        help="Your subscription: 500 calls a minute and 5,000 an hour, or 5,000 a minute.",
+        metavar=f"<{'|'.join(Tier)}>",
     ),
 ]
 Report = Annotated[
@@ -107,4 +133,18 @@ def client_of(base_url: str | None, **options: Any) -> OpenClient:
     """What makes the client, from the environment and what the command line says."""
     if base_url is not None:
         options["base_url"] = base_url
-    return lambda: ExportClient.from_env(**options)
+
+    def open_client() -> ExportClient:
+        try:
+            return ExportClient.from_env(**options)
+        except ValueError as exc:
+            if _has_account():
+                raise
+            raise MissingToken(str(exc)) from exc
+
+    return open_client
+
+
+def _has_account() -> bool:
+    token, *application = (os.environ.get(name, "").strip() for name in _ACCOUNT)
+    return bool(token) or all(application)

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from itwin_export_async import RunUpdate
 from itwin_export_async.cli.faults import headline
+from itwin_export_async.cli.printed import cell
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.spoken import duration, size
 
@@ -87,7 +87,7 @@ class Overview:
         active = sorted(self._active.values(), key=lambda record: -record.seconds(now))
         for record in active[:room]:
             table.add_row(
-                escape(record.name),
+                cell(record.name),
                 record.result,
                 _tasks(record),
                 duration(record.seconds(now)),

@@ -1,5 +1,6 @@
 """What was seen of one export: what is shown, told and reported goes by it."""
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,7 +101,8 @@ class Record:
 
     def end(self, *, paths: Sequence[Path] = (), error: Exception | None = None) -> None:
         """It is over, with these files or this error."""
-        self.files = tuple(File(path=path, size=_size(path)) for path in paths)
+        told = (_as_asked(path, self.destination) for path in paths)
+        self.files = tuple(File(path=path, size=_size(path)) for path in told)
         self.error = error
         self.ended = datetime.now(UTC)
 
@@ -117,6 +119,15 @@ def _bare(run: Run) -> Run:
         for job in run.jobs
     )
     return evolve(run, raw={}, jobs=jobs)
+
+
+def _as_asked(path: Path, destination: str) -> Path:
+    """The path, absolute only if the destination is: a ledger keeps all of them absolute."""
+    folder = Path(destination).parent
+    try:
+        return folder / path.relative_to(os.path.abspath(folder))
+    except ValueError:
+        return path
 
 
 def _size(path: Path) -> int | None:

@@ -9,9 +9,11 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from io import StringIO
+from itertools import accumulate
+from pathlib import PurePath
 from typing import Any
 
 from attrs import fields, frozen
@@ -100,7 +102,7 @@ class _Sheet:
             if not isinstance(told, dict):
                 raise self._wrong(number, "is not one JSON object")
             names = self._columns(list(told), number)
-            yield self._line(number, dict(zip(names, told.values(), strict=True)))
+            yield self._line(number, names, dict(zip(names, told.values(), strict=True)))
 
     def _rows(self, text: str) -> Iterator[_Line]:
         first, _, rest = text.partition("\n")
@@ -124,7 +126,7 @@ class _Sheet:
             if columns is None:
                 columns = self._columns(cells, number)
             else:
-                yield self._line(number, self._named(columns, cells, number))
+                yield self._line(number, columns, self._named(columns, cells, number))
 
     def _columns(self, names: list[str], number: int) -> list[str]:
         columns: list[str] = []
@@ -151,10 +153,13 @@ class _Sheet:
                 raise self._wrong(number, f"{cell!r} stands under no name", place)
         return {name: cell for name, cell in zip(columns, cells, strict=False) if cell}
 
-    def _line(self, number: int, values: Mapping[str, Any]) -> _Line:
-        return _Line(
-            number, {name: value for name, value in values.items() if name and value is not None}
-        )
+    def _line(self, number: int, columns: Sequence[str], values: Mapping[str, Any]) -> _Line:
+        given = {name: value for name, value in values.items() if name and value is not None}
+        place = given.get("destination")
+        if isinstance(place, str) and leads_out(place):
+            what = f"destination {place!r} leads out of the output folder"
+            raise self._wrong(number, what, columns.index("destination") + 1)
+        return _Line(number, given)
 
     def _request(self, line: _Line) -> ExportRequest:
         given = {name: value for name, value in self.defaults.items() if value is not None}
@@ -166,6 +171,13 @@ class _Sheet:
     def _wrong(self, number: int, what: str, place: int | None = None) -> ValueError:
         where = f"{self.name}, line {number}" + (f", column {place}" if place else "")
         return ValueError(f"{where}: {what}")
+
+
+def leads_out(place: str, flavour: type[PurePath] = PurePath) -> bool:
+    """Whether a place is not below the folder that it is in: absolute, on a drive, or above it."""
+    path = flavour(place)
+    depths = accumulate(-1 if part == ".." else 1 for part in path.parts)
+    return bool(path.anchor) or min(depths, default=0) < 0
 
 
 def _request(values: Mapping[str, Any], folder: str) -> ExportRequest:

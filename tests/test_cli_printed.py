@@ -1,0 +1,112 @@
+"""What is printed for people: nothing in it acts on their terminal."""
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from itwin_export_async import (
+    ExecutionResult,
+    ExecutionState,
+    Job,
+    Run,
+    RunFailed,
+    Task,
+    TaskError,
+)
+from itwin_export_async.cli.board import StandardError
+from itwin_export_async.cli.ending import say
+from itwin_export_async.cli.faults import headline
+from itwin_export_async.cli.printed import Window, cell, harmless, tell
+from itwin_export_async.emulator import Emulator
+from tests.command import Service, invoke, serving
+from tests.fakes import answer
+
+ODD = "a\x1b[2J\x07b\x9b31m\x7f\u202ec\u2066"
+TOLD = "a\\x1b[2J\\x07b\\x9b31m\\x7f\\u202ec\\u2066"
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    with serving(Emulator(seed=1, run_seconds=0.3), monkeypatch) as service:
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Brücke 橋 \U0001f309, bridge's", "Brücke 橋 \U0001f309, bridge's"),
+        ("two\n\tlines", "two\n\tlines"),
+        (ODD, TOLD),
+        ("\r\ud800", "\\r\\ud800"),
+    ],
+)
+def test_what_could_act_on_a_terminal_is_spelled_out(text: str, told: str) -> None:
+    assert harmless(text) == told
+
+
+def test_everything_that_is_said_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(ODD)
+    say(ODD)
+    StandardError().write(ODD)
+    assert capsys.readouterr() == (f"{TOLD}\n", f"itwin-export: {TOLD}\n{TOLD}")
+
+
+def test_a_window_keeps_its_colours_and_no_others() -> None:
+    file = StringIO()
+    window = Window(file=file, force_terminal=True, color_system="standard", width=80)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row(cell(f"[b]{ODD}"), style="red")
+    window.print(table)
+    window.print(ODD, markup=False, highlight=False)
+    window.show_cursor(False)
+    told = file.getvalue()
+    assert f"\x1b[31m[b]{TOLD}\x1b[0m\n" in told
+    assert "\na\\x1b[2J" in told
+    assert told.count("\x1b") == told.count("\x1b[") == 3
+    assert told.endswith("\x1b[?25l")
+
+
+def failed(description: str) -> RunFailed:
+    error = TaskError(error_code="X", description=description)
+    state, result = ExecutionState.COMPLETED, ExecutionResult.ERROR
+    task = Task(id="t", state=state, result=result, error=error)
+    job = Job(id="j", state=state, result=result, tasks=(task,))
+    return RunFailed(
+        connection_id="c", run_id="r", run=Run(id="r", state=state, result=result, jobs=(job,))
+    )
+
+
+def test_a_headline_is_one_line() -> None:
+    assert headline(failed("bad\r\nitwin-export: all good")).endswith(
+        "X: bad itwin-export: all good"
+    )
+
+
+def test_no_command_prints_what_acts(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    (tmp_path / "m.csv").write_text(f"imodel_id,key\n{imodel_id},{ODD}\n")
+    sheet = str(tmp_path / "m.csv")
+    refusal = json.dumps({"error": {"code": f"C{ODD}", "message": f"M{ODD}"}})
+    printed = []
+    for words in (
+        ("run", imodel_id, "-o", f"{tmp_path}/", "--connection", f"N{ODD}"),
+        ("connections", imodel_id),
+        ("connections", imodel_id, "--json"),
+        ("-v", "batch", sheet, "-o", f"{tmp_path}/out"),
+        ("batch", sheet, "-o", f"{tmp_path}/out", "--json"),
+    ):
+        code, out, err = invoke(*words)
+        assert code == 0
+        printed += [out, err]
+    for command, what, ends in (("run", imodel_id, 4), ("batch", sheet, 1)):
+        service.emulator.script("create_run", answer(403, refusal))
+        code, out, err = invoke(command, what, "-o", f"{tmp_path}/")
+        assert (code, f"C{TOLD}: M{TOLD}" in out + err) == (ends, True)
+        printed += [out, err]
+    every = "".join(printed)
+    assert f"N{TOLD}" in every
+    assert [sign for sign in every if harmless(sign) != sign] == []
