@@ -264,11 +264,10 @@ class Export:
         return max(self._ends - asyncio.get_running_loop().time(), 0.001)
 
     def _out_of_time(self, timeout: float | None) -> RunTimeout | StartTimeout:
-        handle = self._handle
-        if handle is None:
+        if self._handle is None and self.entry.token is None:
             assert timeout is not None
             return StartTimeout(imodel_id=self.request.imodel_id, seconds=timeout)
-        handle = evolve(handle, deadline=None)  # it has passed; what resumes the run sets its own
+        handle = evolve(self._run(), deadline=None)  # whoever takes it up has a time of their own
         return RunTimeout(
             message="has no output on disk after the time allowed; "
             "client.resume(error.token) takes it up again",

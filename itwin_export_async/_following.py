@@ -284,12 +284,13 @@ class _Follower:
             self._following.drop(self)
 
     def tell(self, news: News) -> None:
-        """Add to the chain. A late watcher starts with the latest state, not with a pause."""
+        """Add to the chain. A late watcher starts with the latest state and what came last."""
         place = self._end
         place.news, place.next = news, _Place()
         self._end = place.next
-        if not isinstance(news, Pause):
-            self._present = place
+        known = self._present.news
+        skips = isinstance(news, Pause) and isinstance(known, Sighting)  # the pauses between
+        self._present = _Place(known, place) if skips else place
         for watch in self._watches:
             watch.wake()
 

@@ -6,8 +6,6 @@ follow once that was not refused too.
 
 import asyncio
 import logging
-from heapq import heappop, heappush
-from itertools import count
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from itwin_export_async._protocol.rate import Line, RateLimit, Windows
@@ -33,9 +31,7 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self._free = at_once  # how many more may be under way
         self._windows = windows
-        self._line: list[tuple[float, int, asyncio.Future[bool]]] = []
-        self._order = Line()
-        self._numbers = count()
+        self._line: Line[asyncio.Future[bool]] = Line()
         self._paused_until = 0.0
         self._probing = False
         self._is_clear = True  # False from a 429 until a probe was not refused
@@ -71,18 +67,15 @@ class Gate:
 
     async def enter(self, *, is_poll: bool) -> bool:
         """Wait for the turn to go, and say whether it goes as a probe. `leave` has to follow."""
-        self._forget_gone()
-        if not self._line:
-            if self._may_go():
-                return self._begin()
-            self._order = Line()
+        if not self._line and self._may_go():
+            return self._begin()
         turn: asyncio.Future[bool] = self._loop.create_future()
-        place = self._order.place(is_poll=is_poll)
-        heappush(self._line, (place, next(self._numbers), turn))
+        self._line.join(turn, is_poll=is_poll)
         self._admit()
         try:
             return await turn
         except asyncio.CancelledError:
+            self._line.leave(turn)
             let_in = turn.done() and not turn.cancelled() and turn.exception() is None
             if let_in:  # but it is gone
                 self.leave(is_probe=turn.result(), counted=False, clears=False)
@@ -115,19 +108,12 @@ class Gate:
             return False
         return self._windows.free_at(now) == now
 
-    def _forget_gone(self) -> None:
-        """Those at the head of the line who wait no more."""
-        while self._line and self._line[0][2].done():
-            heappop(self._line)
-
     def _admit(self) -> None:
         """Let in whoever may go, and look again when the next may."""
-        self._forget_gone()
         while self._line and self._may_go():
-            place, _, turn = heappop(self._line)
-            self._order.goes(place)
-            turn.set_result(self._begin())
-            self._forget_gone()
+            turn = self._line.next()
+            if not turn.done():
+                turn.set_result(self._begin())
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -1,7 +1,8 @@
 """How long waits for one run may last, and until when whoever takes over may wait.
 
 Each wait has a limit of its own. What a token or a pickle carries on is the limit of the wait that
-goes on, or was cancelled, and otherwise the deadline that the handle itself came with.
+goes on (the latest of several), or was cancelled, and otherwise the deadline that the handle itself
+came with.
 """
 
 import asyncio
@@ -53,25 +54,27 @@ class Limits:
     """The limits of the waits for one run that go on."""
 
     _open: list[Limit] = field(factory=list, init=False)
-    _left: Limit | None = field(default=None, init=False)  # of the wait that was cancelled last
+    _left: list[Limit] = field(factory=list, init=False)  # of waits cancelled since the last began
 
     @contextmanager
     def limited(self, timeout: Timeout, deadline: datetime | None) -> Iterator[Limit]:
         """The limit of one wait, while it goes on. `deadline` is that of the handle."""
-        limit, self._left = _limit(timeout, deadline), None
+        limit = _limit(timeout, deadline)
+        self._left.clear()
         self._open.append(limit)
         try:
             yield limit
         except asyncio.CancelledError:
-            self._left = limit
+            self._left.append(limit)
             raise
         finally:
             self._open.remove(limit)
 
     def latest(self, deadline: datetime | None) -> datetime | None:
         """Until when whoever takes over may wait. `deadline` is that of the handle."""
-        limits = self._open or ([self._left] if self._left else [])
-        deadlines = [limit.deadline for limit in limits] or [deadline]
+        now = datetime.now(UTC)
+        left = [limit for limit in self._left if limit.deadline is None or limit.deadline > now]
+        deadlines = [limit.deadline for limit in self._open or left] or [deadline]
         known = [one for one in deadlines if one is not None]
         return max(known) if len(known) == len(deadlines) else None
 

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from itwin_export_async._errors import (
     DownloadError,
@@ -247,13 +247,13 @@ class RunHandle:
         return own
 
     def _timed_out(self, limit: Limit) -> RunTimeout:
-        if self.deadline is limit.deadline:  # it has passed; what resumes the run sets its own
+        if self.deadline is limit.deadline:  # it has passed
             self.deadline = None
         state = f"still {self.last.state.value}" if self.last else "not yet seen"
         return RunTimeout(
             message=f"is {state} after the time allowed; it may well go on, "
             "client.resume(error.token) takes it up again",
-            **self._facts(),
+            **evolve(self, deadline=None)._facts(),
         )
 
     def _check(self, run: Run) -> None:

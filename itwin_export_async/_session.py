@@ -172,7 +172,7 @@ class Session:
         """The answer of a blob store, its body to be read while the block lasts; not repeated."""
         self._check_blob(request)
         async with self._blob_slots, self._carrier.stream(request) as stream:
-            yield stream
+            yield evolve(stream, head=stream.head.to(request))
 
     def _check_blob(self, request: Request) -> None:
         self.check_open()
@@ -276,7 +276,7 @@ class Session:
         try:
             async with asyncio.timeout(seconds) as limit:
                 answer = dated(await self._carrier.send(request), now=datetime.now(UTC))
-            return answer if answer.url else evolve(answer, method=request.method, url=request.url)
+            return answer.to(request)
         except TransportError as error:
             return error if error.url else evolve(error, method=request.method, url=request.url)
         except TimeoutError:

@@ -5,8 +5,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import evolve
-
 from itwin_export_async import Request, Response
 from itwin_export_async._protocol.http import BodyStream
 
@@ -39,8 +37,7 @@ class Answers:
         async def chunks() -> AsyncIterator[bytes]:
             yield response.body
 
-        head = evolve(response, method=request.method, url=request.url)
-        yield BodyStream(head=head, chunks=chunks())
+        yield BodyStream(head=response, chunks=chunks())
 
     async def close(self) -> None:
         self.closed = True

@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 from attrs import define, field
@@ -14,9 +15,11 @@ from itwin_export_async import (
     Inspection,
     PollView,
     RateLimit,
+    RateLimited,
     Request,
     Response,
     RunHandle,
+    RunTimeout,
     RunUpdate,
 )
 from itwin_export_async._history import History
@@ -299,3 +302,25 @@ async def test_the_default_schedule_makes_use_of_history(emulator: Emulator) -> 
         final = await run.wait()
     assert final.duration == pytest.approx(1200, abs=5)
     assert emulator.count("get_run") - before < 25
+
+
+async def test_refused_looks_are_forgotten() -> None:
+    looks = count()
+
+    def serve(_: Request) -> Response:
+        if next(looks) % 100:
+            return answer(429, "{}", Retry_After="60")
+        return answer(200, '{"run": {"id": "r", "state": "Executing"}}')
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        run = client.run("c", "r")
+        early = asyncio.create_task(run.wait())
+        await asyncio.sleep(50 * 60)
+        assert next(looks) > 20
+        late = asyncio.create_task(run.wait(timeout=1))
+        await asyncio.sleep(0.1)
+        kept = [thing for thing in gc.get_objects() if isinstance(thing, RateLimited)]
+        assert len(kept) < 5
+        early.cancel()
+        await asyncio.wait([early, late])
+        assert isinstance(late.exception(), RunTimeout)  # the present pause is longer

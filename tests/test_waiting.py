@@ -5,7 +5,7 @@ import json
 import math
 import pickle
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from email.utils import format_datetime
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,7 @@ from itwin_export_async import (
     RunUpdate,
     ServiceUnavailable,
     TransportError,
+    _limits,
 )
 from itwin_export_async.emulator import Emulator
 from tests.fakes import EPOCH, Answers, Outcome, answer
@@ -604,6 +605,35 @@ async def test_a_wait_has_its_own_limit_and_no_other(run: RunHandle) -> None:
     assert (await unlimited).is_final
 
 
+async def test_who_resumes_after_a_timeout_has_a_time_of_their_own(
+    run: RunHandle, client: ExportClient
+) -> None:
+    until = datetime.now(UTC) + timedelta(seconds=20)
+    run.deadline = until
+    waits = [run.wait(timeout=30), run.wait(timeout=31), run.wait()]
+    for error in await asyncio.gather(*waits, return_exceptions=True):
+        assert isinstance(error, RunTimeout)
+        assert "deadline" not in error.token
+        assert (await client.resume(error.token).wait()).is_final
+
+
+async def test_a_deadline_that_passed_after_its_wait_was_given_up_is_nobodys(
+    run: RunHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(run.wait(timeout=1), 0.5)
+    assert "deadline" in run.token
+    later = datetime.now(UTC) + timedelta(seconds=2)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls.fromtimestamp(later.timestamp(), tz)
+
+    monkeypatch.setattr(_limits, "datetime", Clock)
+    assert "deadline" not in run.token
+
+
 async def test_a_wait_that_was_given_up_limits_none_that_comes_later(run: RunHandle) -> None:
     visitor = asyncio.create_task(run.wait(timeout=10))
     await asyncio.sleep(1)
@@ -615,9 +645,13 @@ async def test_a_wait_that_was_given_up_limits_none_that_comes_later(run: RunHan
 
 
 async def test_a_token_has_the_latest_deadline_of_all_that_wait(run: RunHandle) -> None:
-    waiters = [asyncio.create_task(run.wait(timeout=t)) for t in (10, 50_000, 20)]
+    waiters = [asyncio.create_task(run.wait(timeout=t)) for t in (10, 50_000, 40)]
     await asyncio.sleep(30)
     later = datetime.now(UTC) + timedelta(seconds=40_000)
+    assert datetime.fromisoformat(json.loads(run.token)["deadline"]) > later
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.sleep(0)
     assert datetime.fromisoformat(json.loads(run.token)["deadline"]) > later
     assert pickle.loads(pickle.dumps(run)).deadline > later
     await asyncio.gather(*waiters, return_exceptions=True)

@@ -66,7 +66,7 @@ class LedgerError(ExportError):
 
 @define(eq=False, kw_only=True, slots=False)
 class StartTimeout(ExportError, TimeoutError):
-    """The time for an export was over before there was a run.
+    """The time for an export was over before it had a run.
 
     `seconds`: how long it was. A run may exist all the same, if one was being started.
     """
@@ -76,8 +76,8 @@ class StartTimeout(ExportError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"there is no run of iModel {self.imodel_id} after {self.seconds:g} s; "
-            "if one was being started it goes on, and the next call finds it"
+            f"the export of iModel {self.imodel_id} had no run after {self.seconds:g} s; one that "
+            "was being started goes on: a ledger finds it, and if_active='join' joins it"
         )
 
 

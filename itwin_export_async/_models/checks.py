@@ -27,4 +27,4 @@ def checked_timeout(timeout: float | None) -> float | None:
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
-    return timeout
+    return None if timeout is None else float(timeout)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from multidict import (
     CIMultiDict,
     CIMultiDictProxy,
@@ -77,6 +77,10 @@ class Response:
     method: str = ""
     url: str = field(default="", repr=_shown)
     doubt: float | None = None
+
+    def to(self, request: Request) -> "Response":
+        """The same, which names the request that it answers."""
+        return self if self.url else evolve(self, method=request.method, url=request.url)
 
 
 @frozen(kw_only=True)

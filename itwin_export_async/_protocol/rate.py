@@ -8,10 +8,11 @@ more than allowed, however the network dawdles.
 """
 
 import re
-from collections import deque
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from math import inf
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from attrs import define, field, frozen
 from attrs.validators import ge, optional
@@ -19,7 +20,9 @@ from attrs.validators import ge, optional
 from itwin_export_async._models.checks import of_type
 
 MINUTE, HOUR = 60.1, 3600.1  # a breath longer, for the edges of the service's own windows
-POLLS_STEP = 4.0  # turns of other calls for each turn of a poll
+CALLS_FIRST = 4  # other calls that go before each poll
+
+T = TypeVar("T")
 
 _REMAINING = "iTwinPlatform-RateLimit-RemainingCalls"
 
@@ -154,25 +157,38 @@ def remaining_calls(headers: Mapping[str, str]) -> int | None:
     return int(told)
 
 
-@define
-class Line:
-    """Places in a line in which whatever moves work on has four turns for each turn of a poll.
+class Line(Generic[T]):
+    """Who waits for a turn. What moves work on goes before the polls that watch it.
 
-    A place is the number at which its request goes, the lowest first (self-clocked fair queueing,
-    Golestani, INFOCOM 1994): each kind counts on from its own last place, the polls in steps of
-    `POLLS_STEP`, and never from one that has been passed. So a call goes before all polls but the
-    one whose turn it is, however many wait, and polls still go while calls keep coming.
+    A poll has its turn when nothing else waits, and after every `CALLS_FIRST` other calls: so a
+    call waits for one poll at the most, however many there are, and polls go while calls keep
+    coming. Each kind goes in the order in which it came.
     """
 
-    _passed: float = 0.0
-    _last: dict[bool, float] = field(factory=lambda: {False: 0.0, True: 0.0})
+    def __init__(self) -> None:
+        self._calls: OrderedDict[T, None] = OrderedDict()
+        self._polls: OrderedDict[T, None] = OrderedDict()
+        self._ahead = 0  # calls that have gone since a poll could have
 
-    def place(self, *, is_poll: bool) -> float:
-        """Where a request queues up."""
-        step = POLLS_STEP if is_poll else 1.0
-        self._last[is_poll] = max(self._passed, self._last[is_poll]) + step
-        return self._last[is_poll]
+    def __len__(self) -> int:
+        return len(self._calls) + len(self._polls)
 
-    def goes(self, place: float) -> None:
-        """The request at this place goes: the lowest of all."""
-        self._passed = place
+    def __iter__(self) -> Iterator[T]:
+        return chain(self._calls, self._polls)
+
+    def join(self, one: T, *, is_poll: bool) -> None:
+        """Wait behind all of its kind."""
+        (self._polls if is_poll else self._calls)[one] = None
+
+    def leave(self, one: T) -> None:
+        """Wait no more."""
+        self._calls.pop(one, None)
+        self._polls.pop(one, None)
+
+    def next(self) -> T:
+        """Whose turn it is; it has left."""
+        if self._polls and (not self._calls or self._ahead >= CALLS_FIRST):
+            self._ahead = 0
+            return self._polls.popitem(last=False)[0]
+        self._ahead = self._ahead + 1 if self._polls else 0
+        return self._calls.popitem(last=False)[0]

@@ -26,9 +26,10 @@ holds again.
 
 When all runs together want more looks than the rate limit gives, raising `poll_cost` for all of
 them alike divides the looks in the best way; a demand `pressure` times too high needs it raised
-by the square of that. Who looks may still come sooner, so that no run is put off for longer than it
-takes to look at each of them. Half the hazard is like twice the cost: so counts a run that has not
-begun to execute. `Finalizing` is taken for a short run of its own, of which nothing is known.
+by the square of that. Who looks may still come sooner, so that no run is put off for much longer
+than it takes to look at each of them. Half the hazard is like twice the cost: so counts a run that
+has not begun to execute. `Finalizing` is taken for a short run of its own, of which nothing is
+known.
 """
 
 from math import inf, log, log2, sqrt
@@ -36,7 +37,7 @@ from numbers import Real
 from typing import Protocol
 
 from attrs import field, frozen
-from attrs.validators import ge, gt
+from attrs.validators import ge, gt, lt
 
 from itwin_export_async._models import ExecutionState
 from itwin_export_async._models.checks import of_type
@@ -144,7 +145,7 @@ def checked_schedule(schedule: PollSchedule | None) -> PollSchedule:
     """The same, None being `Inspection()`; a `TypeError` for what says no wait."""
     if schedule is None:
         return Inspection()
-    if not callable(getattr(schedule, "next_wait", None)):
+    if isinstance(schedule, type) or not callable(getattr(schedule, "next_wait", None)):
         raise TypeError(f"schedule must have next_wait(view), which {schedule!r} has not")
     return schedule
 
@@ -163,7 +164,7 @@ def _scale_free_wait(age: float, cost: float) -> float:
 class FixedInterval:
     """A look every `seconds`, whatever the run."""
 
-    seconds: float = field(validator=[of_type(Real), gt(0)])
+    seconds: float = field(validator=[of_type(Real), gt(0), lt(inf)])
 
     def next_wait(self, view: PollView) -> float:
         """Seconds until the next look."""

@@ -10,6 +10,7 @@ from math import inf
 from redis.exceptions import RedisError
 
 from itwin_export_async._gate import Gate
+from itwin_export_async._protocol.rate import Line
 from itwin_export_async._protocol.sharing import Part
 from itwin_export_async._protocol.telling import Reply, read_reply
 
@@ -82,10 +83,10 @@ class RedisGate(Gate):
             self._wake.set()
 
     def _turn_away(self) -> None:
-        for _, _, turn in self._line:
+        for turn in self._line:
             if not turn.done():
                 turn.set_exception(self._refusal())
-        self._line.clear()
+        self._line = Line()
 
     def _refusal(self) -> RuntimeError:
         if self._broken_off is None:
@@ -147,10 +148,9 @@ class RedisGate(Gate):
 
     def _wanted(self) -> int:
         """How many may go if there are places for them."""
-        self._forget_gone()
         if self._probing or self._loop.time() < self._paused_until:
             return 0
-        waiting = (turn for _, _, turn in self._line if not turn.done())
+        waiting = (turn for turn in self._line if not turn.done())
         return sum(1 for _ in islice(waiting, self._free))
 
     def _asks_at(self) -> float:

@@ -1,7 +1,7 @@
 """The rate limit against a service that counts every call in true sliding windows."""
 
-from itertools import count
 from math import inf
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -162,24 +162,28 @@ def test_a_limit_that_is_none_is_named(bad: object) -> None:
             RateLimit(**{name: bad})  # type: ignore[arg-type]
 
 
-@given(st.lists(st.sampled_from(["call", "poll", "turn"])))
-def test_calls_go_before_polls_and_polls_go_too(happening: list[str]) -> None:
-    line, waiting, numbers = Line(), list[tuple[float, int, bool]](), count()
-    overtaken: dict[int, list[bool]] = {}  # for each that waits, who has gone since it came first
-    for what in [*happening, *["turn"] * len(happening)]:
-        if what != "turn":
-            number, is_poll = next(numbers), what == "poll"
-            waiting.append((line.place(is_poll=is_poll), number, is_poll))
-            overtaken[number] = []
-        elif waiting:
-            place, number, is_poll = gone = min(waiting)
-            line.goes(place)
-            waiting.remove(gone)
-            polls, calls = overtaken[number].count(True), overtaken[number].count(False)
-            if is_poll:
+@given(st.lists(st.sampled_from(["call", "poll", "turn", "leave"])), st.randoms())
+def test_calls_go_before_polls_and_polls_go_too(happening: list[str], chance: Random) -> None:
+    line: Line[tuple[int, bool]] = Line()
+    overtaken: dict[tuple[int, bool], list[bool]] = {}  # who has gone since each who waits came
+    for number, what in enumerate([*happening, *["turn"] * len(happening)]):
+        if what in ("call", "poll"):
+            line.join((number, what == "poll"), is_poll=what == "poll")
+            overtaken[number, what == "poll"] = []
+        elif overtaken and what == "leave":
+            gives_up = chance.choice(list(overtaken))
+            line.leave(gives_up)
+            del overtaken[gives_up]
+        elif overtaken:
+            gone = line.next()
+            before = overtaken.pop(gone)
+            polls, calls = before.count(True), before.count(False)
+            if gone[1]:
                 assert calls <= 4 * (polls + 1)
             else:
                 assert polls <= 1 + calls / 4
-            assert not any(other < number for _, other, polls in waiting if polls is is_poll)
+            assert gone == min(waits for waits in [*line, gone] if waits[1] is gone[1])
             for gone_before in overtaken.values():
-                gone_before.append(is_poll)
+                gone_before.append(gone[1])
+        assert len(line) == len(overtaken)
+        assert set(line) == set(overtaken)
