@@ -15,7 +15,6 @@ from itwin_export_async import (
     Inspection,
     PollView,
     RateLimit,
-    RateLimited,
     Request,
     Response,
     RunHandle,
@@ -24,6 +23,7 @@ from itwin_export_async import (
 )
 from itwin_export_async._history import History
 from itwin_export_async._models import ExecutionResult, ExecutionState, Run
+from itwin_export_async._protocol.following import Pause
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator
 from tests.fakes import Answers, answer
@@ -319,7 +319,7 @@ async def test_refused_looks_are_forgotten() -> None:
         assert next(looks) > 20
         late = asyncio.create_task(run.wait(timeout=1))
         await asyncio.sleep(0.1)
-        kept = [thing for thing in gc.get_objects() if isinstance(thing, RateLimited)]
+        kept = [thing for thing in gc.get_objects() if isinstance(thing, Pause)]
         assert len(kept) < 5
         early.cancel()
         await asyncio.wait([early, late])
