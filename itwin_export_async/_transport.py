@@ -98,7 +98,7 @@ class AiohttpTransport:
             timeout=timeout,
             middlewares=(),
             headers=request.headers,
-            skip_auto_headers=_NO_BODY if body is None else None,
+            skip_auto_headers=_NO_BODY if body is None and request.method != "GET" else None,
             data=BytesIO(body) if body is not None and len(body) > _LARGE else body,
         )
 

@@ -170,8 +170,8 @@ class Line(Generic[T]):
         self._polls: OrderedDict[T, None] = OrderedDict()
         self._ahead = 0  # calls that have gone since a poll could have
 
-    def __len__(self) -> int:
-        return len(self._calls) + len(self._polls)
+    def __bool__(self) -> bool:
+        return bool(self._calls or self._polls)
 
     def __iter__(self) -> Iterator[T]:
         return chain(self._calls, self._polls)
