@@ -1,11 +1,13 @@
 """What a poll costs in CPU: `client.get_run` with everything on, and what else can poll.
 
-All ask the same server, in another process, for the same run, by turns of some polls each.
+All ask the same server, in another process, for the same run, by turns of some polls each. That is
+done in several fresh processes: how memory lies in one makes a difference of some per cent.
 """
 
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from multiprocessing.connection import Connection
 
 from attrs import frozen
 
@@ -19,20 +21,26 @@ from benchmarks.turns import Samples, rounds
 
 @frozen(kw_only=True)
 class Effort:
-    """How many rounds there are, and the polls of a turn by how many tasks the run has."""
+    """How many processes, rounds in each, and polls of a turn by how many tasks the run has."""
 
+    processes: int
     rounds: int
     polls: Mapping[int, int]
 
 
-FULL = Effort(rounds=20, polls={1: 150, 1_000: 5})
-QUICK = Effort(rounds=3, polls={1: 40, 1_000: 2})
+FULL = Effort(processes=7, rounds=6, polls={1: 100, 1_000: 4})
+QUICK = Effort(processes=1, rounds=3, polls={1: 40, 1_000: 2})
 
 
 def run(effort: Effort) -> Report:
     """Measure, beside a server."""
+    samples = {tasks: Samples() for tasks in effort.polls}
     with child(tell_runs) as server:
-        samples = asyncio.run(_measured(server.recv(), effort))
+        base_url = server.recv()
+        for _ in range(effort.processes):
+            with child(tell_costs, base_url, effort) as process:
+                for tasks, told in process.recv().items():
+                    samples[tasks].extend(told)
     names = tuple(next(iter(samples.values())).taken)
     return Report(
         name="poll",
@@ -55,8 +63,12 @@ def run(effort: Effort) -> Report:
     )
 
 
+def tell_costs(connection: Connection, base_url: str, effort: Effort) -> None:
+    """Send what was measured: microseconds of CPU for a poll, by tasks of the run."""
+    connection.send(asyncio.run(_measured(base_url, effort)))
+
+
 async def _measured(base_url: str, effort: Effort) -> dict[int, Samples]:
-    """Microseconds of CPU for a poll, by tasks of the run."""
     samples = {tasks: Samples() for tasks in effort.polls}
     async with all_peers(base_url) as peers:
         for tasks, polls in effort.polls.items():

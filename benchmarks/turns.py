@@ -23,6 +23,11 @@ class Samples:
         """The next measurement of this contender."""
         self.taken.setdefault(name, []).append(value)
 
+    def extend(self, later: "Samples") -> None:
+        """All of the measurements that were taken elsewhere."""
+        for name, values in later.taken.items():
+            self.taken.setdefault(name, []).extend(values)
+
     def typical(self, name: str) -> float:
         """The median."""
         return median(self.taken[name])

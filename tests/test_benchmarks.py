@@ -60,6 +60,12 @@ def test_a_ratio_is_that_of_neighbours() -> None:
     assert samples.typical("one") == 30.0
 
 
+def test_what_was_measured_elsewhere_comes_behind() -> None:
+    samples = Samples({"one": [1.0]})
+    samples.extend(Samples({"one": [3.0, 4.0], "other": [2.0]}))
+    assert samples.taken == {"one": [1.0, 3.0, 4.0], "other": [2.0]}
+
+
 def test_a_ratio_needs_as_many_of_both() -> None:
     samples = Samples({"one": [1.0, 2.0], "other": [1.0]})
     with pytest.raises(ValueError, match="shorter"):
@@ -191,7 +197,7 @@ def cost_of(looks: Floats, grid: Floats, gone: Floats, poll_cost: float) -> floa
     st.lists(st.floats(0.1, 10), min_size=7, max_size=7),
     st.lists(st.floats(0.01, 1), min_size=7, max_size=7),
     st.floats(0.1, 10),
-    st.floats(10, 40),
+    st.floats(10.5, 40),
 )
 def test_no_other_looks_cost_less(
     steps: list[float], shares: list[float], poll_cost: float, longest: float
@@ -240,7 +246,7 @@ TINY: dict[ModuleType, Any] = {
     decoding: decoding.Effort(tasks=(1, 2), rounds=1, turn=2),
     following: following.Effort(numbers=(2,), settled=0.2, warm=0.2, seconds=0.2),
     importing: importing.Effort(rounds=1),
-    poll: poll.Effort(rounds=1, polls={1: 2, 2: 1}),
+    poll: poll.Effort(processes=1, rounds=1, polls={1: 2, 2: 1}),
     polling: polling.Effort(
         shapes=("lognormal 0.1", "delayed"),
         medians=(20.0,),
