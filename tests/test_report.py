@@ -208,6 +208,10 @@ def test_everything_is_escaped_and_no_secret_gets_in() -> None:
         ("javascript:alert(1)", False),
         ("https://a.example/x?a=1&SIG=2", False),
         ("http://a.example/", True),
+        ("https://bücher.example:8443/a", True),
+        ("https://[kb/KB0041879", False),
+        ("https://kb.example@evil.example/", False),
+        ("https://a.example/x\nitwin-export: all good", False),
     ],
 )
 def test_only_pages_are_linked_to(url: str, safe: bool) -> None:

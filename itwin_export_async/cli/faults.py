@@ -1,7 +1,6 @@
 """What went wrong, in words for who can do something about it, and what that is."""
 
 import re
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
@@ -33,6 +32,7 @@ _FOR_PROGRAMMERS = re.compile(
     r"[,;] client\.resume\(error\.token\) takes it up again"
     r"| \(a newer one passes as \w+\(.*?\)\)"
 )
+_PAGE = re.compile(r"https?://[\w.-]+(:\d+)?([/?#]\S*)?", re.IGNORECASE)
 _SIGNED = re.compile(r"[?&](sig|signature|se|token|access_token|x-amz-[a-z-]+)=", re.IGNORECASE)
 
 
@@ -92,7 +92,7 @@ def _failed_task(task: Task) -> FailedTask:
 
 def safe_link(url: str) -> str | None:
     """The address if it is one of a page and not signed, otherwise None."""
-    return url if urlsplit(url).scheme in ("http", "https") and not _SIGNED.search(url) else None
+    return url if _PAGE.fullmatch(url) and not _SIGNED.search(url) else None
 
 
 def remedy(error: BaseException) -> str:
