@@ -164,6 +164,11 @@ def test_what_is_printed_on_leaving_continues_the_run(service: Service, tmp_path
         (["emulator", "--port", "1x"], 2, "--port"),
         (["run", "m"], 2, "where to? A file, or a folder"),
         (["run", "m", "--no-wait", "--report", "r.html"], 2, "does not go with --report"),
+        (
+            ["run", "m", "-o", "x", "--report", "."],
+            2,
+            ".: a report is a file, and this is a folder",
+        ),
         (["runs", ".."], 2, "'..' is not an id"),
         (["connections", ""], 2, "imodel_id is empty"),
         (["run", "m", "-o", "x", "--base-url", "http://x.example"], 2, "base_url"),
@@ -217,6 +222,39 @@ def test_an_export_is_told_as_json(service: Service, tmp_path: Path) -> None:
     told = json.loads(out)
     assert (code, told["ok"], told["result"], told["error"]) == (0, True, "Success", None)
     assert told["run_started"] < told["run_ended"]
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports do not fit any more; all else does."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(f"r.html: the report cannot be written: {os.strerror(errno.ENOSPC)}")
+
+    monkeypatch.setattr("itwin_export_async.cli.export.write_report", full)
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize(("fate", "code", "told"), [("Success", 1, ""), ("Error", 1, "TAE_")])
+def test_a_report_that_fails_hides_nothing(
+    service: Service, tmp_path: Path, fate: str, code: int, told: str
+) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.fate(imodel_id, fate)
+    words = ["run", imodel_id, "-o", f"{tmp_path}/", "--report", str(tmp_path / "r.html")]
+    ended, out, err = invoke(*words)
+    assert (ended, bool(out)) == (code, not told)
+    assert "r.html: the report cannot be written: No space left on device\n" in err
+    assert told in err
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_report_that_fails_changes_no_exit_code(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.fate(imodel_id, "Success", seconds=1000)
+    words = ["run", imodel_id, "-o", f"{tmp_path}/", "--report", str(tmp_path / "r.html")]
+    code, _, err = invoke(*words, "--timeout", "0.2")
+    assert (code, "report cannot be written" in err, "watch" in err) == (3, True, True)
 
 
 def test_a_consent_that_lacks_is_told_before_the_run(service: Service, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`itwin-export batch`: what its file may say, and what comes of it."""
 
+import asyncio
 import json
 import os
 import pty
@@ -288,6 +289,68 @@ async def test_time_that_is_over_is_exit_code_3(
     assert emulator.count("create_run") == before
 
 
+@pytest.mark.parametrize(("fate", "code"), [("Success", 1), ("Error", 1), ("slow", 3)])
+async def test_a_report_that_fails_hides_nothing(
+    emulator: Emulator,
+    run: Batch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fate: str,
+    code: int,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("r.html: the report cannot be written: No space left on device")
+
+    monkeypatch.setattr("itwin_export_async.cli.batch.write_report", full)
+    imodel_id = emulator.add_imodel()
+    emulator.fate(imodel_id, *(("Success",) if fate == "slow" else (fate,)), seconds=500)
+    timeout = 100 if fate == "slow" else None
+    places = {"report": tmp_path / "r.html", "ledger": tmp_path / "l.db"}
+    assert await run(table(imodel_id), timeout=timeout, **places) == code
+    out, err = capsys.readouterr()
+    assert f"{int(fate == 'Success')} of 1 export done" in out
+    assert "The report is" not in out
+    assert ("itwin-export batch models.csv" in err) is (fate != "Success")
+    assert err.endswith(
+        "itwin-export: r.html: the report cannot be written: No space left on device\n"
+    )
+
+
+async def test_a_summary_that_nobody_reads_keeps_no_report_from_being_written(
+    emulator: Emulator, run: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        with pytest.raises(BrokenPipeError):
+            await run(table(emulator.add_imodel()), report=tmp_path / "r.html")
+        with suppress(BrokenPipeError):
+            closed.close()
+    assert "All exports are good" in (tmp_path / "r.html").read_text()
+
+
+async def test_ctrl_c_stays_ctrl_c_where_the_report_fails(
+    emulator: Emulator,
+    run: Batch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr("itwin_export_async.cli.batch.write_report", full)
+    emulator.fate(slow := emulator.add_imodel(), "Success", seconds=500)
+    work = asyncio.create_task(run(table(slow), report=tmp_path / "r.html"))
+    asyncio.get_running_loop().call_later(100, work.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    out, err = capsys.readouterr()
+    assert ("0 of 1 export done" in out, err.endswith("itwin-export: full\n")) == (True, True)
+
+
 async def test_a_time_out_of_another_kind_is_no_end_of_the_time(
     emulator: Emulator, run: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +484,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
         ("imodel_id\nm\n", ["--tier", "gold"], 2, "'gold' is not one of 'community', 'standard'"),
         ("imodel_id\nm\n", ["--concurrency", "0"], 2, "Invalid value for '--concurrency'"),
         ("imodel_id\nm\n", ["--report", "/dev/null/r.html"], 1, "/dev/null: the folder cannot be"),
+        ("imodel_id\nm\n", ["--report", "."], 2, ".: a report is a file, and this is a folder"),
         ("imodel_id\nm\n", ["-o", "/dev/null/out"], 1, "/dev/null/out: the folder cannot be"),
         ("imodel_id\nm\n", ["--ledger", "no/l.db"], 2, "no/l.db: the folder no does not exist"),
         ("imodel_id\nm\n", ["--ledger", "."], 2, ".: a ledger is a file, and this is a folder"),

@@ -1,5 +1,6 @@
 """The report: what it says, that it is safe to pass on, and that a browser shows it."""
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -35,7 +36,7 @@ from itwin_export_async import (
 )
 from itwin_export_async.cli.faults import failed_tasks, headline, remedy, safe_link, words
 from itwin_export_async.cli.record import Record
-from itwin_export_async.cli.report import page, write_report
+from itwin_export_async.cli.report import page, prepare_report, write_report
 from itwin_export_async.cli.timeline import ROWS_DRAWN, all_runs, one_run
 from tests.browser import dump_dom, screenshot
 
@@ -270,10 +271,48 @@ def test_it_stands_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"^/.*/r\.html: the report cannot be written: No space left"):
         write_report(report, [a_record("a", None)], began=BEGAN, now=BEGAN)
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
     assert report.read_text() == before
+
+
+def test_half_a_character_is_spelled_out(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", [a_record("\ud800x", None)], began=BEGAN, now=BEGAN)
+    assert "\\ud800x" in (tmp_path / "r.html").read_text()
+
+
+def test_a_file_whose_name_is_no_text_is_linked_to(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path / "b") + b"\xfc.ifc"))
+    file.touch()
+    assert ("a", {"href": "b%FC.ifc"}) in checked(
+        text([a_record("a", None, paths=[file])], tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (".", ".: a report is a file, and this is a folder"),
+        ("/dev/null", "/dev/null: a report is a file, and this is none"),
+        ("x" * 300, ": no report can be written there: File name too long"),
+    ],
+)
+async def test_a_place_that_no_report_can_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"{re.escape(told)}$"):
+        await prepare_report(Path(place))
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_place_that_a_report_can_have_stays_as_it_is(tmp_path: Path) -> None:
+    await prepare_report(tmp_path / "new" / "r.html")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "r.html").write_text("an earlier one")
+    await prepare_report(tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text() == "an earlier one"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import sys
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from attrs import define, field, frozen
 
@@ -28,7 +29,7 @@ from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.overview import Overview
 from itwin_export_async.cli.printed import Window, tell
 from itwin_export_async.cli.record import Record
-from itwin_export_async.cli.report import write_report
+from itwin_export_async.cli.report import prepare_report, write_report
 from itwin_export_async.cli.sheet import read_sheet
 from itwin_export_async.cli.spoken import count, duration, size
 
@@ -63,7 +64,7 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
         _check_ledger(order.ledger)
     await prepare_folder(Path(order.folder))
     if order.report is not None:
-        await prepare_folder(order.report.parent)
+        await prepare_report(order.report)
     return await _Batch(order=order, requests=requests).run(open_client)
 
 
@@ -92,6 +93,7 @@ class _Batch:
     began: datetime = field(factory=lambda: datetime.now(UTC))
     gave_up: bool = False
     is_refused: bool = False  # by its ledger, before anything was sent
+    is_reported: bool = True  # as far as that was asked for
     spent: Spent | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -118,7 +120,8 @@ class _Batch:
             return 4
         if any(record.ended is None for record in self.records.values()):
             return 3
-        return 1 if any(record.failed for record in self.records.values()) else 0
+        is_good = self.is_reported and not any(record.failed for record in self.records.values())
+        return 0 if is_good else 1
 
     async def _export(self, client: ExportClient) -> None:
         console, order = Window(stderr=True), self.order
@@ -159,17 +162,24 @@ class _Batch:
     def _tell_all(self) -> None:
         if self.is_refused:
             return
-        self._report()
-        self._sum_up()
-
-    def _report(self) -> None:
-        if self.order.report is not None:
-            times = {"began": self.began, "now": datetime.now(UTC)}
-            records = list(self.records.values())
-            write_report(self.order.report, records, **times, spent=self.spent)
-
-    def _sum_up(self) -> None:
         out = sys.stderr if self.order.json else sys.stdout
+        try:
+            self._sum_up(out)
+        finally:  # also where nobody reads that
+            if self.order.report is not None:
+                self._report(self.order.report, out)
+
+    def _report(self, path: Path, out: TextIO) -> None:
+        records, now = list(self.records.values()), datetime.now(UTC)
+        try:
+            write_report(path, records, began=self.began, now=now, spent=self.spent)
+        except OSError as error:
+            self.is_reported = False
+            say(f"{error}")
+        else:
+            tell(f"The report is {path}", to=out)
+
+    def _sum_up(self, out: TextIO) -> None:
         every = self.records.values()
         failures = [record for record in every if record.failed]
         left = [record for record in every if record.ended is None]
@@ -188,8 +198,6 @@ class _Batch:
             f"{what} below {self.order.folder}",
             to=out,
         )
-        if self.order.report is not None:
-            tell(f"The report is {self.order.report}", to=out)
         self._say_how_to_go_on(left=len(left), failed=len(failures))
 
     def _say_how_to_go_on(self, *, left: int, failed: int) -> None:

@@ -16,6 +16,7 @@ from itwin_export_async import (
     RunHandle,
     RunTimeout,
     RunUnreachable,
+    Spent,
 )
 from itwin_export_async._client import REDIRECT_URL
 from itwin_export_async._consent import Consent
@@ -30,7 +31,7 @@ from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.printed import Window, tell
 from itwin_export_async.cli.record import Record
-from itwin_export_async.cli.report import write_report
+from itwin_export_async.cli.report import prepare_report, write_report
 from itwin_export_async.cli.spoken import size
 
 
@@ -45,11 +46,11 @@ class Delivery:
     report: Path | None = None
 
     async def prepare(self) -> None:
-        """Make the folders that will be written to, or raise what is wrong with them."""
+        """Make the folders that will be written to, or raise what is wrong with the places."""
         output = Path(self.output)
         await prepare_folder(output if is_folder(self.output) else output.parent)
         if self.report is not None:
-            await prepare_folder(self.report.parent)
+            await prepare_report(self.report)
 
 
 @frozen(kw_only=True)
@@ -129,8 +130,16 @@ def _told(record: Record, delivery: Delivery, client: ExportClient) -> Iterator[
         if delivery.json and record.ended is not None:
             print(line_of(record), flush=True)
         if delivery.report is not None:
-            times = {"began": began, "now": datetime.now(UTC)}
-            write_report(delivery.report, [record], **times, spent=client.session.spent)
+            _report(delivery.report, record, began=began, spent=client.session.spent)
+
+
+def _report(path: Path, record: Record, *, began: datetime, spent: Spent) -> None:
+    try:
+        write_report(path, [record], began=began, now=datetime.now(UTC), spent=spent)
+    except OSError as error:
+        if record.ok:
+            raise
+        say(f"{error}")  # and what went wrong before it is still to be told
 
 
 async def _see_through(run: RunHandle, board: Board, record: Record, delivery: Delivery) -> None:

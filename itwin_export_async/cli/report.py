@@ -4,6 +4,7 @@ It is written whole or not at all, and what it shows holds no secret: neither ad
 signed nor tokens. Of very many exports only those that failed get a drawing of their own.
 """
 
+import asyncio
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -16,6 +17,7 @@ from urllib.parse import quote
 
 from itwin_export_async import Spent
 from itwin_export_async._secrets import redacted
+from itwin_export_async._storage import prepare_folder
 from itwin_export_async.cli.faults import FailedTask, failed_tasks, headline, remedy
 from itwin_export_async.cli.record import File, Record
 from itwin_export_async.cli.spoken import count, duration, size
@@ -30,6 +32,27 @@ _KEY = (
 )
 
 
+async def prepare_report(path: Path) -> None:
+    """Make the folder of a report. A `ValueError` says why it cannot have its place there."""
+    await prepare_folder(path.parent)
+    await asyncio.to_thread(_try, path)
+
+
+def _try(path: Path) -> None:
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "a folder" if path.is_dir() else "none"
+        raise ValueError(f"{path}: a report is a file, and this is {what}")
+    try:
+        _part(path).touch()
+        _part(path).unlink()
+    except OSError as exc:
+        raise ValueError(f"{path}: no report can be written there: {exc.strerror}") from exc
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
+
+
 def write_report(
     path: Path,
     records: Sequence[Record],
@@ -40,15 +63,17 @@ def write_report(
 ) -> None:
     """Put the report in its place. `spent`: None where nothing was sent.
 
-    Raises the `OSError` of a file that cannot be written.
+    Raises an `OSError` that names it when it cannot be written.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = _part(path)
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(page(records, began=began, now=now, folder=path.parent, spent=spent))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as exc:
+        raise OSError(f"{path}: the report cannot be written: {exc.strerror}") from exc
     finally:
         part.unlink(missing_ok=True)
 
@@ -174,7 +199,8 @@ def _file(file: File, folder: Path) -> str:
         below = file.path.absolute().relative_to(folder.absolute())
     except ValueError:
         return f"{name} · {size(file.size)}"
-    return f'<a href="{escape(quote(below.as_posix()))}">{name}</a> · {size(file.size)}'
+    href = quote(os.fsencode(below.as_posix()))
+    return f'<a href="{href}">{name}</a> · {size(file.size)}'
 
 
 def _details(record: Record, status: str, inside: str, *, is_open: bool = False) -> str:
