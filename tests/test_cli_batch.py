@@ -377,6 +377,22 @@ async def test_a_token_that_nothing_works_with_ends_it(
     assert "1 failed, 199 not finished" in (tmp_path / "r.html").read_text()
 
 
+async def test_a_token_that_has_ended_since_an_earlier_call_ends_it(
+    emulator: Emulator,
+    run: Batch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ids = [emulator.add_imodel() for _ in range(200)]
+    assert await run(table(*ids[:1]), ledger=tmp_path / "l.db") == 0
+    before = len(emulator.requests)
+    monkeypatch.setattr(Emulator, "token", lambda _: "ended")
+    assert await run(table(*ids), ledger=tmp_path / "l.db", concurrency=2) == 4
+    assert capsys.readouterr().err.endswith("198 exports not tried: they would fail alike\n")
+    assert len(emulator.requests) - before < 50
+
+
 async def test_a_missing_consent_ends_it(
     emulator: Emulator, run: Batch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,7 +155,8 @@ class _Batch:
         """Whether every export would meet the same error."""
         match error:
             case AuthenticationFailed() | AuthorizationRequired() | TokenError(passing=False):
-                return not any(record.ok for record in self.records.values())
+                every = self.records.values()
+                return not any(record.ok and not record.was_done for record in every)
             case _:
                 return False
 

@@ -117,7 +117,7 @@ def _told(record: Record) -> str:
     if record.error is not None:
         return f"failed   {record.name}: {headline(record.error)}"
     files = ", ".join(f"{file.path} ({size(file.size)})" for file in record.files)
-    time = "done by an earlier call"
-    if record.began is not None:
-        time = duration(record.seconds(datetime.now(UTC)))
+    time = duration(record.seconds(datetime.now(UTC)))
+    if record.was_done:
+        time = "done by an earlier call"
     return f"{record.result:8} {record.name}: {files or 'no files'}, {time}"

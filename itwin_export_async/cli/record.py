@@ -57,6 +57,11 @@ class Record:
         return self.ended is not None and self.error is None
 
     @property
+    def was_done(self) -> bool:
+        """Whether an earlier call had done it already, as the ledger says."""
+        return self.ok and self.began is None
+
+    @property
     def failed(self) -> bool:
         """Whether it is over and did not go well."""
         return self.ended is not None and self.error is not None
