@@ -19,7 +19,6 @@ from itwin_export_async._ledger import Ledger
 from itwin_export_async._models import (
     AuthenticationType,
     Connection,
-    ExecutionResult,
     ExportOutcome,
     ExportRequest,
     RunOrigin,
@@ -44,6 +43,7 @@ from itwin_export_async._protocol.ledger import (
 )
 from itwin_export_async._protocol.resuming import read_token
 from itwin_export_async._protocol.runs import Service, asked_at, get_connection, read_connection
+from itwin_export_async._protocol.storage import made_nothing
 from itwin_export_async._runs import OnUpdate, RunDesk, RunHandle
 from itwin_export_async._session import Session
 from itwin_export_async._starting import IfActive, checked_if_active, export_starter, own_blob
@@ -234,8 +234,7 @@ class Export:
     async def _fetch(self) -> None:
         handle = self._run()
         run = handle.last or await handle.refresh()
-        has_none = run.outcome == ExecutionResult.SKIPPED and not run.output_file_ids
-        self._paths = () if has_none else tuple(await self._download(handle))
+        self._paths = () if made_nothing(run) else tuple(await self._download(handle))
         await self._keep(in_place(self.entry, await asyncio.to_thread(placed, self._paths)))
 
     async def _download(self, handle: RunHandle) -> list[Path]:

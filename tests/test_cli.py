@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -26,6 +27,7 @@ from itwin_export_async import (
     ExportError,
     RunFailed,
     RunTimeout,
+    RunUnreachable,
 )
 from itwin_export_async.cli.demo import names
 from itwin_export_async.cli.emulator import serve_emulator
@@ -33,6 +35,7 @@ from itwin_export_async.cli.ending import conclude, exit_code
 from itwin_export_async.cli.export import Delivery, ExportOrder, run_export
 from itwin_export_async.emulator import Emulator
 from tests.command import COMMAND, Service, invoke, serving, start
+from tests.fakes import answer
 
 COMMANDS = ["run", "watch", "batch", "runs", "connections", "authorize", "demo", "emulator"]
 
@@ -224,6 +227,79 @@ def test_an_export_is_told_as_json(service: Service, tmp_path: Path) -> None:
     assert told["run_started"] < told["run_ended"]
 
 
+def continuation(err: str) -> list[str]:
+    """The words of the command that was said to continue; it is the last thing said."""
+    *_, said, line = err.splitlines()
+    assert said == "itwin-export: this continues:"
+    assert line.startswith("  itwin-export watch ")
+    return shlex.split(line)[1:]
+
+
+def test_a_download_that_fails_is_continued(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("itwin_export_async._protocol.retry.RetryPolicy.bound", lambda *_: 0.001)
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.script("get_blob", *[answer(503)] * 5)
+    code, out, err = invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"), "--json")
+    assert (code, "b.ifc: gave up at try 5 of 5: 503" in err) == (1, True)
+    assert "\n  Check the network and try again" in err
+    words = continuation(err)
+    assert words[1] == json.loads(out)["error"]["token"]
+    assert invoke(*words)[0] == 0
+    assert (tmp_path / "b.ifc").is_file()
+    assert service.emulator.count("create_run") == 1
+
+
+def test_a_token_that_ends_while_a_run_goes_on_loses_no_run(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.script("get_run", answer(401))
+    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", service.emulator.token())
+    code, _, err = invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"))
+    assert (code, "\n  Get a new ITWIN_ACCESS_TOKEN" in err) == (4, True)
+    assert invoke(*continuation(err))[0] == 0
+    assert service.emulator.count("create_run") == 1
+
+
+async def test_a_run_that_cannot_be_looked_at_is_continued(
+    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.script("get_run", *[answer(503)] * 500)
+    order = an_order(emulator.add_imodel())
+    client = ExportClient(emulator.token(), transport=emulator, outage_allowance=10.0)
+    with pytest.raises(RunUnreachable) as caught:
+        await run_export(lambda: client, order, delivery_to(f"{tmp_path}/"))
+    (note,) = caught.value.__notes__
+    assert note.startswith("this continues:\n  itwin-export watch '{")
+    assert json.loads(capsys.readouterr().out)["error"]["type"] == "RunUnreachable"
+
+
+def test_notes_are_said_last(capsys: pytest.CaptureFixture[str]) -> None:
+    async def fail() -> None:
+        error = DownloadError(message="x", destination="b.ifc")
+        error.add_note("this continues:\n  it")
+        raise error
+
+    with pytest.raises(typer.Exit):
+        conclude(fail())
+    assert capsys.readouterr().err.endswith("try again.\nitwin-export: this continues:\n  it\n")
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_run_that_was_skipped_is_good(service: Service, tmp_path: Path, words: list[str]) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    service.emulator.fate(imodel_id, "Skipped")
+    code, out, err = invoke("run", imodel_id, "-o", f"{tmp_path}/", *words)
+    assert (code, bool(out)) == (0, bool(words))
+    if words:
+        told = json.loads(out)
+        assert (told["ok"], told["result"], told["files"]) == (True, "Skipped", [])
+    assert "itwin-export: nothing was exported: the service skipped the run\n" in err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports do not fit any more; all else does."""
@@ -411,20 +487,26 @@ def test_a_second_ctrl_c_ends_it_at_once_and_gives_the_cursor_back(
     assert capfd.readouterr().err == shown
 
 
-async def test_before_there_is_a_run_there_is_nothing_to_continue(
-    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    emulator.latency = 100.0
-    order = ExportOrder(
-        imodel_id=emulator.add_imodel(),
+def an_order(imodel_id: str) -> ExportOrder:
+    return ExportOrder(
+        imodel_id=imodel_id,
         ifc_version=None,
         connection="itwin-export",
         authentication_type=None,
         if_active="join",
     )
-    delivery = Delivery(
-        output=f"{tmp_path}/", base_url=None, timeout=None, json=True, report=tmp_path / "r.html"
-    )
+
+
+def delivery_to(output: str, report: Path | None = None) -> Delivery:
+    return Delivery(output=output, base_url=None, timeout=None, json=True, report=report)
+
+
+async def test_before_there_is_a_run_there_is_nothing_to_continue(
+    emulator: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.latency = 100.0
+    order = an_order(emulator.add_imodel())
+    delivery = delivery_to(f"{tmp_path}/", report=tmp_path / "r.html")
     work = run_export(lambda: ExportClient(emulator.token(), transport=emulator), order, delivery)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(50):

@@ -35,6 +35,7 @@ from itwin_export_async.cli.sheet import leads_out, read_sheet
 from itwin_export_async.cli.spoken import duration, size
 from itwin_export_async.emulator import Emulator
 from tests.command import COMMAND, Service, invoke, serving, start
+from tests.fakes import answer
 
 Batch = Callable[..., Any]
 
@@ -267,6 +268,16 @@ async def test_json_is_alone_on_stdout(
     assert told["b1"]["error"]["tasks"][0]["code"].startswith("TAE_")
     assert (told["b2"]["error"]["status"], told["b2"]["run_id"]) == (403, None)
     assert "2 of 3 exports failed" in err
+
+
+async def test_a_run_that_was_never_seen_is_told_with_its_token(
+    emulator: Emulator, run: Batch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.script("get_run", *[answer(503)] * 2000)
+    assert await run(table(emulator.add_imodel()), json=True) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"]["type"] == "RunUnreachable"
+    assert json.loads(told["error"]["token"])["run"] == told["run_id"]
 
 
 async def test_time_that_is_over_is_exit_code_3(

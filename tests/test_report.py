@@ -24,14 +24,17 @@ from itwin_export_async import (
     PermissionDenied,
     ProtocolError,
     RateLimited,
+    RequestTimeout,
     Run,
     RunFailed,
     RunTimeout,
     RunUpdate,
+    ServiceUnavailable,
     Spent,
     StartTimeout,
     Task,
     TaskError,
+    TokenError,
     TransportError,
 )
 from itwin_export_async.cli.faults import failed_tasks, headline, remedy, safe_link, words
@@ -315,6 +318,12 @@ async def test_a_place_that_a_report_can_have_stays_as_it_is(tmp_path: Path) -> 
     assert (tmp_path / "r.html").read_text() == "an earlier one"
 
 
+def not_fetched(cause: Exception | None) -> DownloadError:
+    error = DownloadError(message="x")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -331,6 +340,14 @@ async def test_a_place_that_a_report_can_have_stays_as_it_is(tmp_path: Path) -> 
         (LedgerError(message="x", key="k"), "a key of its own"),
         (LedgerError(message="x"), "--ledger"),
         (OSError(28, "No space left"), "has room"),
+        (not_fetched(OSError(28, "No space left")), "has room"),
+        (not_fetched(ServiceUnavailable(status=503)), "Check the network"),
+        (not_fetched(RequestTimeout(message="x")), "Check the network"),
+        (not_fetched(RateLimited(status=429)), "Wait for so long"),
+        (not_fetched(NotFound(status=404)), "Try again later"),
+        (not_fetched(None), "Mend what is named"),
+        (TokenError(message="x"), "Get a new ITWIN_ACCESS_TOKEN"),
+        (TokenError(message="x", passing=True), "Check the network"),
         (StartTimeout(imodel_id="m", seconds=9.0), "with more time"),
         (ProtocolError(message="x"), "tell Bentley's support"),
         (ValueError("x"), "Correct what was asked for"),

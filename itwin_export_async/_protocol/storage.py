@@ -191,6 +191,11 @@ def has_output(run: Run) -> bool:
     return run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.PARTIAL_SUCCESS)
 
 
+def made_nothing(run: Run) -> bool:
+    """Whether the service skipped the run, so that there is nothing to fetch."""
+    return run.outcome == ExecutionResult.SKIPPED and not run.output_file_ids
+
+
 def composite_id(itwin_id: str | None, file_id: str) -> str | None:
     """The Storage id that a plain GUID may stand for: the iTwin's and its own, packed together.
 

@@ -26,6 +26,7 @@ EXIT_CODES = (
     "Exit codes: 0 all good, 1 some failed, 2 wrong usage, 3 still running, "
     "4 not authorized, 130 interrupted, 143 terminated."
 )
+FAULTS = (ExportError, ValueError, TypeError, OSError)  # what is told in words
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _BY_SIGNAL = 128  # what a shell adds to a signal's number
 _SHOW_CURSOR = b"\x1b[?25h\n"
@@ -34,6 +35,7 @@ _SHOW_CURSOR = b"\x1b[?25h\n"
 def conclude(work: Coroutine[Any, Any, int | None], *, interruptible: bool = False) -> None:
     """Do the work and end the command with the exit code that it gives, None for 0.
 
+    What went wrong is said, with what to do about it, and then the notes of the error.
     `interruptible`: Ctrl-C is how it is meant to end.
     """
     interrupts = _Interrupts()
@@ -42,11 +44,13 @@ def conclude(work: Coroutine[Any, Any, int | None], *, interruptible: bool = Fal
         code = asyncio.run(interrupts.over(work)) or 0
     except BrokenPipeError:  # nobody reads on: typer ends quietly for it
         raise
-    except (ExportError, ValueError, TypeError, OSError) as error:
+    except FAULTS as error:
         say(words(error))
         code = exit_code(error)
         if code in (1, 4):
             tell(f"  {remedy(error)}", to=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            say(note)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -90,9 +94,11 @@ def exit_code(error: BaseException) -> int:
     match error:
         case RunTimeout() | RunUnreachable():
             return 3
-        case AuthenticationFailed() | AuthorizationRequired() | PermissionDenied() | TokenError():
+        case TokenError(passing=True):
+            return 1
+        case AuthenticationFailed() | AuthorizationRequired() | PermissionDenied():
             return 4
-        case MissingToken():
+        case TokenError() | MissingToken():
             return 4
         case ExportError() | OSError():
             return 1

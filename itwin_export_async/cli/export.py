@@ -11,11 +11,9 @@ from attrs import frozen
 
 from itwin_export_async import (
     ExportClient,
-    ExportError,
     ExportOptions,
+    RunFailed,
     RunHandle,
-    RunTimeout,
-    RunUnreachable,
     Spent,
 )
 from itwin_export_async._client import REDIRECT_URL
@@ -23,10 +21,11 @@ from itwin_export_async._consent import Consent
 from itwin_export_async._limits import UNSET
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.runs import Service
+from itwin_export_async._protocol.storage import made_nothing
 from itwin_export_async._starting import checked_if_active
 from itwin_export_async._storage import is_folder, prepare_folder
 from itwin_export_async.cli.board import Board, shown
-from itwin_export_async.cli.ending import say
+from itwin_export_async.cli.ending import FAULTS, say
 from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.printed import Window, tell
@@ -80,7 +79,7 @@ async def start_only(open_client: OpenClient, order: ExportOrder, delivery: Deli
     checked_id("imodel_id", order.imodel_id)
     async with open_client() as client:
         run = await _start(client, order)
-        say(f"this continues:\n  {_continuation(run, delivery)}")
+        say(_how_to_go_on(run, delivery))
         print(run.token)
 
 
@@ -119,12 +118,12 @@ def _told(record: Record, delivery: Delivery, client: ExportClient) -> Iterator[
             yield board
     except asyncio.CancelledError:
         if board.run is not None:
-            say(f"this continues:\n  {_continuation(board.run, delivery)}")
+            say(_how_to_go_on(board.run, delivery))
         raise
-    except (ExportError, OSError) as error:
+    except FAULTS as error:
         record.end(error=error)
-        if board.run is not None and isinstance(error, RunTimeout | RunUnreachable):
-            say(f"this continues:\n  {_continuation(board.run, delivery)}")
+        if board.run is not None and not isinstance(error, RunFailed):
+            error.add_note(_how_to_go_on(board.run, delivery))
         raise
     finally:
         if delivery.json and record.ended is not None:
@@ -144,21 +143,23 @@ def _report(path: Path, record: Record, *, began: datetime, spent: Spent) -> Non
 
 async def _see_through(run: RunHandle, board: Board, record: Record, delivery: Delivery) -> None:
     board.started(record, run)
-    await run.wait(
+    final = await run.wait(
         timeout=UNSET if delivery.timeout is None else delivery.timeout,
         on_update=lambda update: board.updated(record, update),
     )
-    paths = await run.download(delivery.output)
-    record.end(paths=paths)
+    has_files = not made_nothing(final)
+    record.end(paths=await run.download(delivery.output) if has_files else ())
     board.ended(record)
+    if not has_files:
+        say("nothing was exported: the service skipped the run")
     if not delivery.json:
         for file in record.files:
             tell(f"{file.path} ({size(file.size)})")
 
 
-def _continuation(run: RunHandle, delivery: Delivery) -> str:
+def _how_to_go_on(run: RunHandle, delivery: Delivery) -> str:
     said = ["itwin-export", "watch", run.token, "-o", delivery.output]
     said += ["--base-url", delivery.base_url] if delivery.base_url else []
     said += ["--json"] if delivery.json else []
     said += ["--report", str(delivery.report)] if delivery.report else []
-    return shlex.join(said)
+    return f"this continues:\n  {shlex.join(said)}"

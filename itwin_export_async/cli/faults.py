@@ -9,6 +9,7 @@ from itwin_export_async import (
     AuthorizationRequired,
     Conflict,
     DownloadError,
+    ExportError,
     InvalidRequest,
     LedgerError,
     NotFound,
@@ -102,8 +103,12 @@ def remedy(error: BaseException) -> str:
             return _about_tasks(error)
         case RunTimeout() | RunUnreachable():
             return f"The run may well go on; itwin-export watch '{error.token}' takes it up again."
+        case DownloadError():
+            return _about_download(error)
         case AuthorizationRequired():
             return "Sign in and agree: itwin-export authorize --open."
+        case TokenError(passing=True) | ServiceUnavailable() | TransportError():
+            return "Check the network and try again; trouble of the service passes."
         case AuthenticationFailed() | TokenError():
             return (
                 "Get a new ITWIN_ACCESS_TOKEN (they last for an hour), or check "
@@ -123,20 +128,28 @@ def remedy(error: BaseException) -> str:
             return "The iModel has an active run: wait for it, or use --if-active wait."
         case RateLimited():
             return "Wait for so long; --tier community keeps inside a small subscription's limits."
-        case ServiceUnavailable() | TransportError():
-            return "Check the network and try again; trouble of the service passes."
         case LedgerError(key=str()):
             return "Give what has changed a key of its own, or start another ledger."
         case LedgerError():
             return "Name another file with --ledger, or wait until this one is free."
         case StartTimeout():
             return "Give the same command again, with more time."
-        case DownloadError() | OSError():
+        case OSError():
             return "Check that the folder can be written and has room, and try again."
         case ProtocolError() | ResponseError():
             return "Try again; if it stays so, tell Bentley's support."
         case _:
             return "Correct what was asked for."
+
+
+def _about_download(error: DownloadError) -> str:
+    match error.__cause__:
+        case RateLimited() | ServiceUnavailable() | TransportError() | OSError() as cause:
+            return remedy(cause)
+        case ExportError():
+            return "Try again later; if it stays so, tell Bentley's support."
+        case _:
+            return "Mend what is named, if that can be, and try again."
 
 
 def _about_tasks(error: RunFailed) -> str:

@@ -6,7 +6,9 @@ from typing import Any
 
 from attrs import asdict
 
-from itwin_export_async import ResponseError, RunTimeout, RunUnreachable
+from itwin_export_async import ResponseError, RunFailed
+from itwin_export_async._protocol.resuming import Resumption, write_token
+from itwin_export_async._protocol.runs import Service
 from itwin_export_async.cli.faults import failed_tasks, headline, remedy
 from itwin_export_async.cli.record import Record
 
@@ -26,12 +28,12 @@ def line_of(record: Record) -> str:
             "run_started": _moment(run.start_date_time if run is not None else None),
             "run_ended": _moment(run.end_date_time if run is not None else None),
             "files": [{"path": str(file.path), "size": file.size} for file in record.files],
-            "error": None if record.error is None else _error(record.error),
+            "error": None if record.error is None else _error(record, record.error),
         }
     )
 
 
-def _error(error: Exception) -> dict[str, Any]:
+def _error(record: Record, error: Exception) -> dict[str, Any]:
     told: dict[str, Any] = {
         "type": type(error).__name__,
         "message": headline(error),
@@ -39,11 +41,18 @@ def _error(error: Exception) -> dict[str, Any]:
     }
     if isinstance(error, ResponseError):
         told |= {"status": error.status, "code": error.code}
-    if isinstance(error, RunTimeout | RunUnreachable):
-        told["token"] = error.token
-    if tasks := failed_tasks(error):
-        told["tasks"] = [asdict(task) for task in tasks]
+    if isinstance(error, RunFailed):
+        told["tasks"] = [asdict(task) for task in failed_tasks(error)]
+    elif record.connection_id is not None and record.run_id is not None:
+        told["token"] = _token(record.connection_id, record.run_id)
     return told
+
+
+def _token(connection_id: str, run_id: str) -> str:
+    """What takes the run up again, without a deadline."""
+    return write_token(
+        Resumption(service=Service.EXPORT, connection_id=connection_id, run_id=run_id)
+    )
 
 
 def _moment(moment: datetime | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Self
 
 from attrs import define, evolve, field, frozen
 
-from itwin_export_async import ExportOutcome, ExportRequest, Run, RunUpdate
+from itwin_export_async import ExportOutcome, ExportRequest, Run, RunError, RunUpdate
 
 
 @frozen(kw_only=True)
@@ -109,6 +109,8 @@ class Record:
         told = (_as_asked(path, self.destination) for path in paths)
         self.files = tuple(File(path=path, size=_size(path)) for path in told)
         self.error = error
+        if isinstance(error, RunError):  # of a run that may never have been seen
+            self.connection_id, self.run_id = error.connection_id, error.run_id
         self.ended = datetime.now(UTC)
 
     def _take(self, run: Run) -> None:
