@@ -65,11 +65,12 @@ def invoke(*words: str, stdin: bytes | None = None) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def start(*words: str, cwd: Path) -> "subprocess.Popen[str]":
-    """A command in its own process."""
+def start(*words: str, cwd: Path, stdin: int | None = None) -> "subprocess.Popen[str]":
+    """A command in its own process. `stdin`: what it reads, None for what this one does."""
     return subprocess.Popen(
         [*COMMAND, *words],
         cwd=cwd,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

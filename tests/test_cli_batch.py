@@ -498,6 +498,23 @@ async def test_lines_come_from_standard_input_too(
     assert "tries again what failed (with the same lines):" in capsys.readouterr().err
 
 
+SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+
+
+@pytest.mark.parametrize(("number", "code", "last"), SIGNALS)
+def test_a_signal_ends_the_reading_of_standard_input(
+    tmp_path: Path, number: signal.Signals, code: int, last: str
+) -> None:
+    theirs, ours = os.pipe()
+    process = start("batch", "-", "-o", "out", cwd=tmp_path, stdin=theirs)
+    os.close(theirs)
+    os.write(ours, b"\n" * 100_000)  # more than a pipe holds: some of it was read
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    os.close(ours)
+    assert (process.returncode, out, err) == (code, "", f"itwin-export: {last}\n")
+
+
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     with serving(Emulator(seed=1, run_seconds=0.3), monkeypatch) as service:
@@ -531,10 +548,7 @@ def test_a_mistake_is_told_before_anything_is_sent(
     assert service.emulator.requests == []
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "last"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
-)
+@pytest.mark.parametrize(("number", "code", "last"), SIGNALS)
 def test_a_signal_leaves_the_command_that_continues(
     service: Service, tmp_path: Path, number: signal.Signals, code: int, last: str
 ) -> None:

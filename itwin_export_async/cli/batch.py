@@ -28,6 +28,7 @@ from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.overview import Overview
 from itwin_export_async.cli.printed import Window, tell
+from itwin_export_async.cli.reading import content_of
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.report import prepare_report, write_report
 from itwin_export_async.cli.sheet import read_sheet
@@ -58,7 +59,7 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
     """The exit code of all exports. What cannot work is said before anything is sent."""
     defaults = {"ifc_version": order.ifc_version, "display_name": order.connection}
     name = "standard input" if order.file == "-" else order.file
-    data = await asyncio.to_thread(_content, order.file)
+    data = await content_of(order.file)
     requests = read_sheet(data, name, folder=order.folder, defaults=defaults)
     if order.ledger is not None:
         _check_ledger(order.ledger)
@@ -74,15 +75,6 @@ def _check_ledger(path: Path) -> None:
         raise ValueError(f"{path}: a ledger is a file, and this is a folder")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist")
-
-
-def _content(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as exc:
-        raise ValueError(f"{file} cannot be read: {exc.strerror}") from exc
 
 
 @define(eq=False, kw_only=True)
