@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import pty
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,31 @@ def start(*words: str, cwd: Path, stdin: int | None = None) -> "subprocess.Popen
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
+
+
+def on_terminal(
+    *words: str, cwd: Path, columns: int = 120, until: bytes | None = None
+) -> tuple[int, bytes]:
+    """The exit code of a command on a terminal, and what that was sent.
+
+    `until`: what Ctrl-C is pressed on, once it is seen; None for never.
+    """
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, *words],
+        cwd=cwd,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the end of a terminal
+            while piece := os.read(ours, 65536):
+                shown += piece
+                if until is not None and until in shown:
+                    process.send_signal(signal.SIGINT)
+                    until = None
+    os.close(ours)
+    return process.returncode, shown

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import json
 import os
-import pty
 import re
 import shlex
 import signal
@@ -34,7 +33,7 @@ from itwin_export_async.cli.emulator import serve_emulator
 from itwin_export_async.cli.ending import conclude, exit_code
 from itwin_export_async.cli.export import Delivery, ExportOrder, run_export
 from itwin_export_async.emulator import Emulator
-from tests.command import COMMAND, Service, invoke, serving, start
+from tests.command import COMMAND, Service, invoke, on_terminal, serving, start
 from tests.fakes import answer
 
 COMMANDS = ["run", "watch", "batch", "runs", "connections", "authorize", "demo", "emulator"]
@@ -57,22 +56,17 @@ def test_the_demo_ends_with_files_that_are_ifc(tmp_path: Path) -> None:
 
 
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    words = [*COMMAND, "demo", "-o", "out", "--imodels", "2", "--speed", "900"]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen(
-        words, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        with suppress(OSError):  # the end of a terminal
-            while piece := os.read(ours, 65536):
-                shown += piece
-    os.close(ours)
-    assert process.returncode == 0
+    code, shown = on_terminal("demo", "-o", "out", "--imodels", "2", "--speed", "900", cwd=tmp_path)
+    assert code == 0
     assert b"starting" in shown or b"Executing" in shown
     assert b"Traceback" not in shown
     assert b"Tunnel.ifc" in shown
+
+
+def test_a_folder_is_told_as_it_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "[/x] :bug:"
+    code, out, _ = invoke("demo", "-o", str(folder), "--imodels", "1", "--speed", "900")
+    assert (code, out.endswith(f"The files are in {folder}\n")) == (0, True)
 
 
 def test_a_demo_that_fails_says_why_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 """What is printed for people: nothing in it acts on their terminal."""
 
 import json
+import re
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from rich.console import Console
 from rich.table import Table
 
 from itwin_export_async import (
@@ -22,10 +25,11 @@ from itwin_export_async.cli.ending import say
 from itwin_export_async.cli.faults import headline
 from itwin_export_async.cli.printed import Window, cell, harmless, tell
 from itwin_export_async.emulator import Emulator
-from tests.command import Service, invoke, serving
+from tests.command import Service, invoke, on_terminal, serving
 from tests.fakes import answer
 
 ODD = "a\x1b[2J\x07b\x9b31m\x7f\u202ec\u2066"
+MARKUP = "[link=https://evil.example/]x[/link][/y]:bug:[red]"
 TOLD = "a\\x1b[2J\\x07b\\x9b31m\\x7f\\u202ec\\u2066"
 
 
@@ -61,13 +65,49 @@ def test_a_window_keeps_its_colours_and_no_others() -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row(cell(f"[b]{ODD}"), style="red")
     window.print(table)
-    window.print(ODD, markup=False, highlight=False)
+    window.print(ODD)
     window.show_cursor(False)
     told = file.getvalue()
     assert f"\x1b[31m[b]{TOLD}\x1b[0m\n" in told
     assert "\na\\x1b[2J" in told
     assert told.count("\x1b") == told.count("\x1b[") == 3
     assert told.endswith("\x1b[?25l")
+
+
+def test_nothing_that_is_shown_is_markup() -> None:
+    file = StringIO()
+    window = Window(file=file, force_terminal=True, color_system="standard", width=80)
+    table = Table("[b]:bug:[/b]", box=None, pad_edge=False, header_style="")
+    table.add_row(MARKUP)
+    window.print(table)
+    window.print(f"{MARKUP} 1 'x'")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row(cell(f"{MARKUP}\n  two"))
+    Console(file=file, width=80).print(table)
+    told = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert told == ["[b]:bug:[/b]", MARKUP, f"{MARKUP} 1 'x'", f"{MARKUP} two"]
+
+
+@pytest.mark.parametrize("command", ["run", "batch"])
+def test_nothing_of_a_run_acts_on_a_terminal(
+    service: Service, tmp_path: Path, command: str
+) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    (tmp_path / "m.csv").write_text(f"imodel_id,key\n{imodel_id},{MARKUP}\n")
+    location = f"/export/connections/c/runs/{quote(f'r{MARKUP}', safe='')}"
+    service.emulator.script("create_run", answer(202, Location=location))
+    told = {"run": {"id": f"r{MARKUP}", "connectionId": "c", "state": f"s{MARKUP}\n{ODD}"}}
+    service.emulator.script("get_run", *[answer(200, json.dumps(told))] * 9)
+    words = (command, "m.csv" if command == "batch" else imodel_id, "-o", "out/")
+    state = f"s{MARKUP} {TOLD}".encode()
+    code, shown = on_terminal(*words, cwd=tmp_path, columns=300, until=state)
+    assert code == 130, shown.decode()
+    assert f"r{MARKUP}".encode() in shown
+    assert [
+        piece for piece in shown.split(b"\x1b")[1:] if not re.match(rb"\[[0-9;?]*[A-Za-z]", piece)
+    ] == []
+    assert b"Traceback" not in shown
+    assert "\N{BUG}".encode() not in shown
 
 
 def failed(description: str) -> RunFailed:

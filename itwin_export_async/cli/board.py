@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from itwin_export_async import RunHandle, RunUpdate
-from itwin_export_async.cli.printed import cell, harmless
+from itwin_export_async.cli.printed import cell, flat, harmless, tell
 from itwin_export_async.cli.record import Record
 
 
@@ -75,14 +75,13 @@ class Board:
     def _line(self, record: Record, text: str) -> None:
         if not self.console.is_terminal:
             line = f"{record.seconds(datetime.now(UTC)):7.1f} s  {record.name}: {text}"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            tell(flat(line), to=self.console.file)
 
     def table(self) -> Table:
         """All of them as they are now."""
         table = Table("iModel", "run", "state", "time", box=None, pad_edge=False)
         now = datetime.now(UTC)
         for record in self._records:
-            state = record.result or "starting"
-            time = f"{record.seconds(now):.1f} s"
-            table.add_row(cell(record.name), record.run_id or "", state, time)
+            told = (record.name, record.run_id or "", record.result or "starting")
+            table.add_row(*map(cell, told), f"{record.seconds(now):.1f} s")
         return table

@@ -10,7 +10,7 @@ from rich.table import Table
 from itwin_export_async import ClientCredentials, ExportClient, ExportOptions, Inspection
 from itwin_export_async._storage import prepare_folder
 from itwin_export_async.cli.board import Board, shown
-from itwin_export_async.cli.printed import window
+from itwin_export_async.cli.printed import tell, window
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.spoken import duration, size
 from itwin_export_async.emulator import Emulator
@@ -37,7 +37,7 @@ async def run_demo(folder: Path, *, imodels: int, speed: float, seed: int) -> No
         auth = ClientCredentials(
             emulator.client_id, emulator.client_secret, token_url=served.token_url
         )
-        console.print(f"An emulated iTwin Platform serves {imodels} iModels at {served.base_url}.")
+        tell(f"An emulated iTwin Platform serves {imodels} iModels at {served.base_url}.")
         # the runs are faster than life, and so are the looks at them
         schedule = Inspection(poll_cost=3.0 / speed, minimum=min(1.0, 6.0 / speed))
         async with ExportClient(auth, base_url=served.base_url, schedule=schedule) as client:
@@ -46,7 +46,7 @@ async def run_demo(folder: Path, *, imodels: int, speed: float, seed: int) -> No
             with shown(console, board.table):
                 records = await _export_all(client, board, files)
     console.print(_report(records))
-    console.print(f"The files are in {folder}", soft_wrap=True, highlight=False)
+    tell(f"The files are in {folder}")
 
 
 def names(count: int) -> list[str]:

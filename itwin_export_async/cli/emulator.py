@@ -6,7 +6,7 @@ import os
 from contextlib import AsyncExitStack
 
 from itwin_export_async.cli.demo import names
-from itwin_export_async.cli.printed import Window
+from itwin_export_async.cli.printed import tell
 from itwin_export_async.emulator import Emulator
 
 
@@ -15,7 +15,6 @@ async def serve_emulator(*, port: int, imodels: int, speed: float, seed: int) ->
 
     A port that cannot be had is a `ValueError`.
     """
-    console = Window(highlight=False, soft_wrap=True)
     emulator = Emulator(seed=seed, speed=speed)
     for name in names(imodels):
         emulator.add_imodel(name)
@@ -25,16 +24,16 @@ async def serve_emulator(*, port: int, imodels: int, speed: float, seed: int) ->
             served = await stack.enter_async_context(emulator.serve(port=port))
         except OSError as exc:
             raise ValueError(_about_port(port, exc)) from exc
-        console.print(f"An emulated iTwin Platform at {served.base_url} (Ctrl-C ends it)")
+        tell(f"An emulated iTwin Platform at {served.base_url} (Ctrl-C ends it)")
         for imodel_id, name in emulator.imodels.items():
-            console.print(f"  iModel {imodel_id}  {name}")
-        console.print(f"\nIn a browser, what goes on in it: {served.base_url}/")
+            tell(f"  iModel {imodel_id}  {name}")
+        tell(f"\nIn a browser, what goes on in it: {served.base_url}/")
         issuer = served.token_url.removesuffix("/connect/token")
-        console.print("\nIn another terminal:")
-        console.print(f"  export ITP_API_URL={served.base_url} ITP_ISSUER_URL={issuer}")
-        console.print(f"  export ITP_SERVICE_CLIENT_ID={emulator.client_id}")
-        console.print(f"  export ITP_SERVICE_CLIENT_SECRET={emulator.client_secret}")
-        console.print(f"  itwin-export run {first} -o bridge.ifc")
+        tell("\nIn another terminal:")
+        tell(f"  export ITP_API_URL={served.base_url} ITP_ISSUER_URL={issuer}")
+        tell(f"  export ITP_SERVICE_CLIENT_ID={emulator.client_id}")
+        tell(f"  export ITP_SERVICE_CLIENT_SECRET={emulator.client_secret}")
+        tell(f"  itwin-export run {first} -o bridge.ifc")
         await asyncio.Event().wait()
 
 

@@ -61,7 +61,7 @@ def _print_table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothin
     table = Table(*names, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(cell, row))
-    window().print(table, highlight=False)
+    window().print(table)
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from itwin_export_async import RunUpdate
 from itwin_export_async.cli.faults import headline
-from itwin_export_async.cli.printed import cell
+from itwin_export_async.cli.printed import cell, flat, tell
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.spoken import duration, size
 
@@ -51,7 +51,7 @@ class Overview:
             self._failures.append(record)
         if not self._console.is_terminal:
             line = f"[{self._ended:{len(str(self._total))}}/{self._total}] {_told(record)}"
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            tell(flat(line), to=self._console.file)
 
     def picture(self) -> RenderableType:
         """How things are now, in as many lines as the terminal has."""
@@ -67,7 +67,7 @@ class Overview:
         bar.add_row(
             ProgressBar(total=self._total, completed=self._ended, width=30),
             f"{self._ended - failed} done",
-            f"[red]{failed} failed[/red]" if failed else "0 failed",
+            Text(f"{failed} failed", style="red" if failed else ""),
             f"{left} left, {len(self._active)} of them active",
         )
         yield bar
@@ -88,10 +88,10 @@ class Overview:
         for record in active[:room]:
             table.add_row(
                 cell(record.name),
-                record.result,
+                cell(record.result),
                 _tasks(record),
                 duration(record.seconds(now)),
-                record.run_id,
+                cell(record.run_id or ""),
             )
         yield table
         if len(active) > room:
@@ -108,8 +108,8 @@ def _tasks(record: Record) -> str:
 
 def _failure(record: Record) -> Text:
     assert record.error is not None
-    text = Text(f"failed  {record.name}: {headline(record.error)}", style="red")
-    text.no_wrap, text.overflow = True, "ellipsis"
+    text = cell(f"failed  {record.name}: {headline(record.error)}")
+    text.style, text.no_wrap, text.overflow = "red", True, "ellipsis"
     return text
 
 

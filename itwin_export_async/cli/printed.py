@@ -4,11 +4,11 @@ import errno
 import os
 import re
 from collections.abc import Iterable
-from typing import TextIO
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.markup import escape
 from rich.segment import Segment
+from rich.text import Text
 
 _ACTING = re.compile(  # controls but for tabs and new lines, changes of direction, half characters
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -20,18 +20,26 @@ def harmless(text: str) -> str:
     return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def cell(text: str) -> str:
+def flat(text: str) -> str:
+    """The text in one line: what the service says does not begin another one."""
+    return re.sub(r"\s*[\r\n]\s*", " ", text)
+
+
+def cell(text: str) -> Text:
     """The text for a table, whose columns are as wide as what they show."""
-    return escape(harmless(text))
+    return Text(harmless(flat(text)))
 
 
-def tell(text: str, *, to: TextIO | None = None) -> None:
+def tell(text: str, *, to: IO[str] | None = None) -> None:
     """Print a text at once; `to`: None for standard output."""
     print(harmless(text), file=to, flush=True)
 
 
 class Window(Console):
-    """What tables and lines are shown on."""
+    """What tables are shown on. No text is markup: styles come by `Text` and by columns."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
