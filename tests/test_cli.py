@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.cells import cell_len
 
 from itwin_export_async import (
     AuthenticationFailed,
@@ -354,6 +355,44 @@ def test_connections_and_runs_are_listed(service: Service, tmp_path: Path) -> No
     assert runs[0]["run_started"] > runs[1]["run_started"]
     table = invoke("runs", told["connection_id"])[1].splitlines()
     assert [line.split()[0] for line in table] == ["run", *(run["run_id"] for run in runs)]
+
+
+def test_a_run_that_has_not_begun_is_the_newest(service: Service) -> None:
+    done = {"state": "Completed", "result": "Success"}
+    told = [
+        {"id": "old", "startDateTime": "2026-01-01T00:00:00Z", **done},
+        {"id": "queued", "state": "Queued"},
+        {"id": "new", "startDateTime": "2026-01-02T00:00:00Z", **done},
+    ]
+    service.emulator.script("list_runs", answer(200, json.dumps({"runs": told})))
+    code, out, _ = invoke("runs", "c")
+    assert (code, [line.split()[0] for line in out.splitlines()[1:]]) == (
+        0,
+        ["queued", "new", "old"],
+    )
+
+
+def test_what_is_listed_is_whole_and_each_on_its_line(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    name = "橋 a:100:[b] " + "x" * 180
+    for each in (name, "itwin-export"):
+        assert invoke("run", imodel_id, "-o", f"{tmp_path}/", "--connection", each)[0] == 0
+    code, shown = on_terminal("connections", imodel_id, cwd=tmp_path, columns=80)
+    lines = shown.decode().splitlines()
+    assert (code, len(lines), lines[0].split()) == (
+        0,
+        3,
+        ["connection", "name", "in", "the", "name", "of"],
+    )
+    assert {cell_len(line[: line.index("User")]) for line in lines[1:]} == {
+        43 + 2 + cell_len(name) + 2
+    }
+    (connection_id,) = [line.split()[0] for line in lines if name in line]
+    run = json.loads(invoke("runs", connection_id, "--json")[1])
+    code, shown = on_terminal("runs", connection_id, cwd=tmp_path, columns=80)
+    head, row = shown.decode().splitlines()
+    assert row.startswith(f"{run['run_id']}  20")
+    assert max(map(len, (head, row))) < 80
 
 
 @pytest.mark.parametrize("command", ["run", "watch"])

@@ -5,30 +5,30 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.table import Table
+from rich.cells import cell_len
 
 from itwin_export_async import Connection, Run
 from itwin_export_async.cli.ending import say
 from itwin_export_async.cli.options import OpenClient
-from itwin_export_async.cli.printed import cell, window
+from itwin_export_async.cli.printed import flat, harmless, tell
 from itwin_export_async.cli.spoken import duration
 
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_YET_TO_COME = datetime.max.replace(tzinfo=UTC)
 
 
 async def list_runs(open_client: OpenClient, connection_id: str, *, as_json: bool) -> None:
     """Print the runs of a connection, newest first."""
     async with open_client() as client:
         runs = [run async for run in client.list_runs(connection_id)]
-    runs.sort(key=lambda run: run.start_date_time or _LONG_AGO, reverse=True)
+    runs.sort(key=lambda run: run.start_date_time or _YET_TO_COME, reverse=True)
     if as_json:
         _print_lines(map(_run, runs))
         return
     rows = [
-        (run.id, _moment(run.start_date_time), _took(run), run.state.value, _result(run))
+        (run.id, _moment(run.start_date_time), _took(run), _result(run) or run.state.value)
         for run in runs
     ]
-    _print_table(("run", "began (UTC)", "took", "state", "result"), rows, "no runs yet")
+    _print_table(("run", "began (UTC)", "took", "state"), rows, "no runs yet")
 
 
 async def list_connections(open_client: OpenClient, imodel_id: str, *, as_json: bool) -> None:
@@ -55,13 +55,17 @@ def _print_lines(told: Iterable[dict[str, Any]]) -> None:
 
 
 def _print_table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
+    """Each row is a line, as long as it is: what is listed is there to be copied."""
     if not rows:
         say(nothing)
         return
-    table = Table(*names, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(cell, row))
-    window().print(table)
+    table = [[harmless(flat(text)) for text in row] for row in (names, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        told = (
+            text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)
+        )
+        tell("  ".join(told).rstrip())
 
 
 def _run(run: Run) -> dict[str, Any]:
