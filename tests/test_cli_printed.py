@@ -17,12 +17,14 @@ from itwin_export_async import (
     Job,
     Run,
     RunFailed,
+    ServiceUnavailable,
     Task,
     TaskError,
+    TokenError,
 )
 from itwin_export_async.cli.board import StandardError
 from itwin_export_async.cli.ending import say
-from itwin_export_async.cli.faults import headline
+from itwin_export_async.cli.faults import headline, words
 from itwin_export_async.cli.printed import Window, cell, harmless, tell
 from itwin_export_async.emulator import Emulator
 from tests.command import Service, invoke, on_terminal, serving
@@ -126,25 +128,42 @@ def test_a_headline_is_one_line() -> None:
     )
 
 
+FAKE = "bad\r\n  itwin-export: all good"
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (failed(FAKE), 2),
+        (ServiceUnavailable(status=503, message=FAKE), 1),
+        (TokenError(message=FAKE), 1),
+    ],
+)
+def test_the_last_words_have_no_lines_of_the_service(error: Exception, lines: int) -> None:
+    told = words(error).splitlines()
+    assert len(told) == lines
+    assert "bad itwin-export: all good" in told[-1]
+
+
 def test_no_command_prints_what_acts(service: Service, tmp_path: Path) -> None:
     imodel_id = service.emulator.add_imodel("Bridge")
     (tmp_path / "m.csv").write_text(f"imodel_id,key\n{imodel_id},{ODD}\n")
     sheet = str(tmp_path / "m.csv")
     refusal = json.dumps({"error": {"code": f"C{ODD}", "message": f"M{ODD}"}})
     printed = []
-    for words in (
+    for command in (
         ("run", imodel_id, "-o", f"{tmp_path}/", "--connection", f"N{ODD}"),
         ("connections", imodel_id),
         ("connections", imodel_id, "--json"),
         ("-v", "batch", sheet, "-o", f"{tmp_path}/out"),
         ("batch", sheet, "-o", f"{tmp_path}/out", "--json"),
     ):
-        code, out, err = invoke(*words)
+        code, out, err = invoke(*command)
         assert code == 0
         printed += [out, err]
-    for command, what, ends in (("run", imodel_id, 4), ("batch", sheet, 1)):
+    for name, what, ends in (("run", imodel_id, 4), ("batch", sheet, 1)):
         service.emulator.script("create_run", answer(403, refusal))
-        code, out, err = invoke(command, what, "-o", f"{tmp_path}/")
+        code, out, err = invoke(name, what, "-o", f"{tmp_path}/")
         assert (code, f"C{TOLD}: M{TOLD}" in out + err) == (ends, True)
         printed += [out, err]
     every = "".join(printed)

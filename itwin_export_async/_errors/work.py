@@ -96,7 +96,12 @@ class RunError(ExportError):
     token: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        return f"run {self.run_id} of connection {self.connection_id} {self.message}".rstrip()
+        return _line(f"run {self.run_id} of connection {self.connection_id} {self.message}")
+
+
+def _line(text: str) -> str:
+    """The text in one line: what the service says does not begin another one."""
+    return " ".join(text.split())
 
 
 def _told(task: Task) -> str:
@@ -104,7 +109,7 @@ def _told(task: Task) -> str:
     result = task.result.value if task.result else "no result"
     error = task.error
     if error is None:
-        return f"task {task.id} ended with {result}, without an explanation"
+        return _line(f"task {task.id} ended with {result}, without an explanation")
     why = redacted(": ".join(filter(None, (error.error_code, error.description or error.message))))
     hints = []
     if error.can_user_fix is not None:
@@ -112,7 +117,7 @@ def _told(task: Task) -> str:
     if error.kb_article_link:
         hints.append(f"see {error.kb_article_link}")
     told = f"task {task.id} ended with {result}: {why or 'no description'}"
-    return f"{told} ({'; '.join(hints)})" if hints else told
+    return _line(f"{told} ({'; '.join(hints)})" if hints else told)
 
 
 class RunFailed(RunError):
@@ -124,7 +129,7 @@ class RunFailed(RunError):
             told = redacted(": ".join(filter(None, (fault.error_key, fault.description))))
             if fault.error_key == "UserNotAuthenticated":
                 told += " (get_authorization() names the page where the user can agree)"
-            lines.append(told)
+            lines.append(_line(told))
         if self.run is not None:
             lines += map(_told, self.run.failed_tasks)
         return "\n  ".join(filter(None, lines))

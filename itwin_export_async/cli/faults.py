@@ -28,6 +28,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async._secrets import redacted
+from itwin_export_async.cli.printed import flat
 
 _FOR_PROGRAMMERS = re.compile(
     r"[,;] client\.resume\(error\.token\) takes it up again"
@@ -60,16 +61,17 @@ class FailedTask:
 
 
 def words(error: BaseException) -> str:
-    """What happened, without advice to programmers."""
-    return _FOR_PROGRAMMERS.sub("", str(error)) or type(error).__name__
+    """What happened, without advice to programmers; in one line, but for the tasks of a run."""
+    told = _FOR_PROGRAMMERS.sub("", str(error)) or type(error).__name__
+    return told if isinstance(error, RunFailed) else flat(told)
 
 
 def headline(error: BaseException) -> str:
     """What happened, in one line that begins with what matters."""
     if not isinstance(error, RunError):
-        return words(error).partition("\n")[0]
+        return words(error)
     told = f"the run {_FOR_PROGRAMMERS.sub('', error.message)}"
-    return ": ".join([told, *(task.why for task in failed_tasks(error)[:1])])
+    return flat(": ".join([told, *(task.why for task in failed_tasks(error)[:1])]))
 
 
 def failed_tasks(error: BaseException | None) -> tuple[FailedTask, ...]:

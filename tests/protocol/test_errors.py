@@ -232,6 +232,23 @@ def test_the_reason_of_a_whole_run_is_told() -> None:
     assert failed_whole(errorKey="FolderGone", description=None).endswith("FolderGone")
 
 
+def test_a_task_is_told_in_one_line_whatever_the_service_says() -> None:
+    text = failed(
+        task("t\n1", "Error", error=TaskError(error_code="E\r\n", kb_article_link="https://x\ny")),
+        task("t\n2", "TimedOut"),
+    )
+    assert text.splitlines()[1:] == [
+        "  task t 1 ended with Error: E (see https://x y)",
+        "  task t 2 ended with TimedOut, without an explanation",
+    ]
+
+
+def test_a_reason_is_one_line_whatever_the_service_says() -> None:
+    text = failed_whole(errorKey="Folder\nGone", description="No\r\n  such folder.")
+    assert "\n  Folder Gone: No such folder." in text
+    assert len(text.splitlines()) == len(failed_whole(errorKey="FolderGone").splitlines())
+
+
 def test_a_user_who_has_not_agreed_is_told_where_they_can() -> None:
     text = failed_whole(errorKey="UserNotAuthenticated", description="User is not authenticated.")
     assert "UserNotAuthenticated: User is not authenticated." in text
