@@ -141,6 +141,27 @@ def test_a_wrong_file_is_one_sentence_that_says_where(text: str | bytes, told: s
     assert "\n" not in str(caught.value)
 
 
+SAS = "https://acc.blob.example/c/x.ifc?sv=1&sig=planted%3D"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"imodel_id,key\nm,k,{SAS}\n", "column 3: 'https://acc.blob.example/c/x.ifc?***' stands"),
+        (f"{SAS},imodel_id\n", "column 1: 'https://acc.blob.example/c/x.ifc?***' is not known"),
+        (f"imodel_id,save_logs\nm,{SAS}\n", "line 2: save_logs holds a signed address: are the "),
+        (f"imodel_id,key\nm,{SAS}\n", "line 2: key holds a signed address: are the columns shi"),
+        (f"imodel_id,output\nm,{SAS}\n", "line 2: destination holds a signed address"),
+        (f"imodel_id,output\nm,{SAS}/../../../../..\n", "c/x.ifc?***' leads out of"),
+        (f'{{"imodel_id": "m", "key": ["{SAS}"]}}', "not ['https://acc.blob.example/c/x.ifc?***']"),
+    ],
+)
+def test_a_signed_address_in_a_wrong_place_is_not_told(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        sheet(text)
+    assert "planted" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("place", "flavour", "leads"),
     [

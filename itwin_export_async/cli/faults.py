@@ -95,7 +95,12 @@ def _failed_task(task: Task) -> FailedTask:
 
 def safe_link(url: str) -> str | None:
     """The address if it is one of a page and not signed, otherwise None."""
-    return url if _PAGE.fullmatch(url) and not _SIGNED.search(url) else None
+    return url if _PAGE.fullmatch(url) and not is_signed(url) else None
+
+
+def is_signed(text: str) -> bool:
+    """Whether an address with a signature or a token is in it."""
+    return _SIGNED.search(text) is not None
 
 
 def remedy(error: BaseException) -> str:

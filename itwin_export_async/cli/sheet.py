@@ -21,12 +21,15 @@ from attrs import fields, frozen
 from itwin_export_async import ExportOptions, ExportRequest, InputOptions, OutputOptions
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.storage import safe_name
+from itwin_export_async._secrets import redacted
 from itwin_export_async._storage import is_folder
+from itwin_export_async.cli.faults import is_signed
 
 _REQUEST = ("imodel_id", "destination", "key", "display_name")
 _OPTIONS = ("export_type", "ifc_version")
 _INPUT = tuple(field.name for field in fields(InputOptions))
 _OUTPUT = tuple(field.name for field in fields(OutputOptions))
+_ADDRESSES = ("mappingfile_blob_url", "output_sas_url", "logs_sas_url")
 _SWITCHES = ("replace_older_file", "save_logs")
 _SAID = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -170,7 +173,7 @@ class _Sheet:
 
     def _wrong(self, number: int, what: str, place: int | None = None) -> ValueError:
         where = f"{self.name}, line {number}" + (f", column {place}" if place else "")
-        return ValueError(f"{where}: {what}")
+        return ValueError(f"{where}: {redacted(what)}")
 
 
 def leads_out(place: str, flavour: type[PurePath] = PurePath) -> bool:
@@ -200,6 +203,8 @@ def _request(values: Mapping[str, Any], folder: str) -> ExportRequest:
 
 def _said(name: str, value: Any) -> Any:
     """The value of a column: what a table can only write as text becomes what it means."""
+    if isinstance(value, str) and is_signed(value) and name not in _ADDRESSES:
+        raise ValueError(f"{name} holds a signed address: are the columns shifted?")
     if name == "model_ids" and isinstance(value, str):
         return tuple(filter(None, re.split(r"[;\s]+", value)))
     if name in _SWITCHES and isinstance(value, str):
