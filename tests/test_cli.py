@@ -401,15 +401,16 @@ def test_a_missing_token_names_what_to_set(
 ) -> None:
     for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)
-    code, _, err = invoke(command, "m", "-o", str(tmp_path / "x"))
+    code, _, err = invoke(command, "m", "-o", str(tmp_path / "new/x"))
     assert (code, err.count("\n")) == (4, 2)
     assert "set ITWIN_ACCESS_TOKEN, or ITP_SERVICE_CLIENT_ID" in err
     monkeypatch.setenv("ITP_SERVICE_CLIENT_ID", "app")
-    code, _, err = invoke(command, "m", "-o", str(tmp_path / "x"))
+    code, _, err = invoke(command, "m", "-o", str(tmp_path / "new/x"))
     assert (code, "ITP_SERVICE_CLIENT_SECRET is not set" in err) == (4, True)
     monkeypatch.setenv("ITP_SERVICE_CLIENT_SECRET", "s")
     monkeypatch.setenv("ITP_ISSUER_URL", "rubbish")
-    assert invoke(command, "m", "-o", str(tmp_path / "x"))[0] == 2
+    assert invoke(command, "m", "-o", str(tmp_path / "new/x"))[0] == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_secret_is_not_authorized(

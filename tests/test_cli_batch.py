@@ -497,12 +497,26 @@ async def test_files_are_told_alike_by_every_call(
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize(
+    ("folder", "ledger"), [("out", "out/l.db"), ("a/b/", "a/l.db"), ("./out", "x/../out/l.db")]
+)
+def test_a_ledger_may_be_in_the_folder_that_the_batch_makes(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, ledger: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "models.csv").write_text(table(service.emulator.add_imodel()))
+    assert invoke("batch", "models.csv", "-o", folder, "--ledger", ledger)[0] == 0
+    assert (tmp_path / ledger).is_file()
+
+
 def test_without_a_token_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "models.csv").write_text("imodel_id\nm\n")
-    code, out, err = invoke("batch", f"{tmp_path}/models.csv", "-o", str(tmp_path))
+    code, out, err = invoke("batch", f"{tmp_path}/models.csv", "-o", f"{tmp_path}/new")
     assert (code, out, err.count("\n")) == (4, "", 2)
+    assert not (tmp_path / "new").exists()
 
 
 async def test_lines_come_from_standard_input_too(
@@ -567,6 +581,7 @@ def test_a_mistake_is_told_before_anything_is_sent(
     ended, _, err = invoke("batch", "models.csv", "-o", "out", *words)
     assert (ended, told in " ".join(err.replace("│", " ").split())) == (code, True)
     assert service.emulator.requests == []
+    assert "--report" in words or not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("number", "code", "last"), SIGNALS)

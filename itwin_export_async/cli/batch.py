@@ -1,6 +1,7 @@
 """`itwin-export batch`: many exports, from a file that says which."""
 
 import asyncio
+import os
 import sys
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -62,18 +63,23 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
     data = await content_of(order.file)
     requests = read_sheet(data, name, folder=order.folder, defaults=defaults)
     if order.ledger is not None:
-        _check_ledger(order.ledger)
+        _check_ledger(order.ledger, order.folder)
+    client = open_client()
     await prepare_folder(Path(order.folder))
     if order.report is not None:
         await prepare_report(order.report)
-    return await _Batch(order=order, requests=requests).run(open_client)
+    return await _Batch(order=order, requests=requests).run(client)
 
 
-def _check_ledger(path: Path) -> None:
-    """Its folder is not made: a new ledger in a mistaken place would do everything again."""
+def _check_ledger(path: Path, folder: str) -> None:
+    """It is in the output folder, or in one that exists: no other one is made.
+
+    A new ledger in a mistaken place would do everything again.
+    """
     if path.is_dir():
         raise ValueError(f"{path}: a ledger is a file, and this is a folder")
-    if not path.parent.is_dir():
+    home = os.path.abspath(path.parent)
+    if not os.path.isdir(home) and not Path(os.path.abspath(folder)).is_relative_to(home):
         raise ValueError(f"{path}: the folder {path.parent} does not exist")
 
 
@@ -91,10 +97,9 @@ class _Batch:
     def __attrs_post_init__(self) -> None:
         self.records = {request.identity: Record.of(request) for request in self.requests}
 
-    async def run(self, open_client: OpenClient) -> int:
-        opened = open_client()
+    async def run(self, client: ExportClient) -> int:
         try:
-            async with opened as client:
+            async with client:
                 try:
                     async with asyncio.timeout(self.order.timeout) as limit:
                         await self._export(client)

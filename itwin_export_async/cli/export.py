@@ -66,9 +66,10 @@ class ExportOrder:
 async def run_export(open_client: OpenClient, order: ExportOrder, delivery: Delivery) -> None:
     """Connection, run, wait, download. What cannot work is said before anything is sent."""
     imodel_id = checked_id("imodel_id", order.imodel_id)
+    client = open_client()
     await delivery.prepare()
     record = Record(name=imodel_id, imodel_id=imodel_id, destination=delivery.output)
-    async with open_client() as client:
+    async with client:
         with _told(record, delivery, client) as board:
             run = await _start(client, order)
             await _see_through(run, board, record, delivery)
