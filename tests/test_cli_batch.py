@@ -6,9 +6,10 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -495,6 +496,33 @@ async def test_files_are_told_alike_by_every_call(
         told.append({line["imodel_id"]: line["files"][0]["path"] for line in out})
     assert sorted(told[0].values(), key=len)[0] == "out/x/t.ifc"
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("ledger", "told"),
+    [
+        ("junk.db", "cannot be used: file is not a database"),
+        ("link.db", "cannot be used: unable to open database file"),
+        ("busy.db", "is in use by another call"),
+    ],
+)
+def test_a_ledger_that_cannot_be_had_is_exit_code_2(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models.csv").write_text(table("m"))
+    Path("junk.db").write_text("no database at all" * 100)
+    Path("link.db").symlink_to("nowhere/l.db")
+    with closing(sqlite3.connect("busy.db-lock", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        words = ("models.csv", "-o", "out", "--report", "r.html", "--ledger", ledger)
+        code, out, err = invoke("batch", *words)
+    assert (code, out) == (2, "")
+    first, second = err.splitlines()
+    assert first == f"itwin-export: ledger {ledger}: {told}"
+    assert second.startswith("  Name another file with --ledger")
+    assert service.emulator.requests == []
+    assert not Path("r.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from itwin_export_async._starting import checked_if_active
 from itwin_export_async._storage import prepare_folder
 from itwin_export_async.cli.board import shown
 from itwin_export_async.cli.ending import say
-from itwin_export_async.cli.faults import failed_tasks, headline, remedy
+from itwin_export_async.cli.faults import RefusedLedger, failed_tasks, headline, remedy
 from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.overview import Overview
@@ -108,9 +108,11 @@ class _Batch:
         except TimeoutError:
             if not limit.expired():
                 raise
-        except LedgerError:
+        except LedgerError as error:
             self.is_refused = not (self.spent and self.spent.calls)
-            raise
+            if not self.is_refused:
+                raise
+            raise RefusedLedger(message=error.message, ledger=error.ledger) from error
         finally:  # also of what was interrupted
             self._tell_all()
         if self.gave_up:

@@ -19,7 +19,7 @@ from itwin_export_async import (
     RunUnreachable,
     TokenError,
 )
-from itwin_export_async.cli.faults import MissingToken, remedy, words
+from itwin_export_async.cli.faults import MissingToken, RefusedLedger, remedy, words
 from itwin_export_async.cli.printed import tell
 
 EXIT_CODES = (
@@ -47,7 +47,7 @@ def conclude(work: Coroutine[Any, Any, int | None], *, interruptible: bool = Fal
     except FAULTS as error:
         say(words(error))
         code = exit_code(error)
-        if code in (1, 4):
+        if code in (1, 4) or isinstance(error, RefusedLedger):
             tell(f"  {remedy(error)}", to=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             say(note)
@@ -94,6 +94,8 @@ def exit_code(error: BaseException) -> int:
     match error:
         case RunTimeout() | RunUnreachable():
             return 3
+        case RefusedLedger():
+            return 2
         case TokenError(passing=True):
             return 1
         case AuthenticationFailed() | AuthorizationRequired() | PermissionDenied():

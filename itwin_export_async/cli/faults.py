@@ -42,6 +42,10 @@ class MissingToken(ValueError):
     """The environment names nothing that a token could come from."""
 
 
+class RefusedLedger(LedgerError):
+    """The ledger cannot be had, and nothing was sent."""
+
+
 @frozen(kw_only=True)
 class FailedTask:
     """A task that failed. `can_user_fix` is None where the service does not say; `link` too."""
