@@ -26,9 +26,11 @@ async def authorize(
         if told.is_user_authorized:
             print("The user has agreed already.")
             return
-        tell(f"The user has to sign in and agree here:\n  {told.authorization_url}")
-        if open_page and told.authorization_url:
-            await asyncio.to_thread(webbrowser.open, told.authorization_url)
+        page = told.authorization_url
+        where = f" here:\n  {page}" if page else "; the service does not say where."
+        tell(f"The user has to sign in and agree{where}")
+        if open_page and page:
+            await asyncio.to_thread(webbrowser.open, page)
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.sleep(pause := _FIRST_PAUSE)
@@ -36,5 +38,5 @@ async def authorize(
                     pause = min(pause + _FIRST_PAUSE, _LONGEST_PAUSE)
                     await asyncio.sleep(pause)
         except TimeoutError:
-            raise AuthorizationRequired(url=told.authorization_url) from None
+            raise AuthorizationRequired(url=page) from None
         print("The user has agreed.")

@@ -32,6 +32,9 @@ from itwin_export_async.cli.printed import flat
 
 _FOR_PROGRAMMERS = re.compile(
     r"[,;] client\.resume\(error\.token\) takes it up again"
+    r"|; they can at the page that get_authorization names"
+    r"|; wait\(\) says why"
+    r"|; one that wrote to a blob of yours is fetched by storage\.download_blob\(\)"
     r"| \(a newer one passes as \w+\(.*?\)\)"
 )
 _PAGE = re.compile(r"https?://[\w.-]+(:\d+)?([/?#]\S*)?", re.IGNORECASE)
