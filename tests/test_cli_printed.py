@@ -152,7 +152,7 @@ def test_no_command_prints_what_acts(service: Service, tmp_path: Path) -> None:
     refusal = json.dumps({"error": {"code": f"C{ODD}", "message": f"M{ODD}"}})
     printed = []
     for command in (
-        ("run", imodel_id, "-o", f"{tmp_path}/", "--connection", f"N{ODD}"),
+        ("run", imodel_id, "-o", f"{tmp_path}/F{ODD}/", "--connection", f"N{ODD}"),
         ("connections", imodel_id),
         ("connections", imodel_id, "--json"),
         ("-v", "batch", sheet, "-o", f"{tmp_path}/out"),
@@ -168,4 +168,5 @@ def test_no_command_prints_what_acts(service: Service, tmp_path: Path) -> None:
         printed += [out, err]
     every = "".join(printed)
     assert f"N{TOLD}" in every
+    assert f"F{TOLD}/Bridge.ifc" in every
     assert [sign for sign in every if harmless(sign) != sign] == []
