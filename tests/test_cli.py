@@ -161,12 +161,16 @@ def test_what_is_printed_on_leaving_continues_the_run(service: Service, tmp_path
         (["run", "m", "-o", "x", "--authentication-type", "no"], 2, "'no' is not one of 'User"),
         (["emulator", "--port", "1x"], 2, "--port"),
         (["run", "m"], 2, "where to? A file, or a folder"),
+        (["watch", "{}", "-o", ""], 2, "where to? A file, or a folder"),
+        (["batch", "no.csv", "-o", ""], 2, "where to? A file, or a folder"),
         (["run", "m", "--no-wait", "--report", "r.html"], 2, "does not go with --report"),
         (
             ["run", "m", "-o", "x", "--report", "."],
             2,
             ".: a report is a file, and this is a folder",
         ),
+        (["runs", "-short"], 2, "No such option: -s"),
+        (["runs", "--jsno", "c"], 2, "No such option: --jsno"),
         (["runs", ".."], 2, "'..' is not an id"),
         (["connections", ""], 2, "imodel_id is empty"),
         (["run", "m", "-o", "x", "--base-url", "http://x.example"], 2, "base_url"),
@@ -372,6 +376,29 @@ def test_a_run_that_has_not_begun_is_the_newest(service: Service) -> None:
     )
 
 
+HYPHENS = [
+    "-VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7",
+    "--RZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7",
+]
+
+
+@pytest.mark.parametrize("an_id", [*HYPHENS, HYPHENS[0].replace("V", "h")])
+@pytest.mark.parametrize("command", ["run", "connections", "runs"])
+def test_an_id_may_begin_with_a_hyphen(
+    service: Service, tmp_path: Path, command: str, an_id: str
+) -> None:
+    words = ["--base-url", service.base_url]
+    words += ["-o", str(tmp_path / "x.ifc")] if command == "run" else []
+    for each in (
+        [command, an_id, *words],
+        [command, *words, an_id],
+        [command, *words, "--", an_id],
+    ):
+        code, out, err = invoke(*each)
+        assert (code, out, " 422 " in err or " 404 " in err) == (1, "", True)
+        assert (an_id in err) is (command == "runs")
+
+
 def test_what_is_listed_is_whole_and_each_on_its_line(service: Service, tmp_path: Path) -> None:
     imodel_id = service.emulator.add_imodel("Bridge")
     name = "橋 a:100:[b] " + "x" * 180
@@ -557,6 +584,17 @@ def test_a_cancellation_that_nobody_asked_for_is_a_fault(
 
     with pytest.raises(asyncio.CancelledError):
         conclude(cancelled())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_terminal_cannot_write_is_spelled_out(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    imodel_id = service.emulator.add_imodel("橋")
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    process = start("run", imodel_id, "-o", "out/", cwd=tmp_path)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out.partition(" ")[0]) == (0, "out/\\u6a4b.ifc")
 
 
 def test_a_reader_that_has_gone_is_no_error_of_ours(service: Service, tmp_path: Path) -> None:

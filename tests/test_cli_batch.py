@@ -642,6 +642,17 @@ def test_a_signal_leaves_the_command_that_continues(
     assert service.emulator.count("create_run") == 3
 
 
+def test_a_file_that_looks_like_an_option_is_named_as_one_that_is_none(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    service.emulator.fate(bad := service.emulator.add_imodel(), "Error")
+    Path("-m.csv").write_text(table(bad))
+    words = ["batch", "-o", "out", "--ledger", "l.db", "--json"]
+    code, _, err = invoke(*words, "--", "-m.csv")
+    assert (code, err.splitlines()[-1].split()) == (1, ["itwin-export", *words, "--", "-m.csv"])
+
+
 def test_a_terminal_shows_how_far_it_is(service: Service, tmp_path: Path) -> None:
     ids = [service.emulator.add_imodel(f"Bridge {n}") for n in range(3)]
     service.emulator.fate(ids[1], "Error")

@@ -1,10 +1,13 @@
 """The command `itwin-export`. It needs the extra `cli`; the library does not."""
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code. What a stream cannot write is spelled out."""
+    for stream in [each for each in (sys.stdout, sys.stderr) if isinstance(each, TextIOWrapper)]:
+        stream.reconfigure(errors="backslashreplace")
     try:
         _run()
     except KeyboardInterrupt:  # nothing has begun: it takes a while until all is loaded

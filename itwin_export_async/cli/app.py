@@ -18,6 +18,7 @@ from itwin_export_async.cli.export import (
     start_only,
     watch_run,
 )
+from itwin_export_async.cli.ids import TakesId
 from itwin_export_async.cli.looking import list_connections, list_runs
 from itwin_export_async.cli.options import (
     ActiveRun,
@@ -36,6 +37,7 @@ from itwin_export_async.cli.options import (
     Timeout,
     Version,
     client_of,
+    where_to,
 )
 from itwin_export_async.cli.sheet import COLUMNS
 
@@ -80,7 +82,7 @@ def options(
         logging.getLogger("itwin_export_async").setLevel(level)
 
 
-@app.command(epilog=_example("run 7dbd531d-6967-47b2-8945-a722a437ad7a -o bridge.ifc"))
+@app.command(cls=TakesId, epilog=_example("run 7dbd531d-6967-47b2-8945-a722a437ad7a -o bridge.ifc"))
 def run(
     imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
     output: Output = "",
@@ -104,8 +106,8 @@ def run(
     """
     if no_wait and (report or timeout):
         raise typer.BadParameter("does not go with --report or --timeout", param_hint="--no-wait")
-    if not output and not no_wait:
-        raise typer.BadParameter("where to? A file, or a folder", param_hint="--output")
+    if not no_wait:
+        where_to(output)
     order = ExportOrder(
         imodel_id=imodel_id,
         ifc_version=ifc_version,
@@ -136,6 +138,7 @@ def watch(
     base_url: BaseUrl = None,
 ) -> None:
     """Take up a run that was left: wait for it and download its files."""
+    where_to(output)
     delivery = Delivery(
         output=output, base_url=base_url, timeout=timeout, json=as_json, report=report
     )
@@ -190,6 +193,7 @@ def batch(
     Only the column imodel_id is needed. A destination is below the output folder; without one an
     export gets a folder of its own there. Options are for what a line leaves open.
     """
+    where_to(output)
     order = BatchOrder(
         file=file,
         folder=output,
@@ -207,7 +211,7 @@ def batch(
     conclude(run_batch(client_of(base_url, rate_limit=Tier(tier).rate_limit), order))
 
 
-@app.command(epilog=_example("runs 5ffeb1f4-6ab8-4d07-b6ec-dd5ef2af8d39"))
+@app.command(cls=TakesId, epilog=_example("runs 5ffeb1f4-6ab8-4d07-b6ec-dd5ef2af8d39"))
 def runs(
     connection_id: Annotated[
         str, typer.Argument(help="The connection's id.", metavar="CONNECTION_ID")
@@ -219,7 +223,7 @@ def runs(
     conclude(list_runs(client_of(base_url), connection_id, as_json=as_json))
 
 
-@app.command(epilog=_example("connections 7dbd531d-6967-47b2-8945-a722a437ad7a"))
+@app.command(cls=TakesId, epilog=_example("connections 7dbd531d-6967-47b2-8945-a722a437ad7a"))
 def connections(
     imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
     as_json: AsJson = False,

@@ -115,7 +115,8 @@ def say(text: str) -> None:
 
 def same_command(context: typer.Context) -> str:
     """The command as it was given, to be given once more."""
-    said = context.command_path.split()
+    options: list[str] = []
+    arguments: list[str] = []
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
@@ -123,7 +124,10 @@ def same_command(context: typer.Context) -> str:
             continue
         value = getattr(context.params[name], "value", context.params[name])
         if parameter.param_type_name == "argument":
-            said.append(str(value))
+            arguments.append(str(value))
         else:
-            said += [parameter.opts[-1]] if value is True else [parameter.opts[-1], str(value)]
-    return shlex.join(said)
+            options += [parameter.opts[-1]] if value is True else [parameter.opts[-1], str(value)]
+    if any(len(word) > 1 and word.startswith("-") for word in arguments):
+        arguments = [*options, "--", *arguments]
+        options = []
+    return shlex.join([*context.command_path.split(), *arguments, *options])

@@ -126,6 +126,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a l
 Speed = Annotated[float, typer.Option(min=0.001, help="How much faster than life the runs go.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal runs.")]
 
+
+def where_to(output: str) -> None:
+    """Refuse a place that is none, as a variable makes it that is not set."""
+    if not output:
+        raise typer.BadParameter("where to? A file, or a folder", param_hint="--output")
+
+
 OpenClient = Callable[[], ExportClient]
 
 
