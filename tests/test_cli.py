@@ -103,6 +103,13 @@ def test_a_consent_that_lacks_is_exit_code_4(service: Service, words: list[str])
     assert "has not yet agreed" in err
 
 
+def test_a_path_is_told_whole_on_a_narrow_terminal(service: Service, tmp_path: Path) -> None:
+    imodel_id = service.emulator.add_imodel("Bridge")
+    folder = "a folder whose name is longer than this terminal is wide/"
+    code, shown = on_terminal("run", imodel_id, "-o", folder, cwd=tmp_path, columns=40)
+    assert (code, f"{folder}Bridge.ifc (".encode() in shown) == (0, True)
+
+
 def test_a_folder_is_a_folder_also_before_it_exists(service: Service, tmp_path: Path) -> None:
     imodel_id = service.emulator.add_imodel("Bridge")
     assert invoke("run", imodel_id, "-o", f"{tmp_path}/new/")[0] == 0

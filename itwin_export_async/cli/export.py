@@ -117,6 +117,7 @@ def _told(record: Record, delivery: Delivery, client: ExportClient) -> Iterator[
     try:
         with shown(board.console, board.table):
             yield board
+        _tell_output(record, delivery)
     except asyncio.CancelledError:
         if board.run is not None:
             say(_how_to_go_on(board.run, delivery))
@@ -148,10 +149,13 @@ async def _see_through(run: RunHandle, board: Board, record: Record, delivery: D
         timeout=UNSET if delivery.timeout is None else delivery.timeout,
         on_update=lambda update: board.updated(record, update),
     )
-    has_files = not made_nothing(final)
-    record.end(paths=await run.download(delivery.output) if has_files else ())
+    record.end(paths=() if made_nothing(final) else await run.download(delivery.output))
     board.ended(record)
-    if not has_files:
+
+
+def _tell_output(record: Record, delivery: Delivery) -> None:
+    """Once the picture is gone, which would break long lines."""
+    if not record.files:
         say("nothing was exported: the service skipped the run")
     if not delivery.json:
         for file in record.files:
