@@ -28,6 +28,7 @@ from itwin_export_async import (
     RunFailed,
     RunTimeout,
     RunUnreachable,
+    TokenError,
 )
 from itwin_export_async.cli.demo import names
 from itwin_export_async.cli.emulator import serve_emulator
@@ -477,6 +478,8 @@ def test_every_command_has_help_with_an_example() -> None:
         (RunFailed(connection_id="c", run_id="r"), 1),
         (AuthenticationFailed(status=401), 4),
         (AuthorizationRequired(), 4),
+        (TokenError(message="x"), 4),
+        (TokenError(message="x", passing=True), 1),
         (DownloadError(message="x"), 1),
         (ExportError(), 1),
         (OSError(), 1),

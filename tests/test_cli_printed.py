@@ -76,6 +76,15 @@ def test_a_window_keeps_its_colours_and_no_others() -> None:
     assert told.endswith("\x1b[?25l")
 
 
+def test_a_window_that_nobody_looks_through_says_so() -> None:
+    class Gone(StringIO):
+        def write(self, text: str, /) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Window(file=Gone()).print("x")
+
+
 def test_nothing_that_is_shown_is_markup() -> None:
     file = StringIO()
     window = Window(file=file, force_terminal=True, color_system="standard", width=80)
