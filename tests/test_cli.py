@@ -407,6 +407,16 @@ def test_an_id_may_begin_with_a_hyphen(
         assert (an_id in err) is (command == "runs")
 
 
+def test_an_option_may_have_its_value_glued_to_it(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = "exports_of_the_whole_northern_section"
+    Path(folder).mkdir()
+    assert invoke("run", f"-o{folder}", service.emulator.add_imodel("Bridge"))[0] == 0
+    assert Path(folder, "Bridge.ifc").is_file()
+
+
 def test_what_is_listed_is_whole_and_each_on_its_line(service: Service, tmp_path: Path) -> None:
     imodel_id = service.emulator.add_imodel("Bridge")
     name = "橋 a:100:[b] " + "x" * 180

@@ -17,15 +17,18 @@ from itwin_export_async import (
     Job,
     Run,
     RunFailed,
+    RunUpdate,
     ServiceUnavailable,
     Task,
     TaskError,
     TokenError,
 )
-from itwin_export_async.cli.board import StandardError
+from itwin_export_async.cli.board import Board, StandardError
 from itwin_export_async.cli.ending import say
 from itwin_export_async.cli.faults import headline, words
+from itwin_export_async.cli.overview import Overview
 from itwin_export_async.cli.printed import Window, cell, harmless, tell
+from itwin_export_async.cli.record import Record
 from itwin_export_async.emulator import Emulator
 from tests.command import Service, invoke, on_terminal, serving
 from tests.fakes import answer
@@ -135,6 +138,20 @@ def test_a_headline_is_one_line() -> None:
     assert headline(failed("bad\r\nitwin-export: all good")).endswith(
         "X: bad itwin-export: all good"
     )
+
+
+def test_a_line_is_one_line_where_nobody_looks() -> None:
+    file = StringIO()
+    record = Record(name="a\nb", destination="x")
+    board = Board(Window(file=file))
+    board.add(record)
+    board.updated(record, RunUpdate(run=Run(id="r", state=ExecutionState("s\nitwin-export:"))))
+    overview = Overview(Window(file=file), 1, lambda: None)
+    record.end()
+    overview.ended(record)
+    looked, ended = file.getvalue().splitlines()
+    assert looked.endswith(" s  a b: s itwin-export:")
+    assert ended.startswith("[1/1] s itwin-export: a b: no files, ")
 
 
 FAKE = "bad\r\n  itwin-export: all good"
