@@ -35,10 +35,10 @@ _KEY = (
 async def prepare_report(path: Path) -> None:
     """Make the folder of a report. A `ValueError` says why it cannot have its place there."""
     await prepare_folder(path.parent)
-    await asyncio.to_thread(_try, path)
+    await asyncio.to_thread(_check_place, path)
 
 
-def _try(path: Path) -> None:
+def _check_place(path: Path) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         what = "a folder" if path.is_dir() else "none"
         raise ValueError(f"{path}: a report is a file, and this is {what}")
