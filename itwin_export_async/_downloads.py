@@ -6,7 +6,7 @@ tells and a broken connection could pass for the end, there is no file.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from attrs import define
@@ -68,7 +68,7 @@ class Download:
             failures = furthest = 0
             while True:
                 address = await self.locate()
-                error = await self._go(address, part)
+                error = await self._go(address, part, self.measure)
                 if error is None:
                     break
                 if isinstance(error, PermissionDenied) and not self.can_renew:
@@ -100,32 +100,42 @@ class Download:
             message += " - the signed address was renewed for each; a proxy or firewall may refuse"
         return DownloadError(message=message)
 
-    async def _go(self, address: str, part: PartFile) -> ExportError | None:
-        """One request for what is missing: None when all is there, the passing error otherwise."""
+    async def _go(
+        self, address: str, part: PartFile, measure: Measure | None
+    ) -> ExportError | None:
+        """One request for what is missing: None when all is there, the passing error otherwise.
+
+        Where `measure` is to be asked, which may take its time, the connection is given back first.
+        """
         request = get_blob(address, done=part.done, etag=part.etag)
         try:
             async with self.session.stream_blob(request) as stream:
                 content = read_blob(stream.head, done=part.done)
                 if isinstance(content, ExportError):
                     return _passing(content)
-                await part.begin(await self._measured(content))
-                async for piece in stream.chunks:
-                    await part.add(piece)
-                    await report(self.on_progress, part.done, part.total)
+                if measure is None or not needs_size(content, self.size):
+                    await self._take(measured(content, self.size), stream.chunks, part)
+                    return _amiss(part)
         except TransportError as error:
             return None if part.done == part.total else error
-        if part.total is None or part.done == part.total:
-            return None
-        amiss = DownloadError(message=f"{part.done} of {part.total} bytes came")
-        if part.done > part.total:  # no further go takes any away
-            raise amiss
-        return amiss
+        self.size = await measure()
+        return await self._go(address, part, None)
 
-    async def _measured(self, content: Content) -> Content:
-        """The content with its length, as far as that can be known."""
-        if self.measure is not None and needs_size(content, self.size):
-            self.size = await self.measure()
-        return measured(content, self.size)
+    async def _take(self, content: Content, chunks: AsyncIterator[bytes], part: PartFile) -> None:
+        await part.begin(content)
+        async for piece in chunks:
+            await part.add(piece)
+            await report(self.on_progress, part.done, part.total)
+
+
+def _amiss(part: PartFile) -> DownloadError | None:
+    """What is wrong with what came to its end, None when it is all that there is."""
+    if part.total is None or part.done == part.total:
+        return None
+    amiss = DownloadError(message=f"{part.done} of {part.total} bytes came")
+    if part.done > part.total:  # no further go takes any away
+        raise amiss
+    return amiss
 
 
 def _said(error: ExportError) -> str:

@@ -120,13 +120,14 @@ def described(size: int | None, name: str = "f") -> Response:
 
 def unbounded(stop: int | None = None, **headers: str) -> Response:
     """The file from a store that tells no length, cut off at `stop` without saying so."""
-    return answer(200, FILE[:stop].decode(), Connection="close", **headers)
+    return answer(200, FILE[:stop].decode(), **headers)
 
 
 async def test_what_has_no_length_is_whole_when_it_has_the_size_in_storage(tmp_path: Path) -> None:
     """Which is asked for once, and only then."""
-    cut = [unbounded(500), SIGNED, unbounded(500), SIGNED, unbounded()]
-    transport = await fetch(tmp_path / "f", SIGNED, cut[0], described(len(FILE)), *cut[1:])
+    size, cut = described(len(FILE)), unbounded(500)
+    goes = [SIGNED, cut, size, cut, SIGNED, cut, SIGNED, unbounded()]
+    transport = await fetch(tmp_path / "f", *goes)
     assert (tmp_path / "f").read_bytes() == FILE
     asked = [request for request in transport.requests if request.url.endswith("/files/f1")]
     assert len(asked) == 1
@@ -134,24 +135,53 @@ async def test_what_has_no_length_is_whole_when_it_has_the_size_in_storage(tmp_p
 
 async def test_what_has_no_length_is_taken_up_where_it_broke_off(tmp_path: Path) -> None:
     cut = unbounded(500, ETag='"1"')
-    transport = await fetch(tmp_path / "f", SIGNED, cut, described(len(FILE)), SIGNED, blob(500))
+    goes = [SIGNED, cut, described(len(FILE)), cut, SIGNED, blob(500)]
+    transport = await fetch(tmp_path / "f", *goes)
     assert (tmp_path / "f").read_bytes() == FILE
     assert transport.requests[-1].headers["Range"] == "bytes=500-"
 
 
 async def test_what_has_no_length_is_told_by_its_digest(tmp_path: Path) -> None:
     told = unbounded(Content_MD5=digest(FILE))
-    await fetch(tmp_path / "f", SIGNED, told, described(None))
+    await fetch(tmp_path / "f", SIGNED, told, described(None), told)
     assert (tmp_path / "f").read_bytes() == FILE
     cut = unbounded(500, Content_MD5=digest(FILE))
     with pytest.raises(DownloadError, match="MD5"):
-        await fetch(tmp_path / "g", SIGNED, cut, described(None))
+        await fetch(tmp_path / "g", SIGNED, cut, described(None), cut)
 
 
-async def test_chunks_tell_where_the_file_ends(tmp_path: Path) -> None:
-    transport = await fetch(tmp_path / "f", SIGNED, unbounded(Transfer_Encoding=CHUNKED))
+async def test_chunks_tell_where_the_file_ends_when_storage_does_not(tmp_path: Path) -> None:
+    chunks = unbounded(Transfer_Encoding=CHUNKED)
+    transport = await fetch(tmp_path / "f", SIGNED, chunks, described(None), chunks)
     assert (tmp_path / "f").read_bytes() == FILE
-    assert len(transport.requests) == 2
+    assert len(transport.requests) == 4
+
+
+async def test_no_connection_is_held_while_the_size_is_asked_for(tmp_path: Path) -> None:
+    """Which may take minutes, where Storage asks for patience."""
+
+    class Counting(Answers):
+        open = 0
+
+        async def send(self, request: Request, /) -> Response:
+            if request.url.endswith("/files/f1"):
+                assert self.open == 0
+            return await super().send(request)
+
+        @asynccontextmanager
+        async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
+            async with super().stream(request) as stream:
+                self.open += 1
+                yield stream
+                self.open -= 1
+
+    busy = answer(429, Retry_After="60")
+    goes = [SIGNED, unbounded(), busy, described(len(FILE)), unbounded()]
+    transport = Counting(*goes)
+    async with ExportClient("t", transport=transport) as client:
+        await client.storage.download("f1", tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == FILE
+    assert (len(transport.requests), transport.open) == (len(goes), 0)
 
 
 @pytest.mark.parametrize(
@@ -184,16 +214,16 @@ async def fetch_into(folder: Path, *answers: Answer) -> Answers:
 
 async def test_a_size_that_is_older_than_the_content_is_asked_for_again(tmp_path: Path) -> None:
     size = len(FILE)
-    transport = await fetch_into(tmp_path, described(7), SIGNED, blob(), described(size))
+    transport = await fetch_into(tmp_path, described(7), SIGNED, blob(), described(size), blob())
     assert (tmp_path / "f").read_bytes() == FILE
-    assert len(transport.requests) == 4
+    assert len(transport.requests) == 5
     transport = await fetch_into(tmp_path, described(size), SIGNED, blob())
     assert len(transport.requests) == 3
 
 
 async def test_a_size_that_stays_another_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
     told: list[int] = []
-    transport = Answers(described(7), SIGNED, blob(), described(9))
+    transport = Answers(described(7), SIGNED, blob(), described(9), blob())
     async with ExportClient("t", transport=transport) as client:
         with pytest.raises(
             DownloadError, match=r"has 1300 bytes, and Storage tells of 9"
@@ -207,9 +237,11 @@ async def test_a_size_that_stays_another_is_told_before_anything_is_fetched(tmp_
 
 async def test_chunks_of_less_than_the_size_in_storage_are_not_the_file(tmp_path: Path) -> None:
     """A proxy ends them well when what came to it broke off."""
-    cut = unbounded(400, Transfer_Encoding=CHUNKED)
+    cut, size = unbounded(400, Transfer_Encoding=CHUNKED), described(len(FILE))
     with pytest.raises(DownloadError, match="400 of 1300 bytes"):
-        await fetch_into(tmp_path, described(len(FILE)), *[SIGNED, cut] * 9)
+        await fetch_into(tmp_path, size, *[SIGNED, cut] * 9)
+    with pytest.raises(DownloadError, match="400 of 1300 bytes"):
+        await fetch(tmp_path / "g", SIGNED, cut, size, cut, *[SIGNED, cut] * 9)
     assert not list(tmp_path.iterdir())
 
 
@@ -222,12 +254,12 @@ async def test_a_blob_of_ones_own_without_a_length_is_refused(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-async def raw_blob(path: Path, body: bytes, *headers: str) -> bool:
+async def raw_blob(path: Path, body: bytes, *headers: str, version: str = "HTTP/1.1") -> bool:
     """Whether a blob is fetched whose connection ends after these bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        head = "\r\n".join(["HTTP/1.1 200 OK", "Connection: close", *headers])
+        head = "\r\n".join([f"{version} 200 OK", *headers])
         writer.write(f"{head}\r\n\r\n".encode() + body)
         writer.close()
 
@@ -252,6 +284,9 @@ async def test_a_connection_that_ends_does_not_end_a_file(tmp_path: Path) -> Non
     assert not await raw_blob(tmp_path / "d", b"fil", "Content-Length: 4")
     assert not await raw_blob(tmp_path / "e", b"4\r\nfile\r\n", chunked)
     assert not await raw_blob(tmp_path / "f", b"file")
+    assert not await raw_blob(tmp_path / "g", b"file", "Connection: close")
+    assert not await raw_blob(tmp_path / "h", b"file", "Connection: close, x")
+    assert not await raw_blob(tmp_path / "i", b"file", version="HTTP/1.0")
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
 
 
@@ -343,10 +378,25 @@ async def test_a_blob_store_may_not_ask_for_hours(tmp_path: Path) -> None:
     assert asyncio.get_running_loop().time() < 1
 
 
-async def test_what_is_told_of_an_encoded_file_does_not_fit_the_decoded_one(tmp_path: Path) -> None:
-    encoded = answer(200, "decoded", Content_Encoding="gzip", Content_Length="3", ETag='"1"')
-    await fetch(tmp_path / "f", SIGNED, encoded)
-    assert (tmp_path / "f").read_text() == "decoded"
+@pytest.mark.parametrize("encoding", ["gzip", "br, GZip", "x-gzip"])
+async def test_what_comes_compressed_all_the_same_is_no_file(tmp_path: Path, encoding: str) -> None:
+    """Nothing tells how long it is, and where its connection broke."""
+    encoded = answer(200, "decoded", Content_Encoding=encoding, Content_Length="3", ETag='"1"')
+    with pytest.raises(DownloadError, match="came compressed, as after a proxy"):
+        await fetch(tmp_path / "f", SIGNED, encoded)
+    rest = blob(500)
+    rest = answer(206, "rest", **{**rest.headers, "Content-Encoding": encoding})
+    with pytest.raises(DownloadError, match="came compressed"):
+        await fetch(tmp_path / "f", SIGNED, blob(0, 500), SIGNED, rest)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["identity", "", "utf-8"])
+async def test_what_is_called_encoded_and_is_not_is_a_file(tmp_path: Path, encoding: str) -> None:
+    """Some uploads call the kind of their letters so."""
+    whole = answer(200, "content", Content_Encoding=encoding, Content_Length="7")
+    await fetch(tmp_path / "f", SIGNED, whole)
+    assert (tmp_path / "f").read_text() == "content"
 
 
 RUNNING = '{"run": {"id": "r1", "state": "Executing"}}'

@@ -143,7 +143,7 @@ async def test_a_content_that_is_cut_off_is_no_file(tmp_path: Path) -> None:
 
     def serve(request: Request) -> Response:
         if "blobs" in request.url:
-            return answer(200, "cut", Connection="close")
+            return answer(200, "cut")
         if request.url.endswith("/download"):
             return SIGNED
         if "/files/" in request.url:

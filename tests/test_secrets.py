@@ -150,7 +150,7 @@ def test_values_show_no_signature_and_keep_it_for_workers() -> None:
 
 
 async def test_the_token_goes_to_the_api_alone(tmp_path: Path) -> None:
-    transport = Answers(answer(302, Location=SIGNED), answer(200, "content"))
+    transport = Answers(answer(302, Location=SIGNED), answer(200, "content", Content_Length="7"))
     async with ExportClient(TOKEN, transport=transport) as client:
         await client.storage.download("f1", tmp_path / "x")
     blob = transport.requests[1]

@@ -26,6 +26,7 @@ _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\.|$)", re.IGNORECASE)
 _LONGEST_NAME = 240  # bytes; file systems take 255, and `.part` and `-2` need some
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_COMPRESSED = re.compile(r"gzip|compress|deflate|br|zstd", re.IGNORECASE)
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
@@ -81,8 +82,7 @@ class Content:
     """What a blob's answer holds: bytes from `start` on, of `total` (None when not told).
 
     `md5` is the digest of the whole file, None where the answer has none. `is_bounded`: whether the
-    answer tells where it ends, so that one which broke off is known. `is_encoded`: whether what
-    arrives was decoded on the way, so that nothing told of the file fits it.
+    answer tells where it ends, so that one which broke off is known.
     """
 
     start: int
@@ -90,12 +90,20 @@ class Content:
     etag: str | None = None
     md5: bytes | None = None
     is_bounded: bool = True
-    is_encoded: bool = False
 
 
 def read_blob(response: Response, *, done: int) -> Content | ExportError:
-    """What the answer holds. A refusal is returned: an expired signature is asked for anew."""
+    """What the answer holds. A refusal is returned: an expired signature is asked for anew.
+
+    What comes compressed is refused: it is decoded on the way, so that nothing told of it fits what
+    arrives, and no decoder says that it broke off.
+    """
     match response.status:
+        case 200 | 206 if _COMPRESSED.search(response.headers.get("Content-Encoding", "")):
+            return DownloadError(
+                message="it came compressed, as after a proxy, although it was asked for as it is: "
+                "nothing tells whether it is whole"
+            )
         case 200:
             return _content(response, 0, _length(response))
         case 206:
@@ -115,14 +123,12 @@ def _length(response: Response) -> int | None:
 
 
 def _is_bounded(response: Response) -> bool:
-    """Whether the end of the answer is told, and not just that of the connection.
+    """Whether the end of the answer is told: otherwise the connection's is taken for it.
 
-    (RFC 9112, sections 6.3 and 9.6; of what needs none of it, such as HTTP/2, the transport knows.)
+    (RFC 9112, section 6.3.)
     """
     outermost = response.headers.get("Transfer-Encoding", "").rpartition(",")[2]
-    if _length(response) is not None or outermost.strip().lower() == "chunked":
-        return True
-    return response.headers.get("Connection", "").strip().lower() != "close"
+    return _length(response) is not None or outermost.strip().lower() == "chunked"
 
 
 def _content(response: Response, start: int, total: int | None) -> Content:
@@ -133,8 +139,6 @@ def _content(response: Response, start: int, total: int | None) -> Content:
         md5 = base64.b64decode(whole or "", validate=True)
     except ValueError:
         md5 = b""
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        return Content(start=start, is_bounded=_is_bounded(response), is_encoded=True)
     etag = response.headers.get("ETag", "")
     return Content(
         start=start,
@@ -148,11 +152,11 @@ def _content(response: Response, start: int, total: int | None) -> Content:
 def needs_size(content: Content, size: int | None) -> bool:
     """Whether Storage is to be asked for the size of the file. `size`: what it told before.
 
-    That costs a call, so only where the answer does not tell its length, or another one: what was
-    told may be older than the content.
+    That costs a call, so only where the answer does not tell its length (a proxy may well have
+    ended what broke off), or another one: what was told may be older than the content.
     """
     if content.total is None:
-        return size is None and not content.is_bounded
+        return size is None
     return size is not None and size != content.total
 
 
@@ -174,8 +178,6 @@ def measured(content: Content, size: int | None) -> Content:
             message="nothing tells whether it is whole: the answer has no Content-Length, as after "
             "a proxy that drops it, and no size or digest is known"
         )
-    if content.is_encoded and content.is_bounded:
-        return content
     return evolve(content, total=size)
 
 

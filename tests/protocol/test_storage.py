@@ -205,7 +205,7 @@ def test_a_whole_answer_begins_at_the_beginning() -> None:
 
 @pytest.mark.parametrize("length", ["", "many", "-1", "1.5"])
 def test_an_untold_length_is_none(length: str) -> None:
-    content = read_blob(answer(b"", Content_Length=length, Connection="close"), done=0)
+    content = read_blob(answer(b"", Content_Length=length), done=0)
     assert content == Content(start=0, total=None, is_bounded=False)
 
 
@@ -216,19 +216,18 @@ def test_an_untold_length_is_none(length: str) -> None:
         ({"Transfer-Encoding": "chunked"}, True),
         ({"Transfer-Encoding": "gzip, Chunked "}, True),
         ({"Transfer-Encoding": "chunked", "Connection": "close"}, True),
-        ({"Transfer-Encoding": "chunked, gzip", "Connection": "close"}, False),
-        ({"Connection": " Close"}, False),
-        ({}, True),  # HTTP/2 has neither
+        ({"Transfer-Encoding": "chunked, gzip"}, False),
+        ({"Connection": "close"}, False),
+        ({"Connection": "keep-alive"}, False),
+        ({}, False),
     ],
 )
-@pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_an_answer_without_length_and_chunks_has_no_bounds(
-    headers: dict[str, str], is_bounded: bool, encoding: str
+    headers: dict[str, str], is_bounded: bool
 ) -> None:
-    told = {**headers, "Content-Encoding": encoding}
-    content = read_blob(answer(b"", 200, **told), done=0)
+    content = read_blob(answer(b"", 200, **headers), done=0)
     assert isinstance(content, Content)
-    assert (content.is_bounded, content.is_encoded) == (is_bounded, encoding == "gzip")
+    assert content.is_bounded is is_bounded
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_an_answer_without_length_and_chunks_has_no_bounds(
         (Content(start=0, total=9), None, False),
         (Content(start=0, total=9), 9, False),
         (Content(start=0, total=9), 8, True),  # what was told may be older than the content
-        (Content(start=0), None, False),
+        (Content(start=0), None, True),  # a proxy ends well what broke off before it
         (Content(start=0), 9, False),
         (Content(start=0, is_bounded=False), None, True),
         (Content(start=0, is_bounded=False), 9, False),
@@ -258,8 +257,6 @@ def test_the_size_is_asked_for_where_nothing_else_tells_the_length(
         (Content(start=0), None, None),  # its last chunk tells
         (Content(start=0, is_bounded=False), 9, 9),
         (Content(start=0, is_bounded=False, md5=MD5), None, None),
-        (Content(start=0, is_encoded=True), 9, None),  # 9 before or after the decoding?
-        (Content(start=0, is_encoded=True, is_bounded=False), 9, 9),
         (Content(start=0, total=0), 0, 0),
     ],
 )
