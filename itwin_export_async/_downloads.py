@@ -110,7 +110,9 @@ class Download:
         request = get_blob(address, done=part.done, etag=part.etag)
         try:
             async with self.session.stream_blob(request) as stream:
-                content = read_blob(stream.head, done=part.done)
+                content = read_blob(stream.head, done=part.done, etag=part.etag, total=part.total)
+                if content is None:
+                    return None
                 if isinstance(content, ExportError):
                     return _passing(content)
                 if measure is None or not needs_size(content, self.size):

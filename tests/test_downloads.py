@@ -81,6 +81,7 @@ async def test_a_store_without_ranges_starts_again(tmp_path: Path) -> None:
     ("answers", "reason"),
     [
         ((SIGNED, blob(0, 500), SIGNED, answer(412)), "changed while"),
+        ((SIGNED, blob(0, 500), SIGNED, blob(500, etag='"2"')), "changed while"),
         ((SIGNED, blob(0, 500), SIGNED, blob(400)), "another range"),
         ((SIGNED, blob(md5=digest(b"other"))), "does not fit its MD5: download it again"),
         ((SIGNED, answer(404)), "blob store refuses: 404"),
@@ -341,22 +342,36 @@ async def test_what_on_progress_raises_is_raised_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+class Breaking(Answers):
+    """Each of its answers from a blob store breaks where it would end."""
+
+    @asynccontextmanager
+    async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
+        async with super().stream(request) as stream:
+
+            async def chunks() -> AsyncIterator[bytes]:
+                async for chunk in stream.chunks:
+                    yield chunk
+                raise TransportError(message="reset")
+
+            yield BodyStream(head=stream.head, chunks=chunks())
+
+
 async def test_a_break_after_the_last_byte_is_no_break(tmp_path: Path) -> None:
-    class Breaking(Answers):
-        @asynccontextmanager
-        async def stream(self, request: Request, /) -> AsyncIterator[BodyStream]:
-            async with super().stream(request) as stream:
-
-                async def chunks() -> AsyncIterator[bytes]:
-                    async for chunk in stream.chunks:
-                        yield chunk
-                    raise TransportError(message="reset")
-
-                yield BodyStream(head=stream.head, chunks=chunks())
-
     async with ExportClient("t", transport=Breaking(SIGNED, blob())) as client:
         await client.storage.download("f1", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == FILE
+
+
+async def test_a_break_after_the_last_chunk_is_no_break_either(tmp_path: Path) -> None:
+    """Though nothing but the refusal to give more tells that it was the last."""
+    chunks = unbounded(Transfer_Encoding=CHUNKED, ETag='"1"', Content_MD5=digest(FILE))
+    no_more = answer(416, "<Error/>", Content_Range=f"bytes */{len(FILE)}")
+    transport = Breaking(chunks, no_more)
+    async with ExportClient("t", transport=transport) as client:
+        await client.storage.download_blob(BLOB, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == FILE
+    assert transport.requests[-1].headers["Range"] == f"bytes={len(FILE)}-"
 
 
 async def test_goes_that_get_no_further_come_to_an_end(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\.|$)", re.IGNORECASE)
 _LONGEST_NAME = 240  # bytes; file systems take 255, and `.part` and `-2` need some
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _COMPRESSED = re.compile(r"gzip|compress|deflate|br|zstd", re.IGNORECASE)
+_CHANGED = "the file changed while it was fetched"
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
@@ -92,11 +93,15 @@ class Content:
     is_bounded: bool = True
 
 
-def read_blob(response: Response, *, done: int) -> Content | ExportError:
-    """What the answer holds. A refusal is returned: an expired signature is asked for anew.
+def read_blob(
+    response: Response, *, done: int, etag: str | None = None, total: int | None = None
+) -> Content | ExportError | None:
+    """What the answer holds, None where nothing is missing after the `done` bytes that are here.
 
-    What comes compressed is refused: it is decoded on the way, so that nothing told of it fits what
-    arrives, and no decoder says that it broke off.
+    They are of the version `etag`, which has `total` of them, as far as that was told. A refusal is
+    returned: an expired signature is asked for anew. What comes compressed is refused: it is
+    decoded on the way, so that nothing told of it fits what arrives, and no decoder says that it
+    broke off.
     """
     match response.status:
         case 200 | 206 if _COMPRESSED.search(response.headers.get("Content-Encoding", "")):
@@ -107,14 +112,34 @@ def read_blob(response: Response, *, done: int) -> Content | ExportError:
         case 200:
             return _content(response, 0, _length(response))
         case 206:
-            found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if not found or int(found[1]) != done:
-                return DownloadError(message="the server sent another range than it was asked for")
-            return _content(response, done, int(found[2]))
+            return _rest(response, done, etag, total)
+        case 416 if done and total is None and _ends_at(done, response, etag):
+            return None
         case 412 | 416:
-            return DownloadError(message="the file changed while it was fetched")
+            return DownloadError(message=_CHANGED)
         case _:
             return refusal(response)
+
+
+def _rest(
+    response: Response, done: int, etag: str | None, total: int | None
+) -> Content | DownloadError:
+    """What a range holds. Caches may give that of another version, whatever was asked for."""
+    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if not found or int(found[1]) != done:
+        return DownloadError(message="the server sent another range than it was asked for")
+    rest = _content(response, done, int(found[2]))
+    if done and rest.etag is None:
+        return DownloadError(message="the server does not say of which version the rest is")
+    if done and (rest.etag != etag or total not in (None, rest.total)):
+        return DownloadError(message=_CHANGED)
+    return rest
+
+
+def _ends_at(done: int, response: Response, etag: str | None) -> bool:
+    """Whether the refusal of a range says that there is nothing behind it."""
+    told = response.headers.get("Content-Range"), response.headers.get("ETag", etag)
+    return told == (f"bytes */{done}", etag)
 
 
 def _length(response: Response) -> int | None:

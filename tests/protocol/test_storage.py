@@ -199,8 +199,9 @@ def test_the_blob_store_never_sees_the_token_or_compresses(done: int) -> None:
 
 def test_a_whole_answer_begins_at_the_beginning() -> None:
     response = answer(b"", Content_Length="100", ETag='"v1"')
+    whole = Content(start=0, total=100, etag='"v1"', md5=None)
     for done in (0, 7):
-        assert read_blob(response, done=done) == Content(start=0, total=100, etag='"v1"', md5=None)
+        assert read_blob(response, done=done, etag='"v0"', total=99) == whole
 
 
 @pytest.mark.parametrize("length", ["", "many", "-1", "1.5"])
@@ -283,7 +284,9 @@ def test_what_cannot_be_known_to_be_whole_is_refused(
 
 def test_the_rest_of_a_file_begins_where_it_stopped() -> None:
     response = answer(b"", 206, Content_Range="bytes 7-99/100", ETag='"v1"')
-    assert read_blob(response, done=7) == Content(start=7, total=100, etag='"v1"', md5=None)
+    rest = Content(start=7, total=100, etag='"v1"', md5=None)
+    for total in (None, 100):
+        assert read_blob(response, done=7, etag='"v1"', total=total) == rest
 
 
 @pytest.mark.parametrize(
@@ -293,11 +296,41 @@ def test_another_range_than_asked_for_is_an_error(range_: str) -> None:
     assert isinstance(read_blob(answer(b"", 206, Content_Range=range_), done=7), DownloadError)
 
 
-@pytest.mark.parametrize("status", [412, 416])
-def test_a_file_that_changed_is_an_error(status: int) -> None:
-    error = read_blob(answer(b"", status), done=7)
+@pytest.mark.parametrize(
+    ("status", "headers", "says"),
+    [
+        (412, {}, "changed"),
+        (416, {}, "changed"),
+        (416, {"Content-Range": "bytes */7"}, "changed"),  # it had 100
+        (206, {"ETag": '"v2"', "Content-Range": "bytes 7-99/100"}, "changed"),
+        (206, {"ETag": '"v1"', "Content-Range": "bytes 7-98/99"}, "changed"),
+        (206, {"ETag": 'W/"v1"', "Content-Range": "bytes 7-99/100"}, "of which version"),
+        (206, {"Content-Range": "bytes 7-99/100"}, "of which version"),
+    ],
+)
+def test_what_may_be_the_rest_of_another_file_is_an_error(
+    status: int, headers: dict[str, str], says: str
+) -> None:
+    error = read_blob(answer(b"", status, **headers), done=7, etag='"v1"', total=100)
     assert isinstance(error, DownloadError)
-    assert "changed" in str(error)
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_whole"),
+    [
+        ({"Content-Range": "bytes */7"}, True),
+        ({"Content-Range": "bytes */7", "ETag": '"v1"'}, True),
+        ({"Content-Range": "bytes */7", "ETag": '"v2"'}, False),
+        ({"Content-Range": "bytes */6"}, False),
+        ({"Content-Range": "bytes */8"}, False),
+    ],
+)
+def test_nothing_is_missing_where_the_file_ends_where_the_rest_was_to_begin(
+    headers: dict[str, str], is_whole: bool
+) -> None:
+    rest = read_blob(answer(b"", 416, **headers), done=7, etag='"v1"', total=None)
+    assert (rest is None) is is_whole
 
 
 def test_a_refusal_of_the_blob_store_is_returned() -> None:
@@ -322,6 +355,7 @@ def test_a_refusal_of_the_blob_store_is_returned() -> None:
 def test_only_a_digest_of_the_whole_file_counts(
     status: int, headers: dict[str, str], md5: bytes | None
 ) -> None:
-    content = read_blob(answer(b"", status, Content_Range="bytes 7-9/10", **headers), done=7)
+    told = {"Content-Range": "bytes 7-9/10", "ETag": '"v1"', **headers}
+    content = read_blob(answer(b"", status, **told), done=7, etag='"v1"')
     assert isinstance(content, Content)
     assert content.md5 == md5
