@@ -2,11 +2,12 @@
 
 It gets its final name only when its digest is right, where one was told, and it is on the disk. One
 writer at a time: the file is locked where the system has locks, so that two downloads to one place
-cannot mix. Nothing is written through a link: what it leads to may be dear to somebody. What comes
-is written at once while the disk is quick, because a moment's work is less than the way to a thread
-and back. After the first write that was slow, and wherever a digest is due, threads do it, a large
-piece at a time, beside the reading. A thread that outlives its cancelled caller finds the file
-closed and does nothing.
+cannot mix. Whoever tidies up meanwhile may make room for another download: what is moved or removed
+is always the file that was opened. Nothing is written through a link: what it leads to may be dear
+to somebody. What comes is written at once while the disk is quick, because a moment's work is less
+than the way to a thread and back. After the first write that was slow, and wherever a digest is
+due, threads do it, a large piece at a time, beside the reading. A thread that outlives its
+cancelled caller finds the file closed and does nothing.
 """
 
 import asyncio
@@ -136,7 +137,7 @@ class PartFile:
             if _is_locked(file):
                 file.close()
                 raise DownloadError(message="another download is writing it")
-            if _is_at(file, self._place):
+            if _is_at(file, self._place) and _obstacle(os.fstat(file.fileno())) is None:
                 break
             file.close()  # it was finished and moved away, or replaced, between opening and locking
         self._file = file
@@ -166,6 +167,9 @@ class PartFile:
             )
         self._file.flush()
         os.fsync(self._file.fileno())
+        if not _is_at(self._file, self._place):
+            name = self._place.name
+            raise DownloadError(message=f"{name} was removed or replaced while it grew: try again")
         _close_first(self._file)
         self._place.replace(self._path)
         self._file.close()
@@ -174,9 +178,12 @@ class PartFile:
     def _discard(self) -> None:
         with self._lock:
             if self._file is not None and not self._closed:
+                is_ours = _is_at(self._file, self._place)
                 with suppress(OSError):  # a full disk may refuse even what is thrown away
                     _close_first(self._file)
-                self._place.unlink(missing_ok=True)
+                with suppress(OSError):  # what went wrong before counts more
+                    if is_ours:
+                        self._place.unlink()
                 with suppress(OSError):
                     self._file.close()
             self._closed = True
@@ -252,9 +259,8 @@ def _close_first(file: BinaryIO) -> None:
 
 
 def _is_at(file: BinaryIO, place: Path) -> bool:
-    """Whether the open file is still the one at this place, and nothing else."""
+    """Whether the open file is still the one at this place."""
     try:
-        there = place.lstat()
-    except FileNotFoundError:
+        return os.path.samestat(os.fstat(file.fileno()), place.lstat())
+    except OSError:
         return False
-    return _obstacle(there) is None and os.path.samestat(os.fstat(file.fileno()), there)

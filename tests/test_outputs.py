@@ -237,6 +237,29 @@ async def test_outputs_of_one_name_get_numbers(tmp_path: Path) -> None:
     assert [path.name for path in named] == ["b.ifc", "b-2.ifc", "b-3.ifc"]
 
 
+async def test_an_output_that_is_called_as_a_part_does_not_grow_another(tmp_path: Path) -> None:
+    names = {"a": "x.ifc.part", "b": "x.ifc"}
+    tasks = [{"id": n, "state": "Completed", "exportOutputFileId": n} for n in names]
+    jobs = [{"id": "j", "state": "Completed", "tasks": tasks}]
+    run = {"id": "r1", "state": "Completed", "result": "Success", "jobs": jobs}
+
+    def serve(request: Request) -> Response:
+        *_, before, last = request.url.partition("?")[0].split("/")
+        if "blobs" in request.url:
+            return answer(200, last * 7, Content_Length="7")
+        if last == "download":
+            return answer(302, Location=f"https://blobs.example/{before}")
+        if before == "files":
+            return answer(200, json.dumps({"file": {"id": last, "displayName": names[last]}}))
+        return answer(200, json.dumps({"run": run}))
+
+    async with ExportClient("t", transport=Answers(serve)) as client:
+        for _ in range(2):  # the second time, the first one's files are there
+            paths = await client.run("c1", "r1").download(tmp_path)
+            assert [path.name for path in paths] == ["x.ifc.part_", "x.ifc"]
+            assert [path.read_text() for path in paths] == ["a" * 7, "b" * 7]
+
+
 async def test_a_file_without_a_composite_id_is_tried_as_it_is(tmp_path: Path) -> None:
     tasks = '[{"id": "t", "state": "Completed", "exportOutputFileId": "no-guid"}]'
     jobs = f'[{{"id": "j", "state": "Completed", "tasks": {tasks}}}]'

@@ -231,6 +231,62 @@ async def test_a_part_that_another_download_just_finished_is_not_touched(
     assert (tmp_path / "f").read_bytes() == SMALL
 
 
+@asynccontextmanager
+async def two_parts(path: Path) -> AsyncIterator[tuple[partfile.PartFile, partfile.PartFile]]:
+    """Two of one name, because somebody tidied up in between. The second is half done."""
+    async with part_of(path, Content(start=0)) as first:
+        path.with_name(path.name + ".part").unlink()
+        async with part_of(path, Content(start=0)) as second:
+            await second.add(SMALL[:5])
+            yield first, second
+
+
+async def test_a_part_of_another_download_does_not_get_the_final_name(tmp_path: Path) -> None:
+    async with two_parts(tmp_path / "f") as (first, second):
+        await first.add(SMALL)
+        with pytest.raises(DownloadError, match=r"f\.part was removed or replaced"):
+            await first.finish()
+        await first.close()
+        assert os.listdir(tmp_path) == ["f.part"]
+        await second.add(SMALL[5:])
+        await second.finish()
+    assert (tmp_path / "f").read_bytes() == SMALL
+
+
+async def test_a_download_that_fails_leaves_the_part_of_another_alone(tmp_path: Path) -> None:
+    async with two_parts(tmp_path / "f") as (first, second):
+        await first.close()
+        await second.add(SMALL[5:])
+        await second.finish()
+    assert (tmp_path / "f").read_bytes() == SMALL
+
+
+async def test_a_file_that_is_called_as_a_part_is_not_lost_with_it(tmp_path: Path) -> None:
+    async with part_of(tmp_path / "f", Content(start=0)) as part:
+        await bring(tmp_path / "f.part")
+        with pytest.raises(DownloadError, match="removed or replaced"):
+            await part.finish()
+    assert os.listdir(tmp_path) == ["f.part"]
+    assert (tmp_path / "f.part").read_bytes() == SMALL
+
+
+async def test_a_part_that_somebody_removes_at_last_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_at = partfile._is_at
+
+    def remove_then(file: BinaryIO, place: Path) -> bool:
+        was_there = is_at(file, place)
+        place.unlink()
+        return was_there
+
+    with pytest.raises(LookupError):
+        async with part_of(tmp_path / "f", Content(start=0)):
+            monkeypatch.setattr(partfile, "_is_at", remove_then)
+            raise LookupError
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
     """A file that is not to be touched."""
@@ -298,6 +354,23 @@ async def test_a_link_that_the_system_follows_is_seen_before_anything_is_written
     monkeypatch.setattr(partfile, "_check_place", check_first)
     with pytest.raises(DownloadError, match=r"f\.part is a symbolic link; remove it"):
         await bring(tmp_path / "f")
+
+
+@pytest.mark.usefixtures("victim")
+async def test_a_file_that_gets_the_name_before_the_opening_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = partfile._check_place
+
+    def check_first(place: Path) -> None:
+        check(place)
+        if not place.exists():
+            _further_name(place)
+
+    monkeypatch.setattr(partfile, "_check_place", check_first)
+    with pytest.raises(DownloadError, match="a file with another name besides; remove it"):
+        await bring(tmp_path / "f")
+    assert sorted(os.listdir(tmp_path)) == ["f.part", "victim"]
 
 
 @pytest.mark.usefixtures("victim")

@@ -236,8 +236,12 @@ def composite_id(itwin_id: str | None, file_id: str) -> str | None:
 
 
 def safe_name(display_name: str, *, fallback: str) -> str:
-    """A file name that stays in its folder and that every file system takes."""
-    return _cleaned(display_name) or _cleaned(fallback) or "output"
+    """A file name that stays in its folder and that every file system takes.
+
+    It does not end in `.part`, as the names of files do that are still growing.
+    """
+    name = _cleaned(display_name) or _cleaned(fallback) or "output"
+    return f"{name}_" if name.lower().endswith(".part") else name
 
 
 def _cleaned(text: str) -> str:

@@ -96,6 +96,9 @@ def test_what_is_no_guid_has_no_composite_id(container: str | None, own: str) ->
         ("conduit.ifc", "conduit.ifc"),
         ("a.ifc. .", "a.ifc"),
         ("a\x00b\n.ifc", "a_b_.ifc"),
+        ("a.ifc.part", "a.ifc.part_"),
+        ("a.PART", "a.PART_"),
+        (".part", ".part_"),
         ("", "f1"),
         (".", "f1"),
         ("..", "f1"),
@@ -120,6 +123,7 @@ nasty = st.text() | st.lists(
 @example("x" * 199 + ". y.ifc", "f")
 @example("a .", "f")
 @example("\ud800.ifc", "f")
+@example("x" * 235 + ".part" + "y" * 21, "f")
 def test_any_name_stays_in_its_folder_and_fits_any_file_system(
     display_name: str, fallback: str
 ) -> None:
@@ -131,6 +135,7 @@ def test_any_name_stays_in_its_folder_and_fits_any_file_system(
     assert not PureWindowsPath(name).drive
     assert not set(name) & set('\x00/\\<>:"|?*')
     assert name == name.strip().rstrip(".")
+    assert not name.lower().endswith(".part")
     assert len(f"{name}.part".encode()) <= 255
 
 
