@@ -43,6 +43,7 @@ def blob(start: int = 0, stop: int | None = None, *, etag: str = '"1"', md5: str
 
 
 SIGNED = answer(302, Location="https://blobs.example/f?sig=a%2Fb%2Bc%3D")
+SHORTER = answer(206, "rest", ETag='"1"', Content_Range="bytes 500-503/504")
 
 
 async def fetch(path: Path, *answers: Answer) -> Answers:
@@ -82,6 +83,7 @@ async def test_a_store_without_ranges_starts_again(tmp_path: Path) -> None:
     [
         ((SIGNED, blob(0, 500), SIGNED, answer(412)), "changed while"),
         ((SIGNED, blob(0, 500), SIGNED, blob(500, etag='"2"')), "changed while"),
+        ((SIGNED, blob(0, 500), SIGNED, SHORTER), "changed while"),
         ((SIGNED, blob(0, 500), SIGNED, blob(400)), "another range"),
         ((SIGNED, blob(md5=digest(b"other"))), "does not fit its MD5: download it again"),
         ((SIGNED, answer(404)), "blob store refuses: 404"),

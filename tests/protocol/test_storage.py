@@ -294,6 +294,16 @@ def test_the_rest_of_a_file_begins_where_it_stopped() -> None:
         assert read_blob(response, done=7, etag='"v1"', total=total) == rest
 
 
+def test_a_range_that_begins_at_the_beginning_is_the_rest_of_nothing() -> None:
+    for etag in (None, '"v2"'):
+        told = {} if etag is None else {"ETag": etag}
+        response = answer(b"", 206, **{"Content-Range": "bytes 0-99/100", **told})
+        content = read_blob(response, done=0, etag='"v1"', total=99)
+        assert content == Content(start=0, total=100, etag=etag)
+    refusal = answer(b"", 416, **{"Content-Range": "bytes */0"})
+    assert isinstance(read_blob(refusal, done=0), DownloadError)
+
+
 @pytest.mark.parametrize(
     "range_", ["", "bytes 8-99/100", "bytes */100", "bytes 7-99/*", "7-99/100"]
 )
