@@ -24,6 +24,7 @@ from itwin_export_async._partfile import PartFile
 from itwin_export_async._progress import Progress, report
 from itwin_export_async._protocol.storage import (
     Content,
+    SizesDiffer,
     get_blob,
     measured,
     needs_size,
@@ -116,28 +117,28 @@ class Download:
                 if isinstance(content, ExportError):
                     return _passing(content)
                 if measure is None or not needs_size(content, self.size):
-                    await self._take(measured(content, self.size), stream.chunks, part)
-                    return _amiss(part)
+                    return await self._take(measured(content, self.size), stream.chunks, part)
         except TransportError as error:
             return None if part.done == part.total else error
         self.size = await measure()
         return await self._go(address, part, None)
 
-    async def _take(self, content: Content, chunks: AsyncIterator[bytes], part: PartFile) -> None:
+    async def _take(
+        self, content: Content, chunks: AsyncIterator[bytes], part: PartFile
+    ) -> DownloadError | None:
+        """Add what comes: None when that is all, what is amiss otherwise."""
         await part.begin(content)
         async for piece in chunks:
             await part.add(piece)
+            if part.total is not None and part.done > part.total:
+                raise SizesDiffer(
+                    message=f"more bytes came than the {part.total} that Storage tells of: "
+                    "the file may be changing"
+                )
             await report(self.on_progress, part.done, part.total)
-
-
-def _amiss(part: PartFile) -> DownloadError | None:
-    """What is wrong with what came to its end, None when it is all that there is."""
-    if part.total is None or part.done == part.total:
-        return None
-    amiss = DownloadError(message=f"{part.done} of {part.total} bytes came")
-    if part.done > part.total:  # no further go takes any away
-        raise amiss
-    return amiss
+        if part.total in (None, part.done):
+            return None
+        return DownloadError(message=f"{part.done} of {part.total} bytes came")
 
 
 def _said(error: ExportError) -> str:

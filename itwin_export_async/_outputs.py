@@ -1,9 +1,10 @@
 """The output files of a finished run, to disk from Storage or from the caller's own blob.
 
-A file may not be readable at once after the end, in Storage or in the blob store behind it, and the
-id that the run tells may be a part of the one that Storage knows. So each round tries the id as
-given, then, unless Storage knows that, the composite of the iTwin's id and it; rounds go on for a
-while. What keeps the composite from being found ends nothing: it may not be needed.
+A file may not be readable at once after the end, in Storage or in the blob store behind it, or one
+of them may know an earlier length of it; and the id that the run tells may be a part of the one
+that Storage knows. So each round tries the id as given, then, unless Storage knows that, the
+composite of the iTwin's id and it; rounds go on for a while. What keeps the composite from being
+found ends nothing: it may not be needed.
 """
 
 import asyncio
@@ -18,7 +19,13 @@ from itwin_export_async._models import Connection, Run
 from itwin_export_async._progress import Progress
 from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.runs import Service, get_connection, read_connection
-from itwin_export_async._protocol.storage import composite_id, has_output, outputs_of, safe_name
+from itwin_export_async._protocol.storage import (
+    SizesDiffer,
+    composite_id,
+    has_output,
+    outputs_of,
+    safe_name,
+)
 from itwin_export_async._session import Session
 from itwin_export_async._storage import StorageClient, fetch_file, is_folder
 
@@ -27,7 +34,8 @@ log = logging.getLogger(__name__)
 PATIENCE = 30.0
 
 Missing = NotFound | DownloadError
-"""How an output is not there (yet): unknown to Storage, or known and nothing in the blob store."""
+"""How an output is not there (yet): unknown to Storage, or known, and nothing in the blob store or
+something of another length."""
 
 Attempt = Callable[[], Awaitable[Path | Missing]]
 """Brings an output to disk, or says how it is not there."""
@@ -126,8 +134,8 @@ class Outputs:
     async def _patiently(self, attempts: Sequence[Attempt]) -> Path | Missing:
         """What the first attempt brings that brings anything, or what the last one met in time.
 
-        An attempt that finds the file known, and nothing in it, is the last of its round. The last
-        round begins when the time is over: a slow answer does not count as patience.
+        An attempt that finds the file known is the last of its round. The last round begins when
+        the time is over: a slow answer does not count as patience.
         """
         clock = asyncio.get_running_loop().time
         ends, pause = clock() + self._patience, 1.0
@@ -180,7 +188,7 @@ async def _met(fetch: Callable[[], Awaitable[Path]]) -> Path | Missing:
             raise
         return error
     except DownloadError as error:
-        if isinstance(error.__cause__, NotFound):
+        if isinstance(error, SizesDiffer) or isinstance(error.__cause__, NotFound):
             return error
         raise
 

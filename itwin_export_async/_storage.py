@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from attrs import evolve
+
 from itwin_export_async._downloads import Download
 from itwin_export_async._errors import DownloadError
 from itwin_export_async._models import StoredFile
@@ -153,7 +155,7 @@ async def fetch_file(
     """Bring a file of Storage to this path. `size`: the bytes it has, None when not known yet.
 
     Raises as `StorageClient.download`. The `DownloadError` comes from a `NotFound` where Storage
-    knows the file and the blob store does not.
+    knows the file and the blob store does not, and is `SizesDiffer` where they know it differently.
     """
 
     async def locate() -> str:
@@ -172,7 +174,7 @@ async def fetch_file(
 
 def _named(error: DownloadError, file_id: str, path: Path) -> DownloadError:
     place = error.destination or str(path)  # the folder, where that is the trouble
-    return DownloadError(message=error.message, file_id=file_id, destination=place)
+    return evolve(error, file_id=file_id, destination=place)
 
 
 def is_folder(destination: str | os.PathLike[str]) -> bool:

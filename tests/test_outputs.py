@@ -157,12 +157,71 @@ async def test_a_content_that_is_cut_off_is_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class Late(Answers):
+    """Storage learns only after a while how long an output is. `headers`: those of its content."""
+
+    def __init__(self, until: float, **headers: str) -> None:
+        super().__init__(self._serve)
+        self._clock = asyncio.get_running_loop().time
+        self._until = self._clock() + until
+        self._content = answer(200, "content", **headers)
+
+    def _serve(self, request: Request) -> Response:
+        if "blobs" in request.url:
+            return self._content
+        if request.url.endswith("/download"):
+            return SIGNED
+        if "/files/" in request.url:
+            size = 0 if self._clock() < self._until else 7
+            told = {"id": "f1", "displayName": "a.ifc", "size": size}
+            return answer(200, json.dumps({"file": told}))
+        tasks = [{"id": "t", "state": "Completed", "exportOutputFileId": "f1"}]
+        jobs = [{"id": "j", "state": "Completed", "tasks": tasks}]
+        run = {"id": "r1", "state": "Completed", "result": "Success", "jobs": jobs}
+        return answer(200, json.dumps({"run": run}))
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "7"}, {}, {"Transfer-Encoding": "chunked"}])
+async def test_a_size_that_comes_later_than_the_content_is_waited_for(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    for place in (tmp_path, tmp_path / "b.ifc"):
+        async with ExportClient("t", transport=Late(5, **headers)) as client:
+            (path,) = await client.run("c1", "r1").download(place)
+        assert path.read_text() == "content"
+
+
+async def test_a_size_that_stays_another_is_told_at_last(tmp_path: Path) -> None:
+    before = asyncio.get_running_loop().time()
+    async with ExportClient("t", transport=Late(1000, Content_Length="7")) as client:
+        with pytest.raises(
+            DownloadError, match=r"has 7 bytes, and Storage tells of 0: .*, still 30 s after"
+        ) as caught:
+            await client.run("c1", "r1").download(tmp_path)
+    assert 30 <= asyncio.get_running_loop().time() - before < 40
+    assert (caught.value.file_id, caught.value.destination) == ("f1", str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 async def test_slow_answers_do_not_use_the_patience_up(
     run: RunHandle, emulator: Emulator, tmp_path: Path
 ) -> None:
     missing = answer(404, '{"error": {"code": "FileNotFound", "message": "not yet"}}')
     emulator.script("get_file", *[missing] * 3, late=20.0)
     assert await run.download(tmp_path) == [tmp_path / "Bridge.ifc"]
+
+
+async def test_an_id_that_storage_comes_to_know_is_not_tried_as_a_composite(
+    run: RunHandle, emulator: Emulator, tmp_path: Path
+) -> None:
+    """Nor is it said to be unknown, when there is no content in the end."""
+    emulator.script("get_file", *[answer(404, "{}")] * 3)  # as given, and both ways once
+    emulator.script("get_blob", *[NOT_THERE] * 100)
+    with pytest.raises(DownloadError, match=r"blob store refuses: 404 .* still 30 s after"):
+        await run.download(tmp_path)
+    assert run.last is not None
+    asked = [record for record in emulator.requests if record.operation == "get_file"]
+    assert len([r for r in asked if run.last.output_file_ids[0] not in r.path]) == 1
 
 
 async def test_an_id_that_storage_does_not_know_is_tried_as_a_composite(

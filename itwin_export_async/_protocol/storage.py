@@ -185,17 +185,21 @@ def needs_size(content: Content, size: int | None) -> bool:
     return size is not None and size != content.total
 
 
+class SizesDiffer(DownloadError):
+    """The blob store and Storage tell of different lengths: one of them may be late."""
+
+
 def measured(content: Content, size: int | None) -> Content:
     """The content with its length by Storage where its answer tells none. `size` None: not told.
 
-    Raises a `DownloadError` where the two contradict each other, and where nothing could tell a
-    file from the beginning of one.
+    Raises `SizesDiffer` where the two contradict each other, and a `DownloadError` where nothing
+    could tell a file from the beginning of one.
     """
     if content.total is not None:
         if size is not None and size != content.total:
-            raise DownloadError(
+            raise SizesDiffer(
                 message=f"the blob store has {content.total} bytes, and Storage tells of {size}: "
-                "the file may be changing; try again later"
+                "the file may be changing"
             )
         return content
     if size is None and content.md5 is None and not content.is_bounded:
