@@ -47,6 +47,7 @@ from itwin_export_async._protocol.storage import made_nothing
 from itwin_export_async._runs import OnUpdate, RunDesk, RunHandle
 from itwin_export_async._session import Session
 from itwin_export_async._starting import IfActive, checked_if_active, export_starter, own_blob
+from itwin_export_async._storage import check_destination
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ class Export:
     async def _look_at_places(self) -> None:
         """See that the destination is free, and whether what was put there is still there."""
         files, places, owner = self.entry.files, self.terms.places, self._owner
+        check_destination(self.request.destination)
         if places is not None:
             places.check(self.request.destination, owner)
         if self.entry.state is not State.IN_PLACE:

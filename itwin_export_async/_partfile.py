@@ -131,6 +131,7 @@ class PartFile:
 
     def _open(self) -> None:
         make_folder(self._path.parent)
+        check_target(self._path)
         while True:
             _check_place(self._place)
             file = _opened(self._place)
@@ -205,6 +206,22 @@ def make_folder(folder: Path) -> None:
         ) from exc
 
 
+def check_target(path: Path) -> None:
+    """Raise a `DownloadError` where something has this name that no file may replace.
+
+    A file may replace a file, and a link to one or to nothing, not what the link leads to; but not
+    a device, a pipe or a folder, nor a link to any, such as `/dev/stdout`.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # there is nothing, or the writing will tell what is wrong
+        return
+    if not stat.S_ISREG(mode):
+        raise DownloadError(
+            message=f"cannot be written: it is {_kind(mode)}", destination=str(path)
+        )
+
+
 async def _ended(writing: asyncio.Future[None]) -> None:
     try:
         await writing
@@ -216,10 +233,14 @@ def _unwritable(exc: OSError) -> DownloadError:
     return DownloadError(message=f"cannot be written: {exc.strerror}")
 
 
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "neither file nor folder")
+
+
 def _obstacle(status: os.stat_result) -> str | None:
     """What it is, when it is more than a file that has this one name."""
     if not stat.S_ISREG(status.st_mode):
-        return _KINDS.get(stat.S_IFMT(status.st_mode), "neither file nor folder")
+        return _kind(status.st_mode)
     return "a file with another name besides" if status.st_nlink > 1 else None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from itwin_export_async._errors import DownloadError
+from itwin_export_async._partfile import check_target
 from itwin_export_async._protocol.ledger import PlacedFile
 from itwin_export_async._runs import RunHandle
 from itwin_export_async._storage import is_folder
@@ -74,6 +75,7 @@ class Places:
             while place in moved or not self.claim([place], owner):
                 number += 1
                 place = folder / f"{path.stem}-{number}{path.suffix}"
+            check_target(place)
             moved.append(path.replace(place))
         return moved
 

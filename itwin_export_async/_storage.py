@@ -11,7 +11,7 @@ from itwin_export_async._downloads import Download
 from itwin_export_async._errors import DownloadError
 from itwin_export_async._models import StoredFile
 from itwin_export_async._paging import Listing
-from itwin_export_async._partfile import make_folder
+from itwin_export_async._partfile import check_target, make_folder
 from itwin_export_async._progress import Progress
 from itwin_export_async._protocol.addresses import can_be_used
 from itwin_export_async._protocol.folders import (
@@ -181,6 +181,12 @@ def is_folder(destination: str | os.PathLike[str]) -> bool:
     """Whether a destination means a folder: it is one, or ends with a separator."""
     text = os.fspath(destination)
     return text.endswith(("/", os.sep)) or os.path.isdir(text)
+
+
+def check_destination(destination: str) -> None:
+    """Raise a `DownloadError` if the destination is what no file may replace."""
+    if not is_folder(destination):
+        check_target(Path(destination))
 
 
 async def prepare_folder(folder: Path) -> None:

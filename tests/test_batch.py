@@ -156,6 +156,25 @@ async def test_equal_names_in_one_folder_get_numbers(
     assert sorted(p.name for p in folder.iterdir()) == names
 
 
+async def test_what_no_file_may_replace_fails_alone(
+    client: ExportClient, emulator: Emulator, make: Make, tmp_path: Path
+) -> None:
+    """Also where only the output's name leads to it."""
+    taken, named, good = make(3)
+    os.mkfifo(tmp_path / "pipe")
+    taken = evolve(taken, destination=tmp_path / "pipe")
+    named = evolve(named, destination=f"{tmp_path}/out/")
+    (tmp_path / "out/iModel 1.ifc").mkdir(parents=True)
+    outcomes = {o.request.key: o for o in await collect(client, [taken, named, good])}
+    check(emulator, outcomes["k2"])
+    for key, what in (("k0", "neither file nor folder"), ("k1", "a folder")):
+        error = outcomes[key].error
+        assert isinstance(error, DownloadError)
+        assert error.message == f"cannot be written: it is {what}"
+    assert (tmp_path / "pipe").is_fifo()
+    assert emulator.count("download_file") == 2
+
+
 async def test_a_file_that_another_request_took_is_fetched_again_under_another_name(
     client: ExportClient, emulator: Emulator, tmp_path: Path, path: Path
 ) -> None:

@@ -94,6 +94,17 @@ def test_one_export_ends_with_its_file(service: Service, tmp_path: Path) -> None
     assert "Success" in err
 
 
+def test_what_no_file_may_replace_is_told_before_anything_is_sent(
+    service: Service, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "f")
+    imodel_id = service.emulator.add_imodel("Bridge")
+    code, out, err = invoke("run", imodel_id, "-o", str(tmp_path / "f"))
+    assert (code, out) == (1, "")
+    assert "cannot be written: it is neither file nor folder" in " ".join(err.split())
+    assert service.emulator.requests == []
+
+
 @pytest.mark.parametrize("words", [[], ["--synchronization"]])
 def test_a_consent_that_lacks_is_exit_code_4(service: Service, words: list[str]) -> None:
     assert invoke("authorize", *words)[0] == 0

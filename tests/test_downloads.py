@@ -299,6 +299,16 @@ async def test_an_address_that_is_not_safe_is_not_fetched(tmp_path: Path, locati
         await fetch(tmp_path / "f", answer(302, Location=location))
 
 
+async def test_what_no_file_may_replace_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    transport = Answers(SIGNED, blob())
+    async with ExportClient("t", transport=transport) as client:
+        with pytest.raises(DownloadError, match="f: cannot be written: it is neither") as caught:
+            await client.storage.download("f1", tmp_path / "f")
+    assert caught.value.destination == str(tmp_path / "f")
+    assert transport.requests == []
+
+
 async def test_a_name_from_the_service_stays_in_the_folder(tmp_path: Path) -> None:
     named = answer(200, '{"file": {"id": "f1", "displayName": "../../etc/passwd"}}')
     transport = Answers(named, SIGNED, blob())

@@ -1,6 +1,7 @@
 """One export in one line: connection, run, wait and download."""
 
 import asyncio
+import os
 import pickle
 from pathlib import Path
 
@@ -40,6 +41,16 @@ async def test_an_imodel_comes_to_disk(
     )
     assert outcome.connection_id == outcome.run.connection_id
     assert pickle.loads(pickle.dumps(outcome)) == outcome
+
+
+async def test_what_no_file_may_replace_is_told_before_anything_is_sent(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(DownloadError, match="f: cannot be written: it is neither file nor folder"):
+        await client.export_imodel(emulator.add_imodel(), tmp_path / "f")
+    assert (tmp_path / "f").is_fifo()
+    assert emulator.requests == []
 
 
 async def test_the_connection_is_made_once_and_under_its_name(

@@ -330,6 +330,46 @@ async def test_what_is_no_file_of_its_own_is_not_written_to(
     assert os.path.samestat((tmp_path / "f.part").lstat(), there)
 
 
+def _link_to_a_device(file: Path) -> None:
+    file.symlink_to(os.devnull)
+
+
+def _link_to_a_folder(file: Path) -> None:
+    file.symlink_to(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("put", "what"),
+    [
+        (os.mkfifo, "neither file nor folder"),
+        (_link_to_a_device, "neither file nor folder"),
+        (Path.mkdir, "a folder"),
+        (_link_to_a_folder, "a folder"),
+    ],
+)
+async def test_what_no_file_may_replace_has_its_place_for_good(
+    tmp_path: Path, put: Callable[[Path], None], what: str
+) -> None:
+    put(tmp_path / "f")
+    there = (tmp_path / "f").lstat()
+    with pytest.raises(DownloadError, match=rf"f: cannot be written: it is {what}"):
+        await bring(tmp_path / "f")
+    assert os.listdir(tmp_path) == ["f"]
+    assert os.path.samestat((tmp_path / "f").lstat(), there)
+
+
+@pytest.mark.usefixtures("victim")
+@pytest.mark.parametrize("put", [_link, _dangling_link, _further_name])
+async def test_a_file_replaces_a_link_and_not_what_it_leads_to(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    put(tmp_path / "f")
+    await bring(tmp_path / "f")
+    assert not (tmp_path / "f").is_symlink()
+    assert (tmp_path / "f").read_bytes() == SMALL
+    assert sorted(os.listdir(tmp_path)) == ["f", "victim"]
+
+
 @pytest.mark.usefixtures("victim")
 async def test_a_link_that_comes_before_the_opening_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

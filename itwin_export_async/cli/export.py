@@ -23,7 +23,7 @@ from itwin_export_async._protocol.addresses import checked_id
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.storage import made_nothing
 from itwin_export_async._starting import checked_if_active
-from itwin_export_async._storage import is_folder, prepare_folder
+from itwin_export_async._storage import check_destination, is_folder, prepare_folder
 from itwin_export_async.cli.board import Board, shown
 from itwin_export_async.cli.ending import FAULTS, say
 from itwin_export_async.cli.lines import line_of
@@ -48,6 +48,7 @@ class Delivery:
         """Make the folders that will be written to, or raise what is wrong with the places."""
         output = Path(self.output)
         await prepare_folder(output if is_folder(self.output) else output.parent)
+        check_destination(self.output)
         if self.report is not None:
             await prepare_report(self.report)
 
