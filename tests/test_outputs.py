@@ -412,9 +412,10 @@ async def test_a_folder_that_cannot_be_written_is_named(
     before = len(emulator.requests)
     with pytest.raises(DownloadError, match=r"file/deeper: the folder cannot be written: Not a"):
         await run.download(tmp_path / "file/deeper/x.ifc")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(DownloadError, match="Permission denied"):
-        await run.download(tmp_path / "x.ifc")
+    for lacking in (os.W_OK, os.X_OK):  # without the second, no file in it can be opened
+        monkeypatch.setattr(os, "access", lambda _, mode, lacking=lacking: not mode & lacking)
+        with pytest.raises(DownloadError, match="folder cannot be written: Permission denied"):
+            await run.download(tmp_path / "x.ifc")
     assert len(emulator.requests) == before
 
 
