@@ -179,7 +179,8 @@ class PartFile:
     def _discard(self) -> None:
         with self._lock:
             if self._file is not None and not self._closed:
-                is_ours = _is_at(self._file, self._place)
+                # what was closed first, nobody could remove while it was open
+                is_ours = self._file.closed or _is_at(self._file, self._place)
                 with suppress(OSError):  # a full disk may refuse even what is thrown away
                     _close_first(self._file)
                 with suppress(OSError):  # what went wrong before counts more
