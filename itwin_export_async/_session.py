@@ -156,7 +156,7 @@ class Session:
         """
         policy = retry or self.retry
         send = partial(self._authorized, policy=policy, is_poll=is_poll)
-        return await self._persist(self._addressed(request), policy, send)
+        return await self._persist(request, policy, send)
 
     async def send_blob(self, request: Request) -> Response:
         """The answer of a blob store, repeated as `send` does; the address is signed: no token."""
@@ -197,7 +197,7 @@ class Session:
                 return settled(outcome, None if doubtful is None else loop.time() - doubtful)
             if doubtful is None and leaves_doubt(outcome):
                 doubtful = sent
-            said = described(request, outcome)
+            said = described(outcome)
             log.info("%s; attempt %d again in %.1f s", said, attempt, wait)
             event("retry", reason=said, attempt=attempt, wait=wait)
             await asyncio.sleep(wait)
@@ -229,9 +229,10 @@ class Session:
 
         The token is that of the moment when it goes: an older one may have been refused meanwhile.
         """
+        url = self._address(request)
         while True:
             if self._gate.pause_left > policy.max_retry_after:
-                return "", self._still_refused(request)
+                return "", self._still_refused(request.method, url)
             is_probe = await self._gate.enter(is_poll=is_poll)
             counted = clears = False
             try:
@@ -241,8 +242,9 @@ class Session:
                 counted = True
                 self._calls += 1
                 self._polls += is_poll
-                headers = {**request.headers, "Authorization": f"Bearer {token}"}
-                outcome = await self._once(request.sent_to(request.url, headers))
+                own = {"Authorization": f"Bearer {token}"}
+                headers = {**self._headers, **request.headers, **own}
+                outcome = await self._once(request.sent_to(url, headers))
                 counted = not isinstance(outcome, TransportError) or outcome.sent
                 if not is_trouble(outcome):
                     self._budget = self._budget.earned()
@@ -265,11 +267,11 @@ class Session:
         if (room := remaining_calls(response.headers)) is not None:
             self._gate.tell_room(room)
 
-    def _still_refused(self, request: Request) -> Response:
+    def _still_refused(self, method: str, url: str) -> Response:
         """The refusal that holds for all, as the answer to this request; it is not sent."""
         headers = CIMultiDict(self._refusal.headers)
         headers["Retry-After"] = str(max(1, ceil(self._gate.pause_left)))
-        return evolve(self._refusal, headers=headers, method=request.method, url=request.url)
+        return evolve(self._refusal, headers=headers, method=method, url=url)
 
     async def _once(self, request: Request) -> Outcome:
         seconds = self._timeout + len(request.body or b"") / _SLOWEST
@@ -286,14 +288,15 @@ class Session:
                 message=f"none within {seconds:.4g} s", method=request.method, url=request.url
             )
 
-    def _addressed(self, request: Request) -> Request:
-        url, headers = request.url, {**self._headers, **request.headers}
+    def _address(self, request: Request) -> str:
+        """Where the request goes, with the token: to the API itself."""
+        url = request.url
         if url.startswith("/"):
-            url = self.base_url + url
-        elif origin(url) != self._origin:
+            return self.base_url + url
+        if origin(url) != self._origin:
             raise ProtocolError(
                 message=f"{without_query(url)} is not on {self.base_url}, so it gets no token",
                 method=request.method,
                 url=url,
             )
-        return request.sent_to(url, headers)
+        return url

@@ -22,8 +22,9 @@ _PORTS = {"https": 443, "http": 80}
 
 def segment(name: str, value: Any) -> str:
     """An id as one path segment. `name` is what the caller knows it by."""
-    checked = checked_id(name, value)
-    return checked if _PLAIN.fullmatch(checked) else quote(checked, safe="")
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value
+    return quote(checked_id(name, value), safe="")
 
 
 def checked_id(name: str, value: Any) -> str:

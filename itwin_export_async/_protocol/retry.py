@@ -168,8 +168,8 @@ def settled(outcome: Outcome, doubt: float | None) -> Response:
     return outcome if doubt is None else evolve(outcome, doubt=doubt)
 
 
-def described(request: Request, outcome: Outcome) -> str:
+def described(outcome: Outcome) -> str:
     """What came of a request, for a log: nothing secret."""
     if isinstance(outcome, TransportError):
         return str(outcome)
-    return f"{outcome.status} for {request.method} {without_query(request.url)}"
+    return f"{outcome.status} for {outcome.method} {without_query(outcome.url)}"
