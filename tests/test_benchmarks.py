@@ -252,6 +252,7 @@ TINY: dict[ModuleType, Any] = {
         medians=(20.0,),
         histories={0: 1, 5: 1, 50: 1},
         bound_histories=1,
+        between=2,
     ),
     transfer: transfer.Effort(in_memory=(1,), on_disk=(1,), rounds=1, large=1),
 }
@@ -273,7 +274,14 @@ def test_each_benchmark_comes_to_a_report(name: str, tmp_path: Path) -> None:
 
 def test_batches_are_never_faster_than_their_bound() -> None:
     report = batch.run(batch.Effort(exports=3))
-    assert all(goal.measured >= 1 for goal in report.goals if "makespan" in goal.what)
+    ratio = report.head.index("ratio")
+    assert [row[0] for row in report.rows] == [batch.OURS, batch.AGAIN, batch.NAIVE] * 4
+    assert all(float(row[ratio]) >= 1 for row in report.rows)
+
+
+def test_the_second_batch_finds_the_connections_of_the_first() -> None:
+    calls = {row[0]: int(row[-2]) for row in batch.run(batch.Effort(exports=3)).rows}
+    assert calls[batch.AGAIN] < calls[batch.OURS]
 
 
 @pytest.mark.real_time
