@@ -6,6 +6,7 @@ follow once that was not refused too.
 
 import asyncio
 import logging
+from math import inf
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from itwin_export_async._protocol.rate import Line, RateLimit, Windows
@@ -31,7 +32,8 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self._free = at_once  # how many more may be under way
         self._windows = windows
-        self._line: Line[asyncio.Future[bool]] = Line()
+        self._line: Line[asyncio.Future[bool | None]] = Line()
+        self._patience: dict[asyncio.Future[bool | None], float] = {}  # of those in the line
         self._paused_until = 0.0
         self._probing = False
         self._is_clear = True  # False from a 429 until a probe was not refused
@@ -59,27 +61,36 @@ class Gate:
             log.warning("the service refuses calls (429): pausing all for %.1f s", seconds)
             self._paused_until = until
         self._is_clear = False
+        self._send_away()
         self._admit()
 
     def tell_room(self, room: int) -> None:
         """Take the service's word for how many calls are left in this minute."""
         self._windows.tell_room(room, self._loop.time())
 
-    async def enter(self, *, is_poll: bool) -> bool:
-        """Wait for the turn to go, and say whether it goes as a probe. `leave` has to follow."""
+    async def enter(self, *, is_poll: bool, patience: float = inf) -> bool | None:
+        """Wait for the turn to go, and say whether it goes as a probe. `leave` has to follow.
+
+        None, and nothing to leave, where a pause after a 429 has more than `patience` seconds left.
+        """
+        if self.pause_left > patience:
+            return None
         if not self._line and self._may_go():
             return self._begin()
-        turn: asyncio.Future[bool] = self._loop.create_future()
+        turn: asyncio.Future[bool | None] = self._loop.create_future()
+        self._patience[turn] = patience
         self._line.join(turn, is_poll=is_poll)
         self._admit()
         try:
             return await turn
         except asyncio.CancelledError:
             self._line.leave(turn)
-            let_in = turn.done() and not turn.cancelled() and turn.exception() is None
-            if let_in:  # but it is gone
-                self.leave(is_probe=turn.result(), counted=False, clears=False)
+            is_probe = None if turn.cancelled() or turn.exception() else turn.result()
+            if is_probe is not None:  # it was let in, but it is gone
+                self.leave(is_probe=is_probe, counted=False, clears=False)
             raise
+        finally:
+            del self._patience[turn]
 
     def leave(self, *, is_probe: bool, counted: bool, clears: bool) -> None:
         """A request has come to its end.
@@ -94,7 +105,26 @@ class Gate:
         self._admit()
 
     async def close(self) -> None:
-        """End what it does beside the requests."""
+        """Turn away whoever waits."""
+        self._turn_away()
+        self._admit()
+
+    def _send_away(self) -> None:
+        """Whoever has less patience than the pause lasts leaves the line."""
+        left = self.pause_left
+        for turn in [turn for turn in self._line if self._patience[turn] < left]:
+            self._line.leave(turn)
+            if not turn.done():
+                turn.set_result(None)
+
+    def _turn_away(self) -> None:
+        for turn in self._line:
+            if not turn.done():
+                turn.set_exception(self._refusal())
+        self._line = Line()
+
+    def _refusal(self) -> RuntimeError:
+        return RuntimeError("the client was closed")
 
     def _begin(self) -> bool:
         self._free -= 1

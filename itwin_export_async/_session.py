@@ -231,9 +231,9 @@ class Session:
         """
         url = self._address(request)
         while True:
-            if self._gate.pause_left > policy.max_retry_after:
+            is_probe = await self._gate.enter(is_poll=is_poll, patience=policy.max_retry_after)
+            if is_probe is None:
                 return "", self._still_refused(request.method, url)
-            is_probe = await self._gate.enter(is_poll=is_poll)
             counted = clears = False
             try:
                 token = await self._tokens.get()

@@ -11,6 +11,7 @@ from itwin_export_async import (
     Request,
     Response,
     RetryPolicy,
+    RunTimeout,
     Session,
     Spent,
     TransportError,
@@ -170,6 +171,48 @@ async def test_a_long_refusal_is_everybodys_without_being_sent() -> None:
             assert caught.value.retry_after == pytest.approx(seconds, abs=1)
             assert caught.value.url.endswith("/connections/c1/runs/r1")
             await asyncio.sleep(100)
+    assert len(transport.at) == 1
+
+
+async def test_a_long_refusal_is_told_at_once_to_all_who_wait_for_their_turn() -> None:
+    transport = Timed(answer(429, retry_after="1000"), takes=0.1)
+    async with ExportClient("t", transport=transport) as client:
+        looks = (client.get_run("c1", f"r{number}") for number in range(200))
+        told = await asyncio.gather(*looks, return_exceptions=True)
+        assert now() < 1
+    assert [type(error) for error in told] == [RateLimited] * 200
+    assert len(transport.at) == REQUESTS_AT_ONCE
+
+
+async def test_a_wait_that_a_long_refusal_outlasts_ends_at_once_also_in_the_line() -> None:
+    transport = Timed(answer(429, retry_after="1000"), takes=0.1)
+    async with ExportClient("t", transport=transport) as client:
+        waits = (client.run("c1", f"r{number}").wait(timeout=500) for number in range(200))
+        told = await asyncio.gather(*waits, return_exceptions=True)
+        assert now() < 1
+    assert {type(error) for error in told} == {RunTimeout}
+    assert {type(error.__cause__) for error in told if isinstance(error, RunTimeout)} == {
+        RateLimited
+    }
+
+
+async def test_a_short_refusal_leaves_the_line_as_it_is() -> None:
+    transport = Timed(*[answer(429, retry_after="300")] * REQUESTS_AT_ONCE, answer(204), takes=0.1)
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(200)))
+    assert len(transport.at) == 200 + REQUESTS_AT_ONCE
+
+
+async def test_who_waits_for_a_turn_while_the_client_closes_is_told_at_once() -> None:
+    transport, limit = Timed(answer(204)), RateLimit(per_minute=1)
+    async with Session("t", transport=transport, rate_limit=limit) as session:
+        await session.send(GET)
+        waiting = [asyncio.create_task(session.send(GET)) for _ in range(3)]
+        await asyncio.sleep(1)
+        waiting.pop().cancel()
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [str(error) for error in told] == ["the client was closed"] * 2
+    assert now() == 1
     assert len(transport.at) == 1
 
 

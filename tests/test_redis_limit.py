@@ -214,6 +214,21 @@ async def test_a_pause_is_everybodys_and_one_of_all_goes_first(redis: RedisServe
     assert later[-1] < over + 2
 
 
+async def test_a_long_refusal_of_one_is_told_at_once_to_who_waits_at_another(
+    redis: RedisServer,
+) -> None:
+    service, limit = Service(), shared(redis, RateLimit(per_minute=3))
+    retry = RetryPolicy(max_retry_after=30)
+    async with sessions(limit, Service(), service, retry=retry) as (one, other):
+        await send_all([other], 3)
+        waiting = asyncio.create_task(other.send(GET))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        one._gate.pause(60.0)
+        assert (await waiting).status == 429
+    assert len(service.at) == 3
+
+
 async def test_places_granted_before_a_refusal_was_known_are_not_used() -> None:
     told: list[dict[str, Any]] = []
     reply = asyncio.get_running_loop().create_future()

@@ -10,7 +10,6 @@ from math import inf
 from redis.exceptions import RedisError
 
 from itwin_export_async._gate import Gate
-from itwin_export_async._protocol.rate import Line
 from itwin_export_async._protocol.sharing import Part
 from itwin_export_async._protocol.telling import Reply, read_reply
 
@@ -82,15 +81,9 @@ class RedisGate(Gate):
         elif self._asks_at() <= self._loop.time():
             self._wake.set()
 
-    def _turn_away(self) -> None:
-        for turn in self._line:
-            if not turn.done():
-                turn.set_exception(self._refusal())
-        self._line = Line()
-
     def _refusal(self) -> RuntimeError:
         if self._broken_off is None:
-            return RuntimeError("the client was closed")
+            return super()._refusal()
         error = RuntimeError("the rate limit's talk with Redis has broken off")
         error.__cause__ = self._broken_off
         return error
@@ -145,6 +138,7 @@ class RedisGate(Gate):
             self._is_clear = reply.is_clear
             if reply.pause:
                 self._paused_until = max(self._paused_until, now + reply.pause)
+                self._send_away()
 
     def _wanted(self) -> int:
         """How many may go if there are places for them."""
