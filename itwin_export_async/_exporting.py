@@ -265,7 +265,7 @@ class Export:
         return max(self._ends - asyncio.get_running_loop().time(), 0.001)
 
     def _out_of_time(self, timeout: float | None) -> RunTimeout | StartTimeout:
-        if self._handle is None and self.entry.token is None:
+        if self._handle is None and not self.entry.has_run:
             assert timeout is not None
             return StartTimeout(imodel_id=self.request.imodel_id, seconds=timeout)
         handle = evolve(self._run(), deadline=None)  # whoever takes it up has a time of their own
@@ -279,14 +279,16 @@ class Export:
         )
 
     def _outcome(self, error: Exception | None = None) -> ExportOutcome:
-        seen = None if self._handle is None else self._handle.last
+        run = self.entry.run if self.entry.has_run else None
+        if self._handle is not None and self._handle.last is not None:
+            run = self._handle.last
         paths = self._paths
         if paths is None:
             paths = tuple(Path(file.path) for file in self.entry.files)
         return ExportOutcome(
             request=self.request,
             connection_id=self.entry.connection_id,
-            run=seen or self.entry.run,
+            run=run,
             paths=() if error else paths,
             error=error,
         )

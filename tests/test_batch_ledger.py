@@ -28,6 +28,7 @@ from itwin_export_async import (
     OutputOptions,
     Response,
     RetryPolicy,
+    StartTimeout,
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
@@ -110,6 +111,19 @@ async def test_a_failure_is_tried_again_and_a_success_is_not(
     outcomes = await collect(client, requests, ledger=path)
     assert [o.ok for o in outcomes] == [True, True]
     assert started(emulator) == 3
+
+
+async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(1)
+    emulator.fate(requests[0].imodel_id, "Error")
+    (first,) = await collect(client, requests, ledger=path)
+    emulator.latency = 20.0
+    (again,) = await collect(client, requests, ledger=path, timeout=15.0)
+    assert first.run is not None
+    assert isinstance(again.error, StartTimeout)
+    assert again.run is None
 
 
 async def test_a_run_goes_on_while_nobody_waits(

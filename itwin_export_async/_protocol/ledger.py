@@ -114,6 +114,11 @@ class Entry:
     error: str | None = field(default=None, converter=optional(storable))
 
     @property
+    def has_run(self) -> bool:
+        """Whether a run of it can be taken up: one that failed has made room for another."""
+        return STEPS[self.state] not in (Step.START, Step.FIND)
+
+    @property
     def run(self) -> Run | None:
         """The run that has ended, as far as it was written down; None while it has not."""
         if self.run_id is None or self.result is None:
