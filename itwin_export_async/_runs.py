@@ -135,11 +135,11 @@ class RunHandle:
                 async with asyncio.timeout_at(limit.ends) as clock:
                     run = await self._see_through(limit.ends, on_update)
         except NotInTime as late:
-            raise self._timed_out(limit) from late.refusal
+            raise self._timed_out(limit, "and may not be looked at within") from late.refusal
         except TimeoutError:
             if not clock.expired():
                 raise
-            raise self._timed_out(limit) from None
+            raise self._timed_out(limit, "after") from None
         if check:
             self._check(run)
         return run
@@ -246,12 +246,12 @@ class RunHandle:
         own.__cause__ = error.__cause__
         return own
 
-    def _timed_out(self, limit: Limit) -> RunTimeout:
+    def _timed_out(self, limit: Limit, how: str) -> RunTimeout:
         if self.deadline is limit.deadline:  # it has passed
             self.deadline = None
         state = f"still {self.last.state.value}" if self.last else "not yet seen"
         return RunTimeout(
-            message=f"is {state} after the time allowed; it may well go on, "
+            message=f"is {state} {how} the time allowed; it may well go on, "
             "client.resume(error.token) takes it up again",
             **evolve(self, deadline=None)._facts(),
         )

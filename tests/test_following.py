@@ -17,6 +17,7 @@ from itwin_export_async import (
     RateLimit,
     Request,
     Response,
+    RetryPolicy,
     RunHandle,
     RunTimeout,
     RunUpdate,
@@ -184,6 +185,31 @@ async def test_of_a_connection_the_last_runs_are_remembered_each_once(client: Ex
         past.add(ended(f"r{n}", n))
         past.add(ended(f"r{n}", n))
     assert past.durations == tuple(range(20, 70))
+
+
+async def gap_under_scarcity(chance: float) -> float:
+    """Seconds between two looks at each of 60 runs, which have 60 calls a minute.
+
+    `chance` takes the place of what is drawn for a wait: 0 is the shortest, 1 the longest.
+    """
+    transport = Answers(answer(200, '{"run": {"id": "r", "state": "Executing"}}'))
+    retry = RetryPolicy(jitter=lambda longest: chance * longest)
+    limit = RateLimit(per_minute=60)
+    async with ExportClient(
+        "t", transport=transport, schedule=FixedInterval(1), retry=retry, rate_limit=limit
+    ) as client:
+        waits = [asyncio.create_task(client.run("c", f"r{n}").wait()) for n in range(60)]
+        await asyncio.sleep(3600)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+    return 60 * 3600 / len(transport.requests)
+
+
+async def test_waits_that_scarcity_stretches_differ_by_chance() -> None:
+    shortest, longest = await gap_under_scarcity(0.0), await gap_under_scarcity(1.0)
+    assert shortest == pytest.approx(61, abs=1)  # each has its turn, and no call is left over
+    assert 1.1 * shortest < longest < 1.5 * shortest
 
 
 async def test_many_connections_at_once_are_asked_once_each() -> None:

@@ -709,7 +709,8 @@ async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"url": None}, "url"),
+        ({"url": None}, "^url must be a string, not NoneType$"),
+        ({"url": b"redis://:planted@127.0.0.1"}, "^url must be a string, not bytes$"),
         ({"url": "http://planted@127.0.0.1"}, "url must begin with redis://"),
         ({"url": "redis://:planted@127.0.0.1:99999"}, "url is none that Redis is reached by"),
         ({"url": "redis://:planted@127.0.0.1?db=planted"}, "url is none"),
@@ -719,16 +720,17 @@ async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) 
         ({"url": "redis://127.0.0.1?retry=planted"}, "url is none"),
         ({"url": "redis://user:planted\u2100@127.0.0.1"}, "url is none"),
         ({"processes": 0}, "processes"),
+        ({"processes": "3"}, "^processes must be a whole number, not str$"),
         ({"processes": 501}, "501 processes cannot share 500 calls"),
         ({"name": "a{b}"}, "name"),
-        ({"limit": 500}, "limit"),
+        ({"limit": 500}, "^limit must be RateLimit, not int$"),
     ],
 )
 async def test_what_cannot_work_is_told_at_once(wrong: dict[str, Any], words: str) -> None:
     right = {"limit": RateLimit.COMMUNITY, "url": "redis://127.0.0.1", "processes": 3}
     with pytest.raises((ValueError, TypeError), match=words) as told:
         RedisRateLimit(**{**right, **wrong})
-    assert "planted" not in "".join(format_exception(told.value))
+    assert "planted" not in "".join(format_exception(told.value)) + repr(told.value.args)
 
 
 def test_without_redis_the_package_imports_and_the_module_says_what_it_needs() -> None:

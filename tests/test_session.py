@@ -117,6 +117,15 @@ async def test_retries_are_logged_without_a_secret(caplog: pytest.LogCaptureFixt
     assert "the-token" not in caplog.text
 
 
+async def test_a_stream_names_what_it_answers_though_its_transport_does_not() -> None:
+    request = Request(method="GET", url="https://blobs.example/b")
+    async with (
+        Session("t", transport=Answers(answer(200, "x"))) as session,
+        session.stream_blob(request) as stream,
+    ):
+        assert (stream.head.method, stream.head.url) == ("GET", "https://blobs.example/b")
+
+
 async def test_a_silent_service_is_a_timeout() -> None:
     class Silent(Answers):
         async def send(self, request: Request, /) -> Response:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from email.utils import format_datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -421,7 +422,7 @@ async def test_an_asked_wait_past_the_deadline_ends_the_wait_at_once(
     run: RunHandle, emulator: Emulator
 ) -> None:
     emulator.script("get_run", answer(429, "{}", Retry_After="200"))
-    with pytest.raises(RunTimeout) as caught:
+    with pytest.raises(RunTimeout, match="may not be looked at within the time allowed") as caught:
         await run.wait(timeout=100)
     assert isinstance(caught.value.__cause__, RateLimited)
     assert asyncio.get_running_loop().time() < 10
@@ -537,6 +538,20 @@ async def test_an_answer_too_may_say_when_to_come_again() -> None:
     assert [later - before for before, later in pairwise(at)] == [77, 77, 77]
 
 
+async def test_a_service_that_is_down_is_not_looked_at_before_the_time_that_it_names() -> None:
+    at: list[float] = []
+
+    def serve(_: Request) -> Response:
+        at.append(asyncio.get_running_loop().time())
+        if 1 < len(at) < 5:
+            return answer(503, "{}", Retry_After="100")
+        return answer(200, seen("Executing") if len(at) == 1 else seen("Completed", "Success"))
+
+    async with ExportClient("t", transport=Answers(serve), schedule=FixedInterval(5)) as client:
+        await client.run("c1", "r1").wait()
+    assert [later - before for before, later in pairwise(at)] == [5, 100, 100, 100]
+
+
 @pytest.mark.parametrize(
     ("trouble", "ends"),
     [
@@ -558,10 +573,10 @@ async def test_a_service_that_only_puts_off_is_an_outage_unless_it_minds_the_rat
     assert lasted <= 1300 if ends is RunUnreachable else lasted == pytest.approx(5000)
 
 
-@pytest.mark.parametrize("wait", [-1.0, math.nan, math.inf])
-async def test_a_schedule_that_gives_no_time_is_told_to_who_waits(wait: float) -> None:
+@pytest.mark.parametrize("wait", [-1.0, math.nan, math.inf, None, "5"])
+async def test_a_schedule_that_gives_no_time_is_told_to_who_waits(wait: Any) -> None:
     class Broken:
-        def next_wait(self, view: PollView) -> float:
+        def next_wait(self, view: PollView) -> Any:
             return wait
 
     transport = Answers(answer(200, seen("Executing")))
@@ -655,6 +670,35 @@ async def test_a_token_has_the_latest_deadline_of_all_that_wait(run: RunHandle) 
     assert datetime.fromisoformat(json.loads(run.token)["deadline"]) > later
     assert pickle.loads(pickle.dumps(run)).deadline > later
     await asyncio.gather(*waiters, return_exceptions=True)
+
+
+async def test_a_wait_without_a_limit_leaves_a_token_without_a_deadline(run: RunHandle) -> None:
+    waiters = [asyncio.create_task(run.wait(timeout=t)) for t in (50_000, None, 40)]
+    await asyncio.sleep(30)
+    assert "deadline" not in run.token
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.gather(*waiters, return_exceptions=True)
+
+
+async def test_a_wait_that_was_given_up_counts_for_nothing_beside_one_that_goes_on(
+    run: RunHandle,
+) -> None:
+    long, short = (asyncio.create_task(run.wait(timeout=t)) for t in (50_000, 40))
+    await asyncio.sleep(10)
+    long.cancel()
+    await asyncio.wait([long])
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    assert datetime.fromisoformat(json.loads(run.token)["deadline"]) < soon
+    short.cancel()
+    await asyncio.wait([short])
+
+
+async def test_a_deadline_that_has_passed_ends_one_wait_and_no_second_one(run: RunHandle) -> None:
+    run.deadline = datetime.now(UTC) - timedelta(seconds=1)
+    with pytest.raises(RunTimeout):
+        await run.wait()
+    assert (await run.wait()).is_final
 
 
 async def test_a_token_service_that_asks_for_time_gets_it(emulator: Emulator) -> None:

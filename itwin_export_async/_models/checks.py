@@ -4,7 +4,12 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
-_CALLED: dict[type, str] = {bool: "True or False", int: "a whole number", Real: "a number"}
+_CALLED: dict[type, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    Real: "a number",
+    str: "a string",
+}
 
 
 def of_type(kind: type) -> Callable[[Any, Any, Any], None]:

@@ -160,9 +160,9 @@ def remaining_calls(headers: Mapping[str, str]) -> int | None:
 class Line(Generic[T]):
     """Who waits for a turn. What moves work on goes before the polls that watch it.
 
-    A poll has its turn when nothing else waits, and after every `CALLS_FIRST` other calls: so a
-    call waits for one poll at the most, however many there are, and polls go while calls keep
-    coming. Each kind goes in the order in which it came.
+    A poll has its turn when nothing else waits, and after every `CALLS_FIRST` other calls: so calls
+    are hardly held up, however many polls there are, and polls go while calls keep coming. Each
+    kind goes in the order in which it came.
     """
 
     def __init__(self) -> None:

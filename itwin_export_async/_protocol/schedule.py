@@ -84,7 +84,7 @@ class PollSchedule(Protocol):
 def next_wait(schedule: PollSchedule, view: PollView) -> float:
     """Seconds until the next look; a `ValueError` if the schedule gives what is no time to wait."""
     wait = schedule.next_wait(view)
-    if not 0 <= wait < inf:
+    if not isinstance(wait, Real) or not 0 <= wait < inf:
         raise ValueError(f"{schedule!r} gave {wait!r} as the next wait, which is no time to wait")
     return wait
 

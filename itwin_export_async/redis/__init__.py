@@ -13,9 +13,10 @@ from importlib.resources import files
 from uuid import uuid4
 
 from attrs import Attribute, field, frozen
-from attrs.validators import ge, instance_of, matches_re
+from attrs.validators import ge, matches_re
 
 from itwin_export_async._gate import Gate
+from itwin_export_async._models.checks import of_type
 from itwin_export_async._protocol.rate import RateLimit
 from itwin_export_async._protocol.sharing import Part
 from itwin_export_async._protocol.telling import Pace
@@ -50,9 +51,9 @@ class RedisRateLimit:
     one Redis serves several.
     """
 
-    limit: RateLimit = field(validator=instance_of(RateLimit))
-    url: str = field(validator=instance_of(str), repr=without_query)
-    processes: int = field(kw_only=True, validator=[instance_of(int), ge(1)])
+    limit: RateLimit = field(validator=of_type(RateLimit))
+    url: str = field(validator=of_type(str), repr=without_query)
+    processes: int = field(kw_only=True, validator=[of_type(int), ge(1)])
     name: str = field(default="default", kw_only=True, validator=matches_re(r"[^{}]+"))
     _pace: Pace = field(factory=Pace, kw_only=True, repr=False, alias="_pace")
 
