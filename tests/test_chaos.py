@@ -33,6 +33,7 @@ KINDS = {
     "truncated answer",
     "young run",
 }
+RARE = {"dead token", "expired address", "race"}  # not under every seed
 
 
 def troubled(seed: int, *, run_seconds: tuple[float, float] | None = None) -> Emulator:
@@ -99,8 +100,7 @@ def faults(emulator: Emulator) -> set[str]:
 async def test_every_export_comes_to_its_true_end(tmp_path: Path, seed: int) -> None:
     emulator = troubled(seed)
     await exported(emulator, tmp_path)
-    assert len(faults(emulator)) >= 11
-    assert faults(emulator) <= KINDS
+    assert KINDS - RARE <= faults(emulator) <= KINDS
 
 
 async def test_so_it_does_when_all_answers_are_odd_too(tmp_path: Path) -> None:
