@@ -42,7 +42,8 @@ class Gate:
     @property
     def pause_left(self) -> float:
         """Seconds until the pause after a 429 is over; 0 when there is none."""
-        return max(0.0, self._paused_until - self._loop.time())
+        left = self._paused_until - self._loop.time()
+        return left if left > 0 else 0.0
 
     @property
     def rate(self) -> float:
@@ -73,10 +74,10 @@ class Gate:
 
         None, and nothing to leave, where a pause after a 429 has more than `patience` seconds left.
         """
-        if self.pause_left > patience:
-            return None
         if not self._line and self._may_go():
             return self._begin()
+        if self.pause_left > patience:
+            return None
         turn: asyncio.Future[bool | None] = self._loop.create_future()
         self._patience[turn] = patience
         self._line.join(turn, is_poll=is_poll)
@@ -107,7 +108,8 @@ class Gate:
     async def close(self) -> None:
         """Turn away whoever waits."""
         self._turn_away()
-        self._admit()
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def _send_away(self) -> None:
         """Whoever has less patience than the pause lasts leaves the line."""
@@ -140,6 +142,8 @@ class Gate:
 
     def _admit(self) -> None:
         """Let in whoever may go, and look again when the next may."""
+        if not self._line:
+            return
         while self._line and self._may_go():
             turn = self._line.next()
             if not turn.done():

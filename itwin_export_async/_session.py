@@ -155,8 +155,9 @@ class Session:
         token would go to a foreign origin.
         """
         policy = retry or self.retry
-        send = partial(self._authorized, policy=policy, is_poll=is_poll)
-        return await self._persist(request, policy, send)
+        return await self._persist(
+            request, policy, lambda request: self._authorized(request, policy, is_poll)
+        )
 
     async def send_blob(self, request: Request) -> Response:
         """The answer of a blob store, repeated as `send` does; the address is signed: no token."""
@@ -213,7 +214,7 @@ class Session:
         self._budget = self._budget.spent()
         return True
 
-    async def _authorized(self, request: Request, *, policy: RetryPolicy, is_poll: bool) -> Outcome:
+    async def _authorized(self, request: Request, policy: RetryPolicy, is_poll: bool) -> Outcome:
         """One sending; a token that is refused is renewed once, and the request repeated once."""
         token, outcome = await self._gated(request, policy, is_poll)
         refused = isinstance(outcome, Response) and outcome.status == 401

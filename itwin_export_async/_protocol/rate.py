@@ -16,6 +16,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from attrs import define, field, frozen
 from attrs.validators import ge, optional
+from multidict import istr
 
 from itwin_export_async._models.checks import of_type
 
@@ -24,7 +25,7 @@ CALLS_FIRST = 4  # other calls that go before each poll
 
 T = TypeVar("T")
 
-_REMAINING = "iTwinPlatform-RateLimit-RemainingCalls"
+_REMAINING = istr("iTwinPlatform-RateLimit-RemainingCalls")
 
 _limit = optional([of_type(int), ge(1)])
 

@@ -15,6 +15,7 @@ from numbers import Real
 import backoff
 from attrs import evolve, field, frozen
 from attrs.validators import ge, gt
+from multidict import istr
 
 from itwin_export_async._errors import TransportError
 from itwin_export_async._models.checks import of_type
@@ -23,7 +24,8 @@ from itwin_export_async._secrets import without_query
 
 Outcome = Response | TransportError
 
-_OLDER_RETRY_AFTER = "iTwinPlatform-RateLimit-Retry-After-Seconds"  # July to November 2024
+_RETRY_AFTER = istr("Retry-After")  # looked up in each answer: no new text each time
+_OLDER_RETRY_AFTER = istr("iTwinPlatform-RateLimit-Retry-After-Seconds")  # July to November 2024
 _SECONDS = re.compile(r"\d{1,12}(\.\d*)?", re.ASCII)
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 521, 522, 524})
 
@@ -40,7 +42,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None) -> float | 
     held against the answer's own `Date`, so that skewed clocks do no harm, and only without one
     against `now` (None where that is not known).
     """
-    asked = (headers.get("Retry-After") or headers.get(_OLDER_RETRY_AFTER) or "").strip()
+    asked = (headers.get(_RETRY_AFTER) or headers.get(_OLDER_RETRY_AFTER) or "").strip()
     if not asked:
         return None
     if _SECONDS.fullmatch(asked):
@@ -55,7 +57,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None) -> float | 
 
 def dated(response: Response, *, now: datetime) -> Response:
     """The answer with a `Date`: where the service tells none, an asked wait counts from `now`."""
-    if "Retry-After" not in response.headers or "Date" in response.headers:
+    if _RETRY_AFTER not in response.headers or "Date" in response.headers:
         return response
     return evolve(response, headers={**response.headers, "Date": format_datetime(now, usegmt=True)})
 
