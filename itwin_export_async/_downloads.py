@@ -120,7 +120,12 @@ class Download:
                     return await self._take(measured(content, self.size), stream.chunks, part)
         except TransportError as error:
             return None if part.done == part.total else error
-        self.size = await measure()
+        try:
+            self.size = await measure()
+        except ExportError as error:
+            if not content.is_bounded:
+                raise
+            log.info("%s: its size is not told, only where it ends: %s", self.path.name, error)
         return await self._go(address, part, None)
 
     async def _take(

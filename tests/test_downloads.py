@@ -14,6 +14,7 @@ import pytest
 from itwin_export_async import (
     DownloadError,
     ExportClient,
+    PermissionDenied,
     ProtocolError,
     Request,
     Response,
@@ -158,6 +159,15 @@ async def test_chunks_tell_where_the_file_ends_when_storage_does_not(tmp_path: P
     transport = await fetch(tmp_path / "f", SIGNED, chunks, described(None), chunks)
     assert (tmp_path / "f").read_bytes() == FILE
     assert len(transport.requests) == 4
+
+
+async def test_chunks_tell_where_the_file_ends_when_storage_cannot_be_asked(tmp_path: Path) -> None:
+    refusal, chunks = answer(403, "{}"), unbounded(Transfer_Encoding=CHUNKED)
+    await fetch(tmp_path / "f", SIGNED, chunks, refusal, chunks)
+    assert (tmp_path / "f").read_bytes() == FILE
+    with pytest.raises(PermissionDenied):
+        await fetch(tmp_path / "g", SIGNED, unbounded(), refusal)
+    assert not (tmp_path / "g").exists()
 
 
 async def test_no_connection_is_held_while_the_size_is_asked_for(tmp_path: Path) -> None:

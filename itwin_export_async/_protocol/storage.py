@@ -129,11 +129,9 @@ def _rest(
     if not found or int(found[1]) != done:
         return DownloadError(message="the server sent another range than it was asked for")
     rest = _content(response, done, int(found[2]))
-    if done and rest.etag is None:
-        return DownloadError(message="the server does not say of which version the rest is")
-    if done and (rest.etag != etag or total not in (None, rest.total)):
+    if done and (rest.etag not in (None, etag) or total not in (None, rest.total)):
         return DownloadError(message=_CHANGED)
-    return rest
+    return evolve(rest, etag=etag) if done else rest
 
 
 def _ends_at(done: int, response: Response, etag: str | None) -> bool:

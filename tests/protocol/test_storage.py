@@ -319,8 +319,6 @@ def test_another_range_than_asked_for_is_an_error(range_: str) -> None:
         (416, {"Content-Range": "bytes */7"}, "changed"),  # it had 100
         (206, {"ETag": '"v2"', "Content-Range": "bytes 7-99/100"}, "changed"),
         (206, {"ETag": '"v1"', "Content-Range": "bytes 7-98/99"}, "changed"),
-        (206, {"ETag": 'W/"v1"', "Content-Range": "bytes 7-99/100"}, "of which version"),
-        (206, {"Content-Range": "bytes 7-99/100"}, "of which version"),
     ],
 )
 def test_what_may_be_the_rest_of_another_file_is_an_error(
@@ -329,6 +327,11 @@ def test_what_may_be_the_rest_of_another_file_is_an_error(
     error = read_blob(answer(b"", status, **headers), done=7, etag='"v1"', total=100)
     assert isinstance(error, DownloadError)
     assert says in str(error)
+
+
+def test_a_rest_that_tells_no_version_is_of_the_one_that_was_asked_for() -> None:
+    rest = read_blob(answer(b"", 206, Content_Range="bytes 7-99/100"), done=7, etag='"v1"')
+    assert rest == Content(start=7, total=100, etag='"v1"')
 
 
 @pytest.mark.parametrize(
