@@ -83,6 +83,7 @@ class RunFault:
 
     error_key: str = ""
     description: str = ""
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
 
 @frozen(kw_only=True)

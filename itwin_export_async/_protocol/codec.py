@@ -4,17 +4,20 @@ What the service sends is trusted as little as its documents allow. `null` is th
 so a required member that is null is an error and never the text "None"; primitives are strict; an
 unknown enumeration value survives; an unknown member stays in `raw`; dates have 0 to 9 digits after
 the second, and one that cannot be read, or of year 1 (the service's "none"), is None.
+
+Models are read by hooks of ours, which fill their slots as unpickling does: answers are read all
+the time, and `__init__`, whose checks are for what callers pass, takes as long as all the rest.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from types import GenericAlias, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
-from attrs import fields, has
-from cattrs import ClassValidationError, Converter, IterableValidationError
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from attrs import NOTHING, fields, has, validate
+from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import (
@@ -40,12 +43,27 @@ _SPELLINGS = {
     "input": "inputOptions",
     "output": "outputOptions",
 }
-# members of a model that the service tells as a link, and the link's name
+# fields that the service tells as a link, and the link's name
 _LINKS: dict[type[Any], tuple[str, str]] = {
-    Connection: ("lastRunUrl", "lastRun"),
-    StorageConnection: ("lastRunUrl", "lastRun"),
-    AuthorizationInformation: ("authorizationUrl", "authorizationUrl"),
+    Connection: ("last_run_url", "lastRun"),
+    StorageConnection: ("last_run_url", "lastRun"),
+    AuthorizationInformation: ("authorization_url", "authorizationUrl"),
 }
+Hook = Callable[[Any, Any], Any]
+"""Reads a value; cattrs passes the type beside it, which ours know already."""
+
+
+class _Misfit(ValueError):
+    """Something does not fit: `place` is where it stands below what was to be read."""
+
+    def __init__(self, what: str, place: str) -> None:
+        super().__init__(what)
+        self.place = place
+
+
+def _misfit(exc: Exception, place: str) -> _Misfit:
+    """What does not fit, seen from above `place`."""
+    return _Misfit(str(exc), place + (exc.place if isinstance(exc, _Misfit) else ""))
 
 
 def spelling(name: str) -> str:
@@ -64,7 +82,7 @@ def href(members: Mapping[str, Any], name: str) -> str | None:
     return address if isinstance(address, str) and address else None
 
 
-def _strict(kind: type[T], called: str) -> Callable[[Any, Any], T]:
+def _strict(kind: type[T], called: str) -> Hook:
     def structure(value: Any, _: Any) -> T:
         if type(value) is not kind:
             raise TypeError(f"expected {called}, got {_shown(value)}")
@@ -77,9 +95,7 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) and len(value) < 40 else type(value).__name__
 
 
-def _structure_enum(
-    kind: type[OpenEnum], *, or_none: bool = False
-) -> Callable[[Any, Any], OpenEnum | None]:
+def _structure_enum(kind: type[OpenEnum], *, or_none: bool = False) -> Hook:
     members = {member.value: member for member in kind}
 
     def structure(value: Any, _: Any) -> OpenEnum | None:
@@ -104,7 +120,7 @@ def _optional_of(kind: Any) -> Any:
     return inner[0] if len(inner) == 1 else None
 
 
-def _structure_optional(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
+def _structure_optional(converter: Converter, kind: Any) -> Hook:
     """How to read `X | None`. None itself never comes: it is the same as missing."""
     inner = _optional_of(kind)
     if inner is datetime:
@@ -114,41 +130,61 @@ def _structure_optional(converter: Converter, kind: Any) -> Callable[[Any, Any],
     return converter.get_structure_hook(inner)
 
 
-def _structure_class(converter: Converter, cls: type[Any]) -> Callable[[Any, Any], Any]:
-    names = {f.name: override(rename=spelling(f.name)) for f in fields(cls)}
-    keeps_raw = "raw" in names
-    if keeps_raw:
-        names["raw"] = override(omit=True)
-    # mypy cannot know that the overrides are keyword arguments here
-    fill: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, **names)  # type: ignore[arg-type]
-    member, link = _LINKS.get(cls, ("", ""))
+def _structure_class(converter: Converter, cls: type[Any]) -> Hook:
+    """How to read an object: members by their hooks, defaults for what is null or missing."""
+    linked, link = _LINKS.get(cls, ("", ""))
+    told = [field for field in fields(cls) if field.name not in ("raw", linked)]
+    members = [
+        (spelling(f.name), _filler(cls, f.name), converter.get_structure_hook(f.type), f.default)
+        for f in told
+    ]
+    is_checked = any(field.validator for field in told)
+    keep, fill_linked = _filler(cls, "raw"), _filler(cls, linked) if link else None
 
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not dict:
             raise TypeError(f"expected an object, got {_shown(value)}")
-        told = value
-        if link or None in value.values():
-            told = {name: v for name, v in value.items() if v is not None}
-        if link:
-            told.pop(member, None)
-            if (address := href(value, link)) is not None:
-                told[member] = address
-        model = fill(told, cls)
-        if keeps_raw:
-            object.__setattr__(model, "raw", value)
+        model, name = object.__new__(cls), ""
+        try:
+            for name, fill, hook, default in members:
+                member = value.get(name)
+                if member is not None:
+                    fill(model, hook(member, None))
+                elif default is not NOTHING:
+                    fill(model, default)
+                else:
+                    raise ValueError("is missing")
+        except (TypeError, ValueError) as exc:
+            raise _misfit(exc, f".{name}") from exc
+        keep(model, value)
+        if fill_linked is not None:
+            fill_linked(model, href(value, link))
+        if is_checked:
+            validate(model)
         return model
 
     return structure
 
 
-def _structure_list(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
-    items: Any = GenericAlias(list, get_args(kind)[:1])
-    structure_items = converter.get_structure_hook(items)
+def _filler(cls: type[Any], name: str) -> Callable[[Any, Any], None]:
+    """Fills the slot of a model that nobody has seen yet."""
+    fill: Callable[[Any, Any], None] = getattr(cls, name).__set__
+    return fill
+
+
+def _structure_list(converter: Converter, kind: Any) -> Hook:
+    hook = converter.get_structure_hook(get_args(kind)[0])
 
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not list:
             raise TypeError(f"expected a list, got {_shown(value)}")
-        return tuple(structure_items(value, items))
+        items: list[Any] = []
+        try:
+            for item in value:
+                items.append(hook(item, None))  # noqa: PERF401 - so many have gone well
+        except (TypeError, ValueError) as exc:
+            raise _misfit(exc, f"[{len(items)}]") from exc
+        return tuple(items)
 
     return structure
 
@@ -245,14 +281,9 @@ def encode(value: Any) -> bytes:
 def _structured(response: Response, value: Any, path: str, cls: type[T]) -> T:
     try:
         return _CONVERTER.structure(value, cls)
-    except (
-        ClassValidationError,
-        IterableValidationError,
-        TypeError,
-        ValueError,
-    ) as exc:
-        place, what = _first_problem(exc, path)
-        raise _broken(response, what, path=place) from exc
+    except (TypeError, ValueError) as exc:
+        misfit = _misfit(exc, path)
+        raise _broken(response, str(misfit), path=misfit.place.lstrip(".")) from exc
 
 
 def _broken(
@@ -261,21 +292,3 @@ def _broken(
     return ProtocolError(
         message=message, method=response.method, url=response.url, path=path, passing=passing
     )
-
-
-def _first_problem(exc: BaseException, path: str) -> tuple[str, str]:
-    """The place of the first thing that did not fit, and what was wrong with it."""
-    match exc:
-        case ClassValidationError():
-            members, others = exc.group_exceptions()
-            if not members:  # a member is well-formed and yet refused by its model
-                return path, str(others[0])
-            inner, field_note = members[0]
-            if isinstance(inner, KeyError):
-                return f"{path}.{inner.args[0]}", "is missing"
-            return _first_problem(inner, f"{path}.{spelling(field_note.name)}")
-        case IterableValidationError():
-            inner, item_note = exc.group_exceptions()[0][0]
-            return _first_problem(inner, f"{path}[{item_note.index}]")
-        case _:
-            return path, str(exc)

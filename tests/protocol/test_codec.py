@@ -137,8 +137,10 @@ def test_only_whole_numbers_are_counts(value: object) -> None:
 
 def test_unknown_members_are_kept_in_raw_at_every_level() -> None:
     jobs = [{"id": "j1", "state": "Idle", "tasks": [{"id": "t1", "state": "Idle", "x": [1]}]}]
-    run = run_of(jobs=jobs, priority="high")
+    run = run_of(jobs=jobs, priority="high", error={"errorKey": "e", "y": 2})
     assert run.raw["priority"] == "high"
+    assert run.error is not None
+    assert run.error.raw["y"] == 2
     assert run.jobs[0].raw["tasks"] == jobs[0]["tasks"]
     assert run.tasks[0].raw["x"] == [1]
 
