@@ -155,9 +155,8 @@ class Session:
         token would go to a foreign origin.
         """
         policy = retry or self.retry
-        return await self._persist(
-            request, policy, lambda request: self._authorized(request, policy, is_poll)
-        )
+        send = partial(self._authorized, policy, is_poll)
+        return await self._persist(request, policy, send)
 
     async def send_blob(self, request: Request) -> Response:
         """The answer of a blob store, repeated as `send` does; the address is signed: no token."""
@@ -214,7 +213,7 @@ class Session:
         self._budget = self._budget.spent()
         return True
 
-    async def _authorized(self, request: Request, policy: RetryPolicy, is_poll: bool) -> Outcome:
+    async def _authorized(self, policy: RetryPolicy, is_poll: bool, request: Request) -> Outcome:
         """One sending; a token that is refused is renewed once, and the request repeated once."""
         token, outcome = await self._gated(request, policy, is_poll)
         refused = isinstance(outcome, Response) and outcome.status == 401
@@ -243,8 +242,7 @@ class Session:
                 counted = True
                 self._calls += 1
                 self._polls += is_poll
-                own = {"Authorization": f"Bearer {token}"}
-                headers = {**self._headers, **request.headers, **own}
+                headers = {**self._headers, **request.headers, "Authorization": f"Bearer {token}"}
                 outcome = await self._once(request.sent_to(url, headers))
                 counted = not isinstance(outcome, TransportError) or outcome.sent
                 if not is_trouble(outcome):
@@ -290,7 +288,6 @@ class Session:
             )
 
     def _address(self, request: Request) -> str:
-        """Where the request goes, with the token: to the API itself."""
         url = request.url
         if url.startswith("/"):
             return self.base_url + url
