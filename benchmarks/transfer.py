@@ -182,7 +182,7 @@ def _report(
         head=("to", "MiB", "ours", "bare", "bare, fsync", "ours / bare", "ours / bare, fsync"),
         rows=tuple(_row(place, size, one) for (place, size), one in samples.items()),
         bounds=(
-            "No download over aiohttp is faster than the bare one into memory.",
+            "No download over aiohttp beats the bare one into memory: more than 1 is chance.",
             f"{effort.large:,} MiB: peak memory {peak:.0f} MiB, {before:.0f} MiB before.",
         ),
         goals=(
