@@ -255,9 +255,9 @@ class Export:
         return self._handle
 
     async def _keep(self, entry: Entry) -> None:
+        self.entry = entry  # so it is, also where the time ends before the ledger has it
         if self.terms.ledger is not None:
             await self.terms.ledger.write(entry)
-        self.entry = entry
 
     def _time_left(self) -> float | None:
         if self._ends is None:

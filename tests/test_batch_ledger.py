@@ -28,9 +28,12 @@ from itwin_export_async import (
     OutputOptions,
     Response,
     RetryPolicy,
+    RunTimeout,
     StartTimeout,
     TransportError,
 )
+from itwin_export_async._ledger import Ledger
+from itwin_export_async._protocol.ledger import Entry, State
 from itwin_export_async.emulator import Emulator
 from tests.batches import Make, check, collect, maker, runs_of, started, states, tasks_left
 from tests.fakes import Outcome, answer
@@ -124,6 +127,22 @@ async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
     assert first.run is not None
     assert isinstance(again.error, StartTimeout)
     assert again.run is None
+
+
+async def test_a_step_that_was_written_when_the_time_was_over_is_not_taken_back(
+    client: ExportClient, make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Ledger.write
+
+    async def late(self: Ledger, entry: Entry) -> None:
+        await write(self, entry)
+        if entry.state is State.IN_PLACE:
+            await asyncio.sleep(10_000)  # what the disk says comes late
+
+    monkeypatch.setattr(Ledger, "write", late)
+    (outcome,) = await collect(client, make(1), ledger=path, timeout=5000.0)
+    assert isinstance(outcome.error, RunTimeout)
+    assert states(path) == {"k0": "in place"}
 
 
 async def test_a_run_goes_on_while_nobody_waits(
