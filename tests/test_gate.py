@@ -1,6 +1,7 @@
 """The rate limit and the pause after a 429, as all requests of a session meet them."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,17 @@ class Timed(Answers):
         self.at.append(now())
         await asyncio.sleep(self.takes)
         return await super().send(request)
+
+
+class Leaving(Timed):
+    """Somebody leaves in the very moment in which an answer comes."""
+
+    leaves: asyncio.Task[Any]
+
+    async def send(self, request: Request, /) -> Response:
+        response = await super().send(request)
+        self.leaves.cancel()
+        return response
 
 
 async def test_no_more_calls_go_than_the_limit_allows() -> None:
@@ -120,6 +132,17 @@ async def test_a_caller_that_leaves_just_as_its_turn_comes_gives_it_on() -> None
     assert transport.at[1] == pytest.approx(60.1)
 
 
+async def test_who_has_just_left_as_a_place_becomes_free_does_not_take_it() -> None:
+    transport = Leaving(answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        calls = [asyncio.create_task(session.send(GET)) for _ in range(REQUESTS_AT_ONCE + 2)]
+        transport.leaves = calls[-2]
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(told.pop(-2), asyncio.CancelledError)
+    assert {type(answered) for answered in told} == {Response}
+    assert transport.at == [0.0] * REQUESTS_AT_ONCE + [1.0]
+
+
 async def test_a_429_pauses_all_and_then_one_goes_first() -> None:
     transport = Timed(answer(429, Retry_After="100"), answer(204), takes=1.0)
     async with Session("t", transport=transport) as session:
@@ -182,6 +205,17 @@ async def test_a_long_refusal_is_told_at_once_to_all_who_wait_for_their_turn() -
         assert now() < 1
     assert [type(error) for error in told] == [RateLimited] * 200
     assert len(transport.at) == REQUESTS_AT_ONCE
+
+
+async def test_who_leaves_the_line_as_a_long_refusal_comes_has_left() -> None:
+    transport = Leaving(answer(429, retry_after="1000"), takes=0.1)
+    async with ExportClient("t", transport=transport) as client:
+        looks = (client.get_run("c1", f"r{number}") for number in range(REQUESTS_AT_ONCE + 2))
+        waiting = [asyncio.create_task(look) for look in looks]
+        transport.leaves = waiting[-1]
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(told[-1], asyncio.CancelledError)
+    assert [type(error) for error in told[:-1]] == [RateLimited] * (REQUESTS_AT_ONCE + 1)
 
 
 async def test_a_wait_that_a_long_refusal_outlasts_ends_at_once_also_in_the_line() -> None:

@@ -114,10 +114,8 @@ def _is_enum(kind: Any) -> bool:
 
 def _optional_of(kind: Any) -> Any:
     """X where the type is `X | None`, otherwise None."""
-    if not isinstance(kind, UnionType):
-        return None
     inner = [arg for arg in get_args(kind) if arg is not NoneType]
-    return inner[0] if len(inner) == 1 else None
+    return inner[0] if isinstance(kind, UnionType) and len(inner) == 1 else None
 
 
 def _structure_optional(converter: Converter, kind: Any) -> Hook:
