@@ -62,6 +62,7 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
     name = "standard input" if order.file == "-" else order.file
     data = await content_of(order.file)
     requests = read_sheet(data, name, folder=order.folder, defaults=defaults)
+    _check_apart(order, requests)
     if order.ledger is not None:
         _check_ledger(order.ledger, order.folder)
     client = open_client()
@@ -69,6 +70,21 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
     if order.report is not None:
         await prepare_report(order.report)
     return await _Batch(order=order, requests=requests).run(client)
+
+
+def _check_apart(order: BatchOrder, requests: list[ExportRequest]) -> None:
+    """What the batch reads and what it writes are different files, or one would end the other."""
+    named = [
+        ("the file of exports", order.file if order.file != "-" else None),
+        ("the ledger", order.ledger),
+        ("the report", order.report),
+        *(("an output", request.destination) for request in requests),
+    ]
+    taken: dict[str, str] = {}
+    for what, path in named:
+        other = taken.setdefault(os.path.realpath(path), what) if path is not None else what
+        if other != what:
+            raise ValueError(f"{path} cannot be {other} and {what} in one")
 
 
 def _check_ledger(path: Path, folder: str) -> None:
