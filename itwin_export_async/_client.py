@@ -241,6 +241,7 @@ class ExportClient:
             connection_id=told.connection_id,
             run_id=told.run_id,
             deadline=told.deadline,
+            fresh=told.fresh,
             origin=RunOrigin.ATTACHED,
             desk=self._desk,
         )

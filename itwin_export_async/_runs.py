@@ -69,6 +69,7 @@ class RunHandle:
     service: Service = Service.EXPORT
     _desk: RunDesk | None = field(default=None, repr=False)
     _sas_url: str | None = field(default=None, repr=False)  # of the output; never pickled
+    _fresh: bool = field(default=False, repr=False)  # by its token
     _limits: Limits = field(factory=Limits, init=False, repr=False)
 
     def __eq__(self, other: object) -> bool:
@@ -80,7 +81,8 @@ class RunHandle:
     def __getstate__(self) -> dict[str, Any]:
         names = ("connection_id", "run_id", "origin", "last", "service")
         return {name: getattr(self, name) for name in names} | {
-            "deadline": self._limits.latest(self.deadline)
+            "deadline": self._limits.latest(self.deadline),
+            "fresh": self._fresh,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -103,6 +105,7 @@ class RunHandle:
                 connection_id=self.connection_id,
                 run_id=self.run_id,
                 deadline=self._limits.latest(self.deadline),
+                fresh=self._is_fresh,
             )
         )
 
@@ -208,13 +211,18 @@ class RunHandle:
         assert self.last is not None
         return self.last
 
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether some part of the service may not know the run yet."""
+        was_named = self._fresh or self.origin is not RunOrigin.ATTACHED
+        return was_named and not (self.last is not None and self.last.is_final)
+
     def _watch(self) -> Watch:
         following = self._open_desk.following
         if self.last is not None and self.last.is_final:
             return following.look_back(self.last)
-        fresh = self.origin is not RunOrigin.ATTACHED
         new = self.origin is RunOrigin.STARTED and self.last is None
-        return following.watch(self._key, fresh=fresh, new=new)
+        return following.watch(self._key, fresh=self._is_fresh, new=new)
 
     def _seen(self, news: News, ends: float | None) -> Run | None:
         """The run that was seen, None where the news is of something else; bad news are raised."""

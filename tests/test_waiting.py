@@ -344,6 +344,22 @@ async def test_a_run_just_created_may_be_unknown_for_a_minute(
     assert (await run.wait()).is_final
 
 
+async def test_it_may_be_unknown_too_where_its_token_is_taken_up_at_once(
+    run: RunHandle, client: ExportClient, emulator: Emulator
+) -> None:
+    carried = client.resume(run.token).token  # through another process, and still young
+    assert carried == run.token
+    emulator.script("get_run", UNKNOWN)
+    with pytest.raises(RunTimeout) as late:
+        await client.resume(carried).wait(timeout=5)
+    emulator.script("get_run", UNKNOWN)
+    with pytest.raises(RunTimeout):
+        await client.resume(late.value.token).wait(timeout=5)
+    emulator.script("get_run", *[UNKNOWN] * 1000)
+    with pytest.raises(NotFound):  # but not for ever
+        await client.resume(carried).wait()
+
+
 async def test_a_young_run_may_be_unknown_again_however_its_handle_came_by_it(
     client: ExportClient, emulator: Emulator
 ) -> None:

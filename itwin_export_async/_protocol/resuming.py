@@ -14,17 +14,21 @@ VERSION = 1
 
 @frozen(kw_only=True)
 class Resumption:
-    """What a resume token says. `deadline` is None where there is none."""
+    """What a resume token says. `deadline` is None where there is none.
+
+    `fresh`: the service named the run just before, and not all of its parts may know it yet.
+    """
 
     service: Service
     connection_id: str
     run_id: str
     deadline: datetime | None = None
+    fresh: bool = False
 
 
 def write_token(resumption: Resumption) -> str:
     """The token: a line of JSON, with its version."""
-    told = {
+    told: dict[str, Any] = {
         "v": VERSION,
         "service": resumption.service.value,
         "connection": resumption.connection_id,
@@ -32,6 +36,8 @@ def write_token(resumption: Resumption) -> str:
     }
     if resumption.deadline is not None:
         told["deadline"] = resumption.deadline.isoformat()
+    if resumption.fresh:
+        told["fresh"] = True
     return json.dumps(told, separators=(",", ":"))
 
 
@@ -47,6 +53,7 @@ def read_token(token: Any) -> Resumption:
             connection_id=checked_id("connection", told["connection"]),
             run_id=checked_id("run", told["run"]),
             deadline=deadline and datetime.fromisoformat(deadline).astimezone(UTC),
+            fresh=told.get("fresh") is True,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise ValueError(f"this is no resume token of this release: {exc}") from exc
