@@ -25,6 +25,7 @@ _WORDS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
+    "--disable-background-networking",
 )
 
 
@@ -105,6 +106,7 @@ async def page(url: str, downloads: Path) -> AsyncIterator[Page]:
             *(browser(), *_WORDS, f"--user-data-dir={profile}"),
             *("--remote-debugging-port=0", "about:blank"),
             stderr=asyncio.subprocess.DEVNULL,
+            env=_environment(profile),
         )
         try:
             note = Path(profile) / "DevToolsActivePort"
@@ -141,5 +143,11 @@ def _run(*words: str) -> str:
             text=True,
             timeout=120,
             check=True,
+            env=_environment(profile),
         )
     return done.stdout
+
+
+def _environment(profile: str) -> dict[str, str]:
+    """Ours, but what the browser leaves lying about goes with its profile."""
+    return {**os.environ, "TMPDIR": profile}
