@@ -231,6 +231,7 @@ class ExportClient:
     def resume(self, token: str | RunHandle) -> RunHandle:
         """A handle from `run.token`, or from a handle that was pickled. Asks nothing.
 
+        Where that was of a run just started or joined, a 404 may pass in a `wait`'s first minute.
         Raises a `ValueError` for a text that is no such token.
         """
         if isinstance(token, RunHandle):

@@ -69,7 +69,7 @@ class RunHandle:
     service: Service = Service.EXPORT
     _desk: RunDesk | None = field(default=None, repr=False)
     _sas_url: str | None = field(default=None, repr=False)  # of the output; never pickled
-    _fresh: bool = field(default=False, repr=False)  # by its token
+    _fresh: bool = field(default=False, repr=False)  # its token said so
     _limits: Limits = field(factory=Limits, init=False, repr=False)
 
     def __eq__(self, other: object) -> bool:

@@ -183,6 +183,7 @@ def test_what_is_printed_on_leaving_continues_the_run(service: Service, tmp_path
         (["watch", "{}", "-o", ""], 2, "where to? A file, or a folder"),
         (["batch", "no.csv", "-o", ""], 2, "where to? A file, or a folder"),
         (["run", "m", "--no-wait", "--report", "r.html"], 2, "does not go with --report"),
+        (["run", "m", "-o", "x", "--report", "./x"], 2, "x cannot be the output and the report"),
         (
             ["run", "m", "-o", "x", "--report", "."],
             2,

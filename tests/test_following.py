@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -45,6 +46,15 @@ class Curious:
 async def started(client: ExportClient, emulator: Emulator, imodel_id: str) -> RunHandle:
     connection = await client.find_or_create_connection(imodel_id, display_name="n")
     return await client.start_run(connection.id)
+
+
+async def waited(runs: Iterable[RunHandle], seconds: float) -> None:
+    """Wait for all of them for so long, and leave."""
+    waits = [asyncio.create_task(run.wait()) for run in runs]
+    await asyncio.sleep(seconds)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.wait(waits)
 
 
 async def test_earlier_runs_are_asked_for_once_and_only_for_a_long_run(emulator: Emulator) -> None:
@@ -125,11 +135,7 @@ async def test_many_runs_share_the_calls_that_there_are() -> None:
     async with ExportClient(
         "t", transport=Answers(serve), schedule=schedule, rate_limit=RateLimit(per_minute=60)
     ) as client:
-        waits = [asyncio.create_task(client.run("c", f"r{n}").wait()) for n in range(30)]
-        await asyncio.sleep(1800)
-        for wait in waits:
-            wait.cancel()
-        await asyncio.wait(waits)
+        await waited((client.run("c", f"r{n}") for n in range(30)), 1800)
     runs = [count for url, count in seen.items() if "/runs/r" in url]
     assert sum(seen.values()) <= 31 * 60
     assert len(runs) == 30
@@ -198,11 +204,7 @@ async def gap_under_scarcity(chance: float) -> float:
     async with ExportClient(
         "t", transport=transport, schedule=FixedInterval(1), retry=retry, rate_limit=limit
     ) as client:
-        waits = [asyncio.create_task(client.run("c", f"r{n}").wait()) for n in range(60)]
-        await asyncio.sleep(3600)
-        for wait in waits:
-            wait.cancel()
-        await asyncio.wait(waits)
+        await waited((client.run("c", f"r{n}") for n in range(60)), 3600)
     return 60 * 3600 / len(transport.requests)
 
 
@@ -224,11 +226,7 @@ async def test_many_connections_at_once_are_asked_once_each() -> None:
     async with ExportClient(
         "t", transport=Answers(serve), schedule=FixedInterval(30), rate_limit=RateLimit()
     ) as client:
-        waits = [asyncio.create_task(client.run(f"c{n}", "r").wait()) for n in range(1100)]
-        await asyncio.sleep(200)
-        for wait in waits:
-            wait.cancel()
-        await asyncio.wait(waits)
+        await waited((client.run(f"c{n}", "r") for n in range(1100)), 200)
     assert len(lists) == 1100
     assert set(lists.values()) == {1}
 

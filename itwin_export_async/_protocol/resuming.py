@@ -16,7 +16,7 @@ VERSION = 1
 class Resumption:
     """What a resume token says. `deadline` is None where there is none.
 
-    `fresh`: the service named the run just before, and not all of its parts may know it yet.
+    `fresh`: the service had just named the run, and not all of its parts may know it yet.
     """
 
     service: Service

@@ -28,6 +28,7 @@ from itwin_export_async.cli.faults import RefusedLedger, failed_tasks, headline,
 from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.overview import Overview
+from itwin_export_async.cli.places import check_apart
 from itwin_export_async.cli.printed import Window, tell
 from itwin_export_async.cli.reading import content_of
 from itwin_export_async.cli.record import Record
@@ -62,7 +63,14 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
     name = "standard input" if order.file == "-" else order.file
     data = await content_of(order.file)
     requests = read_sheet(data, name, folder=order.folder, defaults=defaults)
-    _check_apart(order, requests)
+    check_apart(
+        [
+            ("the file of exports", None if order.file == "-" else order.file),
+            ("the ledger", order.ledger),
+            ("the report", order.report),
+            *(("an output", request.destination) for request in requests),
+        ]
+    )
     if order.ledger is not None:
         _check_ledger(order.ledger, order.folder)
     client = open_client()
@@ -70,21 +78,6 @@ async def run_batch(open_client: OpenClient, order: BatchOrder) -> int:
     if order.report is not None:
         await prepare_report(order.report)
     return await _Batch(order=order, requests=requests).run(client)
-
-
-def _check_apart(order: BatchOrder, requests: list[ExportRequest]) -> None:
-    """What the batch reads and what it writes are different files, or one would end the other."""
-    named = [
-        ("the file of exports", order.file if order.file != "-" else None),
-        ("the ledger", order.ledger),
-        ("the report", order.report),
-        *(("an output", request.destination) for request in requests),
-    ]
-    taken: dict[str, str] = {}
-    for what, path in named:
-        other = taken.setdefault(os.path.realpath(path), what) if path is not None else what
-        if other != what:
-            raise ValueError(f"{path} cannot be {other} and {what} in one")
 
 
 def _check_ledger(path: Path, folder: str) -> None:

@@ -28,6 +28,7 @@ from itwin_export_async.cli.board import Board, shown
 from itwin_export_async.cli.ending import FAULTS, say
 from itwin_export_async.cli.lines import line_of
 from itwin_export_async.cli.options import OpenClient
+from itwin_export_async.cli.places import check_apart
 from itwin_export_async.cli.printed import Window, tell
 from itwin_export_async.cli.record import Record
 from itwin_export_async.cli.report import prepare_report, write_report
@@ -46,6 +47,7 @@ class Delivery:
 
     async def prepare(self) -> None:
         """Make the folders that will be written to, or raise what is wrong with the places."""
+        check_apart([("the output", self.output), ("the report", self.report)])
         output = Path(self.output)
         await prepare_folder(output if is_folder(self.output) else output.parent)
         check_destination(self.output)
