@@ -1,6 +1,7 @@
 """The README's recipes for arq and dask, with real workers that die."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from itwin_export_async.emulator import Emulator
 from tests.batches import started
-from tests.processes import free_port, kill, missing, until
+from tests.processes import kill, missing, until
 from tests.redises import RedisServer
 
 README = Path(__file__).parents[1] / "README.md"
@@ -62,7 +63,7 @@ class Site:
         self._service, self._folder = service, folder
         # coverage imports asyncio twice into a process that it starts with
         unmeasured = {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
-        self._environment = {**unmeasured, **environment}
+        self.environment = {**unmeasured, **environment}
         self._processes: list[asyncio.subprocess.Process] = []
 
     async def start(self, *words: str, is_all_told: bool = False) -> asyncio.subprocess.Process:
@@ -70,7 +71,7 @@ class Site:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *words),
             cwd=self._folder,
-            env=self._environment,
+            env=self.environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if is_all_told else None,
             start_new_session=True,
@@ -176,12 +177,14 @@ async def test_what_a_dask_worker_leaves_is_done_by_another(
 ) -> None:
     emulator = Emulator(seed=1, run_seconds=(2.0, 5.0))
     imodel_ids = [emulator.add_imodel(f"{n}") for n in range(6)]
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    async with site(emulator, folder, DASK_SCHEDULER_ADDRESS=address) as here:
+    note = folder / "scheduler.json"  # it is there once the scheduler listens
+    async with site(emulator, folder) as here:
         quiet = ("--dashboard-address", "127.0.0.1:0")
-        place = ("--host", "127.0.0.1", "--port", f"{port}")
+        place = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", f"{note}")
         await here.start("-m", "dask", "scheduler", *place, *quiet)
+        await until(lambda: note.exists() and note.read_text().endswith("}"))
+        address = json.loads(note.read_text())["address"]
+        here.environment["DASK_SCHEDULER_ADDRESS"] = address
         worker = ("-m", "dask", "worker", address, "--no-nanny", "--nthreads", "10", *quiet)
         first = await here.start(*worker)
         sender = await here.start("exports_dask.py", *imodel_ids)
