@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from random import randrange
 from typing import NoReturn
 
 import pytest
@@ -25,10 +26,11 @@ def kill(process: asyncio.subprocess.Process) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    """A port of loopback on which nobody listens, and that the system gives to nobody by itself."""
+    while True:
+        port = randrange(20_000, 32_768)  # where Linux begins to give them
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def missing(reason: str) -> NoReturn:
