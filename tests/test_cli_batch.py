@@ -538,6 +538,16 @@ def test_a_ledger_may_be_in_the_folder_that_the_batch_makes(
     assert (tmp_path / ledger).is_file()
 
 
+async def test_a_folder_spelled_otherwise_is_the_same_to_a_ledger(
+    emulator: Emulator, run: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = table(emulator.add_imodel()) + f"{emulator.add_imodel()},\n"
+    for folder in ("out", "./out/", "out//"):
+        assert await run(lines, folder=folder, ledger=tmp_path / "l.db") == 0
+    assert emulator.count("create_run") == 2
+
+
 def test_without_a_token_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)

@@ -197,7 +197,7 @@ def _request(values: Mapping[str, Any], folder: str) -> ExportRequest:
     )
     own = safe_name(said.get("key", imodel_id), fallback=imodel_id)
     place = said.get("destination", os.path.join(own, ""))
-    destination = os.path.join(folder, place)
+    destination = os.path.join(PurePath(folder), place)  # also ./out/ is out, to a ledger
     return ExportRequest(**{**some(_REQUEST), "destination": destination, "options": options})
 
 
