@@ -17,7 +17,7 @@ from itwin_export_async.emulator._gateway import Gateway
 from itwin_export_async.emulator._identity import SCOPE, add_refresh_token, add_token
 from itwin_export_async.emulator._ids import composite, new_guid
 from itwin_export_async.emulator._journal import RequestRecord
-from itwin_export_async.emulator._operations import OPERATIONS
+from itwin_export_async.emulator._operations import OPERATIONS, UNKNOWN
 from itwin_export_async.emulator._quirks import Oddities
 from itwin_export_async.emulator._runs import Fate
 from itwin_export_async.emulator._server import Served, serving
@@ -215,14 +215,14 @@ class Emulator(Settings):
         answer is lost. The connection breaks `after_bytes` of the answer's body; the answer comes
         `late` by so many seconds, whether the client still waits for it or not.
         """
-        if operation not in OPERATIONS:
-            raise ValueError(f"no operation {operation}, only {', '.join(sorted(OPERATIONS))}")
+        _check_operation(operation, OPERATIONS)
         self._gateway.script.add(
             operation, *outcomes, after=after, after_bytes=after_bytes, late=late
         )
 
     def count(self, operation: str) -> int:
-        """How many requests of this operation were made."""
+        """How many requests of this operation were made; "unknown" are those of none."""
+        _check_operation(operation, OPERATIONS | {UNKNOWN.operation})
         return self._gateway.journal.counts[operation]
 
     def output(self, file_id: str) -> bytes:
@@ -273,3 +273,8 @@ class Emulator(Settings):
                 yield served
             finally:
                 self._world.addresses = before
+
+
+def _check_operation(operation: str, known: frozenset[str]) -> None:
+    if operation not in known:
+        raise ValueError(f"no operation {operation}, only {', '.join(sorted(known))}")

@@ -249,6 +249,8 @@ def test_the_emulator_is_a_transport(emulator: Emulator) -> None:
 def test_mistakes_in_tests_are_told(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="no operation"):
         emulator.script("create_runs", ConnectionResetError())
+    with pytest.raises(ValueError, match=r"no operation start_run, only .*create_run"):
+        emulator.count("start_run")
     with pytest.raises(ValueError, match="no iModel"):
         emulator.fate("nonsense", "Error")
     with pytest.raises(ValueError, match="no service"):
