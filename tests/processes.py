@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from random import randrange
+from random import sample
 from typing import NoReturn
 
 import pytest
@@ -27,10 +27,10 @@ def kill(process: asyncio.subprocess.Process) -> None:
 
 def free_port() -> int:
     """A port of loopback on which nobody listens, and that the system gives to nobody by itself."""
-    while True:
-        port = randrange(20_000, 32_768)  # where Linux begins to give them
+    for port in sample(range(20_000, 32_768), 100):  # Linux gives those above
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+    pytest.fail("no port of loopback can be had")
 
 
 def missing(reason: str) -> NoReturn:

@@ -213,7 +213,8 @@ class Emulator(Settings):
         An outcome is a `Response`, an exception such as `ConnectionResetError` for an answer that
         never comes, or None for the true answer. With `after` the request has its effect before its
         answer is lost. The connection breaks `after_bytes` of the answer's body; the answer comes
-        `late` by so many seconds, whether the client still waits for it or not.
+        `late` by so many seconds, whether the client still waits for it or not. `ValueError` for an
+        operation that there is not.
         """
         _check_operation(operation, OPERATIONS)
         self._gateway.script.add(
@@ -221,7 +222,10 @@ class Emulator(Settings):
         )
 
     def count(self, operation: str) -> int:
-        """How many requests of this operation were made; "unknown" are those of none."""
+        """How many requests of this operation were made; those of none are "unknown".
+
+        `ValueError` for an operation that there is not.
+        """
         _check_operation(operation, OPERATIONS | {UNKNOWN.operation})
         return self._gateway.journal.counts[operation]
 
