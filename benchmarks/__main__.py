@@ -9,9 +9,9 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import this_machine
-from benchmarks.readme import Result, keep, kept, renewed
-from benchmarks.report import GOALS_HEAD, Report, table
+from benchmarks._support.machine import this_machine
+from benchmarks._support.readme import Result, keep, kept, renewed
+from benchmarks._support.report import GOALS_HEAD, Report, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"

@@ -19,16 +19,16 @@ from tempfile import TemporaryDirectory
 
 from attrs import define, frozen
 
-from benchmarks.figure import Bar, Figure
-from benchmarks.naive import export_all
-from benchmarks.report import Goal, Report, shown
+from benchmarks._support.baseline import export_all
+from benchmarks._support.report import Goal, Report, shown
+from benchmarks._support.svg import Bar, Figure
 from itwin_export_async import (
-    BodyStream,
     ExportClient,
     ExportRequest,
     RateLimit,
     Request,
     Response,
+    StreamedResponse,
 )
 from itwin_export_async.emulator import Emulator, run_virtual
 
@@ -37,7 +37,7 @@ LABELS = {OURS: "ours", AGAIN: "ours, a day later", NAIVE: "by hand"}
 SEED = 1963
 TIERS = {"Community": RateLimit.COMMUNITY, "Standard": RateLimit.STANDARD}
 WINDOWS = {"Community": {60.0: 500, 3600.0: 5000}, "Standard": {60.0: 5000}}  # calls by seconds
-DAY = 86400.0  # seconds
+DEFAULT_TIMEOUT = 86400.0  # seconds
 BEFORE, AFTER = 2, 2  # the fewest calls of an export before and after its run
 LONG, SHORT = "about 7 minutes", "about 40 seconds"
 LENGTHS = {LONG: (420.0, 0.6), SHORT: (40.0, 0.3)}  # median and spread of runs
@@ -104,13 +104,13 @@ def _durations(exports: int, median: float, spread: float) -> list[float]:
 
 
 def _made(name: str, tier: str, durations: list[float]) -> Made:
-    emulator = Emulator(seed=SEED, tier=tier, token_lifetime=7 * DAY)
+    emulator = Emulator(seed=SEED, tier=tier, token_lifetime=7 * DEFAULT_TIMEOUT)
     imodel_ids = [emulator.add_imodel(f"Bridge {n}") for n in range(len(durations))]
     random.seed(SEED)  # the client's own chance
 
     async def batch(folder: Path) -> Made:
         for imodel_id, seconds in zip(imodel_ids, durations, strict=True):
-            emulator.fate(imodel_id, seconds=seconds)
+            emulator.plan_next_run(imodel_id, duration=seconds)
         transport, token = _Counted(emulator), emulator.token()
         began = asyncio.get_running_loop().time()
         if name == NAIVE:
@@ -123,7 +123,7 @@ def _made(name: str, tier: str, durations: list[float]) -> Made:
     async def batches(folder: Path) -> Made:
         made = await batch(folder)
         if name == AGAIN:
-            await asyncio.sleep(DAY)
+            await asyncio.sleep(DEFAULT_TIMEOUT)
             made = await batch(folder)
         return made
 
@@ -146,7 +146,7 @@ class _Counted:
         self.refused += response.status == 429
         return response
 
-    def stream(self, request: Request, /) -> AbstractAsyncContextManager[BodyStream]:
+    def stream(self, request: Request, /) -> AbstractAsyncContextManager[StreamedResponse]:
         """The answer of the blob store, which counts no calls."""
         return self.emulator.stream(request)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from attrs import frozen
 
-from benchmarks.figure import Bar, Figure
-from benchmarks.processes import child
-from benchmarks.report import Report, shown
-from benchmarks.runs_server import run_with
-from benchmarks.turns import Samples, rounds
+from benchmarks._support.interleave import Samples, rounds
+from benchmarks._support.processes import child
+from benchmarks._support.report import Report, shown
+from benchmarks._support.runs_server import run_with
+from benchmarks._support.svg import Bar, Figure
 
 BARE, OURS = "json.loads", "ours, to a Run"
 
@@ -74,7 +74,7 @@ def _with_orjson() -> Iterator[tuple[str, Decoder]]:
 
     import orjson
 
-    from benchmarks.models import RunAnswer
+    from benchmarks._support.models import RunAnswer
 
     yield "orjson.loads", orjson.loads
     yield f"{OURS}, orjson" if is_used else f"{OURS}, orjson not used", ours
@@ -91,9 +91,9 @@ def _without() -> Iterator[tuple[str, Decoder]]:
 
 def _ours() -> Decoder:
     from itwin_export_async import Response
-    from itwin_export_async._protocol.runs import read_run
+    from itwin_export_async._protocol.runs import parse_run
 
-    return lambda body: read_run(Response(status=200, body=body), "c1")
+    return lambda body: parse_run(Response(status=200, body=body), "c1")
 
 
 def _report(samples: Mapping[int, Samples]) -> Report:

@@ -21,17 +21,17 @@ import aiohttp
 from attrs import frozen
 from yarl import URL
 
-from benchmarks.figure import Bar, Figure
-from benchmarks.processes import child
-from benchmarks.report import Goal, Report, shown
-from benchmarks.turns import Samples, rounds
+from benchmarks._support.interleave import Samples, rounds
+from benchmarks._support.processes import child
+from benchmarks._support.report import Goal, Report, shown
+from benchmarks._support.svg import Bar, Figure
 from itwin_export_async import ExportClient, RateLimit
 from itwin_export_async.emulator import Emulator, SparseContent
 
 MIB = 1024 * 1024
 IN_MEMORY = Path("/dev/shm")
 OURS, BARE, SYNCED = "storage.download", "bare aiohttp", "bare aiohttp, fsync"
-DAY = 86400.0
+DEFAULT_TIMEOUT = 86400.0
 
 Fetch = Callable[[str, Path], Awaitable[None]]
 
@@ -89,12 +89,12 @@ def tell_files(ours: Connection, sizes: set[int]) -> None:
 
     async def main() -> None:
         emulator = Emulator()
-        emulator.download_lifetime = DAY
+        emulator.download_lifetime = DEFAULT_TIMEOUT
         file_ids = {
             size: emulator.add_file(f"{size}.ifc", SparseContent(size * MIB)) for size in sizes
         }
         async with emulator.serve() as served:
-            token = emulator.token(lifetime=DAY)
+            token = emulator.token(lifetime=DEFAULT_TIMEOUT)
             ours.send(Source(base_url=served.base_url, token=token, file_ids=file_ids))
             await asyncio.Event().wait()
 

@@ -1,6 +1,5 @@
 """All that is public of the client, under one name."""
 
-from itwin_export_async._auth import ClientCredentials, RefreshTokenCredentials, TokenProvider
 from itwin_export_async._client import ExportClient
 from itwin_export_async._errors import (
     AuthenticationFailed,
@@ -22,12 +21,22 @@ from itwin_export_async._errors import (
     RunPartlyFailed,
     RunTimeout,
     RunUnreachable,
-    ServiceUnavailable,
+    ServerError,
     StartTimeout,
     TokenError,
     TransportError,
     UploadError,
 )
+from itwin_export_async._files.storage import StorageClient
+from itwin_export_async._http.credentials import (
+    ClientCredentials,
+    RefreshTokenCredentials,
+    TokenProvider,
+)
+from itwin_export_async._http.pager import AsyncPager
+from itwin_export_async._http.rate_limit import RateLimit, RequestStats
+from itwin_export_async._http.retry import RetryPolicy
+from itwin_export_async._http.session import Session
 from itwin_export_async._models import (
     AuthenticationType,
     AuthorizationInformation,
@@ -45,7 +54,7 @@ from itwin_export_async._models import (
     OutputLocation,
     OutputOptions,
     Run,
-    RunFault,
+    RunErrorInfo,
     RunOrigin,
     RunUpdate,
     SourceFile,
@@ -53,32 +62,28 @@ from itwin_export_async._models import (
     StorageConnection,
     StoredFile,
     Task,
-    TaskError,
+    TaskErrorInfo,
 )
-from itwin_export_async._paging import Listing
-from itwin_export_async._protocol.http import BodyStream, Request, Response, Transport
-from itwin_export_async._protocol.identity import AccessToken
-from itwin_export_async._protocol.rate import RateLimit, Spent
-from itwin_export_async._protocol.retry import RetryPolicy
-from itwin_export_async._protocol.schedule import (
-    Exponential,
-    FixedInterval,
-    Inspection,
+from itwin_export_async._polling.schedule import (
+    AdaptiveSchedule,
+    ExponentialSchedule,
+    FixedSchedule,
+    PollContext,
     PollSchedule,
-    PollView,
 )
-from itwin_export_async._runs import RunHandle
-from itwin_export_async._session import Session
-from itwin_export_async._storage import StorageClient
+from itwin_export_async._protocol.messages import Request, Response, StreamedResponse, Transport
+from itwin_export_async._protocol.oauth import AccessToken
+from itwin_export_async._runs.handle import RunHandle
 from itwin_export_async._synchronization import SynchronizationClient
 
 __all__ = [
     "AccessToken",
+    "AdaptiveSchedule",
+    "AsyncPager",
     "AuthenticationFailed",
     "AuthenticationType",
     "AuthorizationInformation",
     "AuthorizationRequired",
-    "BodyStream",
     "ClientCredentials",
     "Conflict",
     "Connection",
@@ -87,58 +92,57 @@ __all__ = [
     "ErrorDetail",
     "ExecutionResult",
     "ExecutionState",
-    "Exponential",
+    "ExponentialSchedule",
     "ExportClient",
     "ExportError",
     "ExportOptions",
     "ExportOutcome",
     "ExportRequest",
     "ExportType",
-    "FixedInterval",
+    "FixedSchedule",
     "IfcVersion",
     "InputOptions",
-    "Inspection",
     "InvalidRequest",
     "Job",
     "LedgerError",
-    "Listing",
     "NotFound",
     "OutputLocation",
     "OutputOptions",
     "PermissionDenied",
+    "PollContext",
     "PollSchedule",
-    "PollView",
     "ProtocolError",
     "RateLimit",
     "RateLimited",
     "RefreshTokenCredentials",
     "Request",
+    "RequestStats",
     "RequestTimeout",
     "Response",
     "ResponseError",
     "RetryPolicy",
     "Run",
     "RunError",
+    "RunErrorInfo",
     "RunFailed",
-    "RunFault",
     "RunHandle",
     "RunOrigin",
     "RunPartlyFailed",
     "RunTimeout",
     "RunUnreachable",
     "RunUpdate",
-    "ServiceUnavailable",
+    "ServerError",
     "Session",
     "SourceFile",
-    "Spent",
     "StartTimeout",
     "StateChange",
     "StorageClient",
     "StorageConnection",
     "StoredFile",
+    "StreamedResponse",
     "SynchronizationClient",
     "Task",
-    "TaskError",
+    "TaskErrorInfo",
     "TokenError",
     "TokenProvider",
     "Transport",

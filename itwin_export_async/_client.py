@@ -7,14 +7,16 @@ from typing import Any, Self
 
 import aiohttp
 
-from itwin_export_async._auth import Auth, auth_from_env
-from itwin_export_async._batch import Requests, export_many
-from itwin_export_async._connections import connections_of, find_or_create
-from itwin_export_async._consent import Consent
-from itwin_export_async._exporting import Export, Terms, kind_of
-from itwin_export_async._following import Following
-from itwin_export_async._gate import AnyLimit
-from itwin_export_async._limits import DAY
+from itwin_export_async._batch.batch import Requests, export_many
+from itwin_export_async._batch.pipeline import Export, Terms, parse_authentication_type
+from itwin_export_async._files.outputs import Outputs
+from itwin_export_async._files.storage import StorageClient
+from itwin_export_async._http.credentials import Auth, auth_from_env
+from itwin_export_async._http.limiter import RateLimitLike
+from itwin_export_async._http.pager import AsyncPager, list_runs
+from itwin_export_async._http.retry import RetryPolicy
+from itwin_export_async._http.session import Session
+from itwin_export_async._http.transport import Transport
 from itwin_export_async._models import (
     AuthenticationType,
     AuthorizationInformation,
@@ -25,19 +27,17 @@ from itwin_export_async._models import (
     Run,
     RunOrigin,
 )
-from itwin_export_async._outputs import Outputs
-from itwin_export_async._paging import Listing, runs_of
+from itwin_export_async._polling.poller import RunPoller
+from itwin_export_async._polling.schedule import PollSchedule, checked_schedule
 from itwin_export_async._protocol import connections, runs
-from itwin_export_async._protocol.resuming import read_token
-from itwin_export_async._protocol.retry import RetryPolicy
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._protocol.schedule import PollSchedule, checked_schedule
-from itwin_export_async._runs import OnUpdate, RunDesk, RunHandle
-from itwin_export_async._session import Session
-from itwin_export_async._starting import IfActive, start_export
-from itwin_export_async._storage import StorageClient
+from itwin_export_async._runs.connections import find_or_create, list_connections
+from itwin_export_async._runs.consent import Consent
+from itwin_export_async._runs.deadline import DEFAULT_TIMEOUT
+from itwin_export_async._runs.handle import OnUpdate, RunContext, RunHandle
+from itwin_export_async._runs.resume_token import read_token
+from itwin_export_async._runs.starter import IfActive, start_export
 from itwin_export_async._synchronization import SynchronizationClient
-from itwin_export_async._transport import Transport
 
 REDIRECT_URL = "https://developer.bentley.com/"
 
@@ -50,7 +50,7 @@ class ExportClient:
     Bentley's by default. `rate_limit`: how many calls the subscription allows, by default
     `RateLimit.STANDARD`, or a `RedisRateLimit`. `retry`: how often requests are repeated.
     `schedule`: when runs are looked at. `request_timeout`: seconds for one request, 30 by default.
-    `outage_allowance`: seconds for which looks at a run may fail before its `wait` gives up.
+    `max_outage`: seconds for which looks at a run may fail before its `wait` gives up.
     `redirect_url`: where the page on which a user agrees to exports sends them afterwards. `http`:
     your own `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests
     instead of aiohttp, such as an emulator.
@@ -62,11 +62,11 @@ class ExportClient:
         *,
         session: Session | None = None,
         base_url: str | None = None,
-        rate_limit: AnyLimit | None = None,
+        rate_limit: RateLimitLike | None = None,
         retry: RetryPolicy | None = None,
         schedule: PollSchedule | None = None,
         request_timeout: float | None = None,
-        outage_allowance: float = 900.0,
+        max_outage: float = 900.0,
         redirect_url: str = REDIRECT_URL,
         http: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
@@ -89,14 +89,14 @@ class ExportClient:
             raise TypeError(f"session and {names} exclude each other")
         else:
             self._session = session
-        if not outage_allowance >= 0:
-            raise ValueError(f"outage_allowance must be at least 0, not {outage_allowance}")
+        if not max_outage >= 0:
+            raise ValueError(f"max_outage must be at least 0, not {max_outage}")
         self._owns_session = session is None
-        self._following = Following(self._session, checked_schedule(schedule), outage_allowance)
+        self._following = RunPoller(self._session, checked_schedule(schedule), max_outage)
         self.storage = StorageClient(self._session)
         """iTwin Storage: where the exported files are."""
         outputs = Outputs(self._session, self.storage)
-        self._desk = RunDesk(session=self._session, following=self._following, outputs=outputs)
+        self._desk = RunContext(session=self._session, following=self._following, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
         self._terms = partial(Terms, desk=self._desk, consent=self._consent)
         self.synchronization = SynchronizationClient(self._desk, self._consent)
@@ -149,9 +149,11 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/create-export-connection/
         """
-        request = connections.create_connection(imodel_id, display_name, authentication_type)
+        request = connections.create_connection_request(
+            imodel_id, display_name, authentication_type
+        )
         response = await self._session.send(request)
-        return connections.read_created_connection(response, Connection)
+        return connections.parse_created_connection(response, Connection)
 
     async def find_or_create_connection(
         self,
@@ -163,7 +165,7 @@ class ExportClient:
         """The iModel's connection of this name (and authentication type, where one is given); it
         is made if there is none: one, however many ask this client, and though answers are lost.
         """
-        kind = kind_of(authentication_type)
+        kind = parse_authentication_type(authentication_type)
         return await find_or_create(self._session, imodel_id, display_name, kind)
 
     async def get_connection(self, connection_id: str) -> Connection:
@@ -171,25 +173,25 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/get-export-connection/
         """
-        request = runs.get_connection(Service.EXPORT, connection_id)
-        return runs.read_connection(await self._session.send(request), Connection)
+        request = runs.get_connection_request(Service.EXPORT, connection_id)
+        return runs.parse_connection(await self._session.send(request), Connection)
 
     def list_connections(
         self, imodel_id: str, *, page_size: int | None = None
-    ) -> Listing[Connection]:
+    ) -> AsyncPager[Connection]:
         """The connections of an iModel. `page_size` None leaves it to the service.
 
         https://developer.bentley.com/apis/export/operations/get-export-connections/
         """
-        return connections_of(self._session, imodel_id, page_size)
+        return list_connections(self._session, imodel_id, page_size)
 
     async def delete_connection(self, connection_id: str) -> None:
         """Delete a connection. Raises `Conflict` while a run of it is active.
 
         https://developer.bentley.com/apis/export/operations/delete-export-connection/
         """
-        request = connections.delete_connection(Service.EXPORT, connection_id)
-        connections.read_deleted(await self._session.send(request))
+        request = connections.delete_connection_request(Service.EXPORT, connection_id)
+        connections.parse_deleted(await self._session.send(request))
 
     async def start_run(
         self,
@@ -214,22 +216,22 @@ class ExportClient:
 
         https://developer.bentley.com/apis/export/operations/get-export-connection-run/
         """
-        request = runs.get_run(Service.EXPORT, connection_id, run_id)
-        return runs.read_run(await self._session.send(request), connection_id)
+        request = runs.get_run_request(Service.EXPORT, connection_id, run_id)
+        return runs.parse_run(await self._session.send(request), connection_id)
 
-    def list_runs(self, connection_id: str, *, page_size: int | None = None) -> Listing[Run]:
+    def list_runs(self, connection_id: str, *, page_size: int | None = None) -> AsyncPager[Run]:
         """The runs of a connection, in no order. `page_size` None leaves it to the service.
 
         https://developer.bentley.com/apis/export/operations/get-export-connection-runs/
         """
-        return runs_of(self._session, Service.EXPORT, connection_id, page_size)
+        return list_runs(self._session, Service.EXPORT, connection_id, page_size)
 
-    def run(self, connection_id: str, run_id: str) -> RunHandle:
+    def attach(self, connection_id: str, run_id: str) -> RunHandle:
         """A handle of a run that you know by its ids. Asks nothing."""
         return self._desk.attach(Service.EXPORT, connection_id, run_id)
 
     def resume(self, token: str | RunHandle) -> RunHandle:
-        """A handle from `run.token`, or from a handle that was pickled. Asks nothing.
+        """A handle from `run.resume_token`, or from a handle that was pickled. Asks nothing.
 
         Where that was of a run just started or joined, a 404 may pass in a `wait`'s first minute.
         Raises a `ValueError` for a text that is no such token.
@@ -256,7 +258,7 @@ class ExportClient:
         display_name: str | None = None,
         authentication_type: AuthenticationType | str | None = None,
         if_active: IfActive = "wait",
-        timeout: float | None = DAY,
+        timeout: float | None = DEFAULT_TIMEOUT,
         on_update: OnUpdate | None = None,
     ) -> ExportOutcome:
         """Export an iModel and bring the output to disk, as `run.download` does.
@@ -278,7 +280,7 @@ class ExportClient:
         ledger: str | PathLike[str] | None = None,
         authentication_type: AuthenticationType | str | None = None,
         if_active: IfActive = "wait",
-        timeout: float | None = DAY,
+        timeout: float | None = DEFAULT_TIMEOUT,
         on_update: OnUpdate | None = None,
     ) -> AsyncGenerator[ExportOutcome, None]:
         """The outcomes of many exports, each as soon as it is there; failures among them.

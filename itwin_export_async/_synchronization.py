@@ -5,7 +5,7 @@ https://developer.bentley.com/apis/synchronization/
 
 from collections.abc import Iterable
 
-from itwin_export_async._consent import Consent
+from itwin_export_async._http.pager import AsyncPager, list_runs
 from itwin_export_async._models import (
     AuthenticationType,
     AuthorizationInformation,
@@ -13,11 +13,11 @@ from itwin_export_async._models import (
     SourceFile,
     StorageConnection,
 )
-from itwin_export_async._paging import Listing, runs_of
 from itwin_export_async._protocol import connections, runs, source_files
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._runs import RunDesk, RunHandle
-from itwin_export_async._starting import IfActive, RunStarter
+from itwin_export_async._runs.consent import Consent
+from itwin_export_async._runs.handle import RunContext, RunHandle
+from itwin_export_async._runs.starter import IfActive, RunStarter
 
 _SERVICE = Service.SYNCHRONIZATION
 
@@ -29,7 +29,7 @@ class SynchronizationClient:
     reads it. A run brings in what changed in them; its handle is that of exports.
     """
 
-    def __init__(self, desk: RunDesk, consent: Consent) -> None:
+    def __init__(self, desk: RunContext, consent: Consent) -> None:
         self._desk = desk
         self._session = desk.session
         self._consent = consent
@@ -50,36 +50,36 @@ class SynchronizationClient:
 
         https://developer.bentley.com/apis/synchronization/operations/create-storage-connection/
         """
-        request = connections.create_storage_connection(
+        request = connections.create_storage_connection_request(
             imodel_id, source_files, display_name, authentication_type
         )
         response = await self._session.send(request)
-        return connections.read_created_connection(response, StorageConnection)
+        return connections.parse_created_connection(response, StorageConnection)
 
     async def get_connection(self, connection_id: str) -> StorageConnection:
         """Read a storage connection. Raises `NotFound`.
 
         https://developer.bentley.com/apis/synchronization/operations/get-storage-connection/
         """
-        response = await self._session.send(runs.get_connection(_SERVICE, connection_id))
-        return runs.read_connection(response, StorageConnection)
+        response = await self._session.send(runs.get_connection_request(_SERVICE, connection_id))
+        return runs.parse_connection(response, StorageConnection)
 
     def list_connections(
         self, imodel_id: str | None = None, *, page_size: int | None = None
-    ) -> Listing[StorageConnection]:
+    ) -> AsyncPager[StorageConnection]:
         """The storage connections of an iModel, None for those of all iModels that you can see.
 
         `page_size` None leaves it to the service.
 
         https://developer.bentley.com/apis/synchronization/operations/get-storage-connections/
         """
-        return Listing(
+        return AsyncPager(
             self._session,
             page_size,
-            lambda size, offset: connections.list_connections(
+            lambda size, offset: connections.list_connections_request(
                 _SERVICE, imodel_id, page_size=size, offset=offset
             ),
-            lambda response: connections.read_connections(response, StorageConnection),
+            lambda response: connections.parse_connections(response, StorageConnection),
         )
 
     async def update_connection(
@@ -93,16 +93,18 @@ class SynchronizationClient:
 
         https://developer.bentley.com/apis/synchronization/operations/update-storage-connection/
         """
-        request = connections.update_connection(connection_id, display_name, authentication_type)
-        return runs.read_connection(await self._session.send(request), StorageConnection)
+        request = connections.update_connection_request(
+            connection_id, display_name, authentication_type
+        )
+        return runs.parse_connection(await self._session.send(request), StorageConnection)
 
     async def delete_connection(self, connection_id: str) -> None:
         """Delete a storage connection.
 
         https://developer.bentley.com/apis/synchronization/operations/delete-storage-connection/
         """
-        request = connections.delete_connection(_SERVICE, connection_id)
-        connections.read_deleted(await self._session.send(request))
+        request = connections.delete_connection_request(_SERVICE, connection_id)
+        connections.parse_deleted(await self._session.send(request))
 
     async def add_source_file(self, connection_id: str, source_file: SourceFile) -> SourceFile:
         """Add a file, and get it with its id. Raises `Conflict` when it is mapped already.
@@ -112,31 +114,31 @@ class SynchronizationClient:
 
         https://developer.bentley.com/apis/synchronization/operations/add-storage-connection-sourcefile/
         """
-        request = source_files.add_source_file(connection_id, source_file)
-        return source_files.read_source_file(await self._session.send(request))
+        request = source_files.add_source_file_request(connection_id, source_file)
+        return source_files.parse_source_file(await self._session.send(request))
 
     async def get_source_file(self, connection_id: str, source_file_id: str) -> SourceFile:
         """Read a source file. Raises `NotFound`.
 
         https://developer.bentley.com/apis/synchronization/operations/get-storage-connection-sourcefile/
         """
-        request = source_files.get_source_file(connection_id, source_file_id)
-        return source_files.read_source_file(await self._session.send(request))
+        request = source_files.get_source_file_request(connection_id, source_file_id)
+        return source_files.parse_source_file(await self._session.send(request))
 
     def list_source_files(
         self, connection_id: str, *, page_size: int | None = None
-    ) -> Listing[SourceFile]:
+    ) -> AsyncPager[SourceFile]:
         """The source files of a connection. `page_size` None leaves it to the service.
 
         https://developer.bentley.com/apis/synchronization/operations/get-storage-connection-sourcefiles/
         """
-        return Listing(
+        return AsyncPager(
             self._session,
             page_size,
-            lambda size, offset: source_files.list_source_files(
+            lambda size, offset: source_files.list_source_files_request(
                 connection_id, page_size=size, offset=offset
             ),
-            source_files.read_source_files,
+            source_files.parse_source_files,
         )
 
     async def update_source_file(self, connection_id: str, source_file: SourceFile) -> SourceFile:
@@ -144,16 +146,16 @@ class SynchronizationClient:
 
         https://developer.bentley.com/apis/synchronization/operations/update-storage-connection-sourcefile/
         """
-        request = source_files.update_source_file(connection_id, source_file)
-        return source_files.read_source_file(await self._session.send(request))
+        request = source_files.update_source_file_request(connection_id, source_file)
+        return source_files.parse_source_file(await self._session.send(request))
 
     async def delete_source_file(self, connection_id: str, source_file_id: str) -> None:
         """Take a file out of a connection. It stays in Storage.
 
         https://developer.bentley.com/apis/synchronization/operations/delete-storage-connection-sourcefile/
         """
-        request = source_files.delete_source_file(connection_id, source_file_id)
-        connections.read_deleted(await self._session.send(request))
+        request = source_files.delete_source_file_request(connection_id, source_file_id)
+        connections.parse_deleted(await self._session.send(request))
 
     async def start_run(self, connection_id: str, *, if_active: IfActive = "join") -> RunHandle:
         """Start a synchronization, and hold its run. `if_active` is that of `ExportClient`.
@@ -164,7 +166,7 @@ class SynchronizationClient:
             desk=self._desk,
             service=_SERVICE,
             connection_id=connection_id,
-            request=runs.create_synchronization_run(connection_id),
+            request=runs.create_synchronization_run_request(connection_id),
             if_active=if_active,
         )
         return await starter.start()
@@ -174,15 +176,15 @@ class SynchronizationClient:
 
         https://developer.bentley.com/apis/synchronization/operations/get-storage-connection-run/
         """
-        request = runs.get_run(_SERVICE, connection_id, run_id)
-        return runs.read_run(await self._session.send(request), connection_id)
+        request = runs.get_run_request(_SERVICE, connection_id, run_id)
+        return runs.parse_run(await self._session.send(request), connection_id)
 
-    def list_runs(self, connection_id: str, *, page_size: int | None = None) -> Listing[Run]:
+    def list_runs(self, connection_id: str, *, page_size: int | None = None) -> AsyncPager[Run]:
         """The runs of a connection, in no order. `page_size` None leaves it to the service.
 
         https://developer.bentley.com/apis/synchronization/operations/get-storage-connection-runs/
         """
-        return runs_of(self._session, _SERVICE, connection_id, page_size)
+        return list_runs(self._session, _SERVICE, connection_id, page_size)
 
     def run(self, connection_id: str, run_id: str) -> RunHandle:
         """A handle of a run that you know by its ids. Asks nothing."""

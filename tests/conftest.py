@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from itwin_export_async import ExportClient
 from itwin_export_async.emulator import Emulator, VirtualTimeLoop
-from tests.fakes import EPOCH
+from tests.support.fakes import EPOCH
 
 # no deadline, because machines are busy; the checks always try the same cases
 settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")

@@ -10,7 +10,7 @@
     │   ├── NotFound              404
     │   ├── Conflict              409, and 303 where joining was not wanted
     │   ├── RateLimited           429
-    │   └── ServiceUnavailable    5xx
+    │   └── ServerError    5xx
     ├── ProtocolError             the service broke its own contract
     ├── TokenError                no token could be had
     ├── AuthorizationRequired     the user has to consent first
@@ -29,7 +29,7 @@ A caller's mistake is a `ValueError`, a `TypeError` or (for a client that is not
 appear without their query.
 """
 
-from itwin_export_async._errors.exchange import (
+from itwin_export_async._errors.http import (
     AuthenticationFailed,
     Conflict,
     ErrorDetail,
@@ -41,11 +41,11 @@ from itwin_export_async._errors.exchange import (
     RateLimited,
     RequestTimeout,
     ResponseError,
-    ServiceUnavailable,
+    ServerError,
     TokenError,
     TransportError,
 )
-from itwin_export_async._errors.work import (
+from itwin_export_async._errors.workflow import (
     AuthorizationRequired,
     DownloadError,
     LedgerError,
@@ -78,7 +78,7 @@ __all__ = [
     "RunPartlyFailed",
     "RunTimeout",
     "RunUnreachable",
-    "ServiceUnavailable",
+    "ServerError",
     "StartTimeout",
     "TokenError",
     "TransportError",

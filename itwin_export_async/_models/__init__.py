@@ -1,6 +1,5 @@
 """The values people hold: frozen, keyword-only, named as the service names them."""
 
-from itwin_export_async._models.batch import ExportOutcome, ExportRequest
 from itwin_export_async._models.connections import (
     AuthorizationInformation,
     Connection,
@@ -17,12 +16,13 @@ from itwin_export_async._models.enums import (
     OpenEnum,
     OutputLocation,
 )
+from itwin_export_async._models.exports import ExportOutcome, ExportRequest
 from itwin_export_async._models.options import (
     ExportOptions,
     InputOptions,
     OutputOptions,
 )
-from itwin_export_async._models.runs import Job, Run, RunFault, Task, TaskError
+from itwin_export_async._models.runs import Job, Run, RunErrorInfo, Task, TaskErrorInfo
 from itwin_export_async._models.storage import StoredFile
 from itwin_export_async._models.updates import RunOrigin, RunUpdate, StateChange
 
@@ -44,7 +44,7 @@ __all__ = [
     "OutputLocation",
     "OutputOptions",
     "Run",
-    "RunFault",
+    "RunErrorInfo",
     "RunOrigin",
     "RunUpdate",
     "SourceFile",
@@ -52,5 +52,5 @@ __all__ = [
     "StorageConnection",
     "StoredFile",
     "Task",
-    "TaskError",
+    "TaskErrorInfo",
 ]

@@ -6,11 +6,11 @@ from typing import Any
 from attrs import field, frozen
 
 from itwin_export_async._models.enums import AuthenticationType, ConnectorType
-from itwin_export_async._models.options import member_of
+from itwin_export_async._models.options import parse_enum
 
 
 def _connector_type(value: Any) -> ConnectorType | None:
-    return None if value is None else member_of(ConnectorType, "connector_type", value)
+    return None if value is None else parse_enum(ConnectorType, "connector_type", value)
 
 
 @frozen(kw_only=True)

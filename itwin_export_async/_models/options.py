@@ -10,18 +10,18 @@ from typing import Any, TypeVar
 from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
-from itwin_export_async._models.checks import of_type
 from itwin_export_async._models.enums import (
     ExportType,
     IfcVersion,
     OpenEnum,
     OutputLocation,
 )
+from itwin_export_async._models.validators import instance_of
 
 E = TypeVar("E", bound=OpenEnum)
 
 
-def member_of(enum: type[E], name: str, value: Any) -> E:
+def parse_enum(enum: type[E], name: str, value: Any) -> E:
     """The member that `value` is or names; anything else is an error that says `name`."""
     if isinstance(value, enum):
         return value
@@ -37,15 +37,15 @@ def member_of(enum: type[E], name: str, value: Any) -> E:
 
 
 def _export_type(value: Any) -> ExportType:
-    return member_of(ExportType, "export_type", value)
+    return parse_enum(ExportType, "export_type", value)
 
 
 def _ifc_version(value: Any) -> IfcVersion | None:
-    return None if value is None else member_of(IfcVersion, "ifc_version", value)
+    return None if value is None else parse_enum(IfcVersion, "ifc_version", value)
 
 
 def _location(value: Any) -> OutputLocation | None:
-    return None if value is None else member_of(OutputLocation, "location", value)
+    return None if value is None else parse_enum(OutputLocation, "location", value)
 
 
 def _text(_: object, attribute: "Attribute[Any]", value: Any) -> None:
@@ -103,8 +103,8 @@ class OutputOptions:
     output_sas_url: str | None = field(default=None, validator=_text, repr=False)
     logs_sas_url: str | None = field(default=None, validator=_text, repr=False)
     folder_id: str | None = field(default=None, validator=_text)
-    replace_older_file: bool | None = field(default=None, validator=optional(of_type(bool)))
-    save_logs: bool | None = field(default=None, validator=optional(of_type(bool)))
+    replace_older_file: bool | None = field(default=None, validator=optional(instance_of(bool)))
+    save_logs: bool | None = field(default=None, validator=optional(instance_of(bool)))
 
     def __attrs_post_init__(self) -> None:
         if self.location != OutputLocation.USER_BLOB_STORAGE:
@@ -121,8 +121,8 @@ class ExportOptions:
 
     export_type: ExportType = field(default=ExportType.IFC, converter=_export_type)
     ifc_version: IfcVersion | None = field(default=None, converter=_ifc_version)
-    input: InputOptions = field(factory=InputOptions, validator=of_type(InputOptions))
-    output: OutputOptions = field(factory=OutputOptions, validator=of_type(OutputOptions))
+    input: InputOptions = field(factory=InputOptions, validator=instance_of(InputOptions))
+    output: OutputOptions = field(factory=OutputOptions, validator=instance_of(OutputOptions))
 
     def __attrs_post_init__(self) -> None:
         if self.ifc_version is not None and self.export_type != ExportType.IFC:

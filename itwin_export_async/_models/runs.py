@@ -19,7 +19,7 @@ from itwin_export_async._models.enums import (
 
 
 @frozen(kw_only=True)
-class TaskError:
+class TaskErrorInfo:
     """What went wrong in a task, in the service's words. A filled one can stand beside a success.
 
     `kb_article_link` is empty where there is no article; `can_user_fix` is None when not said.
@@ -56,7 +56,7 @@ class Task:
     retry_attempts: int | None = None
     export_output_file_id: str | None = None
     storage_file_id: str | None = None
-    error: TaskError | None = None
+    error: TaskErrorInfo | None = None
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
 
@@ -78,7 +78,7 @@ class Job:
 
 
 @frozen(kw_only=True)
-class RunFault:
+class RunErrorInfo:
     """Why a whole run could not work (synchronization runs), such as `UserNotAuthenticated`."""
 
     error_key: str = ""
@@ -102,7 +102,7 @@ class Run:
     start_date_time: datetime | None = None
     end_date_time: datetime | None = None
     phase: str | None = None
-    error: RunFault | None = None
+    error: RunErrorInfo | None = None
     jobs: tuple[Job, ...] = ()
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 

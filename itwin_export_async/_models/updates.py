@@ -5,8 +5,8 @@ from typing import Literal
 
 from attrs import frozen
 
-from itwin_export_async._models.batch import ExportRequest
 from itwin_export_async._models.enums import ExecutionResult, ExecutionState
+from itwin_export_async._models.exports import ExportRequest
 from itwin_export_async._models.runs import Run
 
 

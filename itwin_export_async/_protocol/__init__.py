@@ -1,0 +1,1 @@
+"""The services' wire contract: requests out, values in. No I/O."""

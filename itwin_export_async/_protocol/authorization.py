@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 from itwin_export_async._models import AuthenticationType, AuthorizationInformation, Connection
 from itwin_export_async._protocol.codec import decode, json_object
-from itwin_export_async._protocol.http import Request, Response
-from itwin_export_async._protocol.refusals import refusal
+from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.runs import Service
 
 _PATHS = {
@@ -31,13 +31,13 @@ def checked_redirect_url(redirect_url: str) -> str:
     return redirect_url
 
 
-def get_authorization(service: Service, redirect_url: str) -> Request:
+def get_authorization_request(service: Service, redirect_url: str) -> Request:
     """Ask whether the user has agreed to background work."""
     query = f"redirectUrl={quote(checked_redirect_url(redirect_url), safe='')}"
     return Request(method="GET", url=f"{_PATHS[service]}?{query}")
 
 
-def read_authorization(response: Response) -> AuthorizationInformation:
+def parse_authorization(response: Response) -> AuthorizationInformation:
     """What the service says of the user's consent, wrapped in an object or not."""
     match response.status:
         case 200:

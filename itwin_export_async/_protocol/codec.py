@@ -28,7 +28,7 @@ from itwin_export_async._models import (
     StorageConnection,
 )
 from itwin_export_async._protocol.dates import date_or_none
-from itwin_export_async._protocol.http import Response
+from itwin_export_async._protocol.messages import Response
 
 try:
     import orjson
@@ -242,7 +242,7 @@ def json_object(response: Response) -> dict[str, Any]:
     try:
         value = _loads(response.body)
     except (ValueError, RecursionError) as exc:
-        raise _broken(response, "the answer is not JSON", passing=True) from exc
+        raise _broken(response, "the answer is not JSON", is_transient=True) from exc
     if type(value) is not dict:
         raise _broken(response, "the answer is not a JSON object")
     return value
@@ -285,8 +285,12 @@ def _structured(response: Response, value: Any, path: str, cls: type[T]) -> T:
 
 
 def _broken(
-    response: Response, message: str, *, path: str = "", passing: bool = False
+    response: Response, message: str, *, path: str = "", is_transient: bool = False
 ) -> ProtocolError:
     return ProtocolError(
-        message=message, method=response.method, url=response.url, path=path, passing=passing
+        message=message,
+        method=response.method,
+        url=response.url,
+        path=path,
+        is_transient=is_transient,
     )

@@ -18,36 +18,36 @@ from itwin_export_async._errors import (
     TransportError,
 )
 from itwin_export_async._models import AuthenticationType, Connection, SourceFile
-from itwin_export_async._models.options import member_of
-from itwin_export_async._protocol.addresses import checked_id
+from itwin_export_async._models.options import parse_enum
 from itwin_export_async._protocol.codec import decode, encode
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.headers import TRANSIENT
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
-from itwin_export_async._protocol.refusals import refusal
-from itwin_export_async._protocol.retry import TRANSIENT
 from itwin_export_async._protocol.runs import (
     CONNECTIONS,
-    IN_FULL,
+    FULL_REPRESENTATION,
     Service,
     connection_path,
 )
 from itwin_export_async._protocol.source_files import mapping
+from itwin_export_async._protocol.urls import validate_id
 
 C = TypeVar("C", bound=Connection)
 JSON = {"Content-Type": "application/json"}
 
 
-def create_connection(
+def create_connection_request(
     imodel_id: str,
     display_name: str | None,
     authentication_type: AuthenticationType | str | None,
 ) -> Request:
     """Make an export connection. Not repeatable: a second request makes a second connection."""
-    body = {"iModelId": checked_id("imodel_id", imodel_id)}
+    body = {"iModelId": validate_id("imodel_id", imodel_id)}
     return _create(Service.EXPORT, body | _described(display_name, authentication_type))
 
 
-def create_storage_connection(
+def create_storage_connection_request(
     imodel_id: str,
     source_files: Iterable[SourceFile],
     display_name: str | None,
@@ -59,7 +59,7 @@ def create_storage_connection(
     mappings = [mapping(source_file) for source_file in source_files]
     if not mappings:
         raise ValueError("source_files is empty; a synchronization needs at least one file")
-    body = {"iModelId": checked_id("imodel_id", imodel_id)}
+    body = {"iModelId": validate_id("imodel_id", imodel_id)}
     described = _described(display_name, authentication_type)
     return _create(Service.SYNCHRONIZATION, body | described | {"sourceFiles": mappings})
 
@@ -83,12 +83,12 @@ def _described(
             raise TypeError(f"display_name must be a string, not {display_name!r}")
         body["displayName"] = display_name
     if authentication_type is not None:
-        kind = member_of(AuthenticationType, "authentication_type", authentication_type)
+        kind = parse_enum(AuthenticationType, "authentication_type", authentication_type)
         body["authenticationType"] = kind.value
     return body
 
 
-def read_created_connection(response: Response, cls: type[C]) -> C:
+def parse_created_connection(response: Response, cls: type[C]) -> C:
     """The connection that was made."""
     match response.status:
         case 201:
@@ -103,7 +103,7 @@ def may_have_been_made(error: ExportError) -> bool:
         case ResponseError(status=status):
             refused = status == 429 or (status == 503 and error.retry_after is not None)
             return status in TRANSIENT and not refused
-        case TransportError(sent=sent):
+        case TransportError(may_have_been_processed=sent):
             return sent
         case _:
             return isinstance(error, ProtocolError)
@@ -117,7 +117,7 @@ def has_none(error: NotFound) -> bool:
     return not error.is_gateway
 
 
-def list_connections(
+def list_connections_request(
     service: Service, imodel_id: str | None, *, page_size: int | None, offset: int
 ) -> Request:
     """One page of an iModel's connections. The parameter is spelled `imodelId`.
@@ -126,20 +126,20 @@ def list_connections(
     """
     parameters = {}
     if imodel_id is not None or service is Service.EXPORT:
-        parameters["imodelId"] = checked_id("imodel_id", imodel_id)
+        parameters["imodelId"] = validate_id("imodel_id", imodel_id)
     return Request(
         method="GET",
         url=f"{CONNECTIONS[service]}{page_query(parameters, page_size, offset)}",
-        headers=IN_FULL[service],
+        headers=FULL_REPRESENTATION[service],
     )
 
 
-def read_connections(response: Response, cls: type[C]) -> Page[C]:
+def parse_connections(response: Response, cls: type[C]) -> Page[C]:
     """One page of connections."""
     return page_of(response, "connections", cls)
 
 
-def update_connection(
+def update_connection_request(
     connection_id: str,
     display_name: str | None,
     authentication_type: AuthenticationType | str | None,
@@ -156,16 +156,16 @@ def update_connection(
     )
 
 
-def delete_connection(service: Service, connection_id: str) -> Request:
+def delete_connection_request(service: Service, connection_id: str) -> Request:
     """Delete a connection. Repeatable: deleting twice leaves the same."""
     return Request(method="DELETE", url=connection_path(service, connection_id))
 
 
-def read_deleted(response: Response) -> None:
+def parse_deleted(response: Response) -> None:
     """Nothing, or the refusal. A 404 after a sending whose answer was lost says that it worked."""
     if response.status == 204:
         return
     error = refusal(response)
     gone = isinstance(error, NotFound) and not error.is_gateway
-    if not gone or response.doubt is None:
+    if not gone or response.uncertain_for is None:
         raise error

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from attrs import frozen
 
 from itwin_export_async._protocol.codec import decode_list, href, json_object
-from itwin_export_async._protocol.http import Response
-from itwin_export_async._protocol.refusals import refusal
+from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.messages import Response
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ from typing import TypeVar
 from attrs import evolve, frozen
 
 from itwin_export_async._models import Connection, ExportOptions, Run
-from itwin_export_async._protocol.addresses import RunAddress, run_address, segment
 from itwin_export_async._protocol.codec import decode, encode
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.headers import service_time
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
-from itwin_export_async._protocol.refusals import refusal
-from itwin_export_async._protocol.retry import service_time
+from itwin_export_async._protocol.urls import RunAddress, run_address, segment
 
 C = TypeVar("C", bound=Connection)
 _SIGNATURE = re.compile(  # in JSON text, which may have `&`, `+`, `/` and `=` escaped
@@ -34,7 +34,9 @@ CONNECTIONS = {
     Service.EXPORT: "/export/connections",
     Service.SYNCHRONIZATION: "/synchronization/imodels/storageconnections",
 }
-IN_FULL: dict[Service, dict[str, str]] = {  # what makes a list tell more than ids and names
+FULL_REPRESENTATION: dict[
+    Service, dict[str, str]
+] = {  # what makes a list tell more than ids and names
     Service.EXPORT: {},
     Service.SYNCHRONIZATION: {"Prefer": "return=representation"},
 }
@@ -45,7 +47,7 @@ def connection_path(service: Service, connection_id: str) -> str:
     return f"{CONNECTIONS[service]}/{segment('connection_id', connection_id)}"
 
 
-def create_run(connection_id: str, options: ExportOptions) -> Request:
+def create_run_request(connection_id: str, options: ExportOptions) -> Request:
     """Start an export.
 
     Repeatable: while the first run is active the service answers a second request with that very
@@ -60,7 +62,7 @@ def create_run(connection_id: str, options: ExportOptions) -> Request:
     )
 
 
-def create_synchronization_run(connection_id: str) -> Request:
+def create_synchronization_run_request(connection_id: str) -> Request:
     """Start a synchronization. The word is singular and there is no body; repeatable as above."""
     path = connection_path(Service.SYNCHRONIZATION, connection_id)
     return Request(method="POST", url=f"{path}/run", repeatable=True)
@@ -85,7 +87,7 @@ class LostRace:
     """409: another request for the same iModel is being taken at this moment."""
 
 
-def read_created_run(response: Response, *, base_url: str) -> Accepted | AlreadyActive | LostRace:
+def parse_created_run(response: Response, *, base_url: str) -> Accepted | AlreadyActive | LostRace:
     """What became of the request to start a run."""
     match response.status:
         case 202:
@@ -103,7 +105,7 @@ def _located(response: Response, base_url: str) -> RunAddress | None:
     return run_address(response, location, base_url=base_url) if location else None
 
 
-def asked_at(response: Response, seconds: float, *, now: datetime) -> datetime:
+def service_time_at(response: Response, seconds: float, *, now: datetime) -> datetime:
     """When, by the service's own clock, something happened `seconds` before this answer.
 
     `now` is our own clock, for answers that do not tell the time.
@@ -111,7 +113,7 @@ def asked_at(response: Response, seconds: float, *, now: datetime) -> datetime:
     return (service_time(response.headers) or now) - timedelta(seconds=seconds)
 
 
-def began_after(run: Run, moment: datetime) -> bool:
+def started_after(run: Run, moment: datetime) -> bool:
     """Whether the run is no older than `moment`, give or take the clocks' tolerance.
 
     One whose start is not told yet has not even begun.
@@ -131,12 +133,12 @@ def newest(runs: Iterable[Run]) -> Run | None:
     return ordered[-1] if ordered else None
 
 
-def get_connection(service: Service, connection_id: str) -> Request:
+def get_connection_request(service: Service, connection_id: str) -> Request:
     """Read a connection of either service."""
     return Request(method="GET", url=connection_path(service, connection_id))
 
 
-def read_connection(response: Response, cls: type[C]) -> C:
+def parse_connection(response: Response, cls: type[C]) -> C:
     """The connection."""
     match response.status:
         case 200:
@@ -145,19 +147,19 @@ def read_connection(response: Response, cls: type[C]) -> C:
             raise refusal(response)
 
 
-def read_last_run(response: Response, *, base_url: str) -> RunAddress | None:
+def parse_last_run(response: Response, *, base_url: str) -> RunAddress | None:
     """The run that a connection's `lastRun` link names, None when it names none."""
-    link = read_connection(response, Connection).last_run_url
+    link = parse_connection(response, Connection).last_run_url
     return run_address(response, link, base_url=base_url) if link else None
 
 
-def get_run(service: Service, connection_id: str, run_id: str) -> Request:
+def get_run_request(service: Service, connection_id: str, run_id: str) -> Request:
     """Look at one run."""
     path = connection_path(service, connection_id)
     return Request(method="GET", url=f"{path}/runs/{segment('run_id', run_id)}")
 
 
-def read_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:
+def parse_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:
     """The run as it is now: `known`, what was seen last, where nothing has changed."""
     match response.status:
         case 200:
@@ -166,7 +168,7 @@ def read_run(response: Response, connection_id: str, *, known: Run | None = None
             raise refusal(response)
 
 
-def list_runs(
+def list_runs_request(
     service: Service, connection_id: str, *, page_size: int | None, offset: int
 ) -> Request:
     """One page of a connection's runs."""
@@ -174,11 +176,11 @@ def list_runs(
     return Request(
         method="GET",
         url=f"{path}/runs{page_query({}, page_size, offset)}",
-        headers=IN_FULL[service],
+        headers=FULL_REPRESENTATION[service],
     )
 
 
-def read_runs(response: Response, connection_id: str) -> Page[Run]:
+def parse_runs(response: Response, connection_id: str) -> Page[Run]:
     """One page of a connection's runs, in no order."""
     page = page_of(_unsigned(response), "runs", Run)
     return evolve(page, items=tuple(_of(run, connection_id) for run in page.items))

@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import define, field
 
-from itwin_export_async._protocol.rate import RateLimit, Window, pace
+from itwin_export_async._http.rate_limit import RateLimit, Window, pace
 from itwin_export_async._protocol.telling import News, Pace, Reply
 
 

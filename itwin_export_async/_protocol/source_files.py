@@ -5,12 +5,12 @@ https://developer.bentley.com/apis/synchronization/operations/
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import SourceFile
-from itwin_export_async._protocol.addresses import checked_id, segment
 from itwin_export_async._protocol.codec import decode, encode
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
-from itwin_export_async._protocol.refusals import refusal
-from itwin_export_async._protocol.runs import IN_FULL, Service, connection_path
+from itwin_export_async._protocol.runs import FULL_REPRESENTATION, Service, connection_path
+from itwin_export_async._protocol.urls import segment, validate_id
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -22,7 +22,7 @@ def mapping(source_file: SourceFile) -> dict[str, str]:
     if source_file.connector_type is None:
         raise ValueError(f"source file {source_file.storage_file_id} has no connector_type")
     return {
-        "storageFileId": checked_id("storage_file_id", source_file.storage_file_id),
+        "storageFileId": validate_id("storage_file_id", source_file.storage_file_id),
         "connectorType": source_file.connector_type.value,
     }
 
@@ -35,7 +35,7 @@ def _file_path(connection_id: str, source_file_id: str) -> str:
     return f"{_path(connection_id)}/{segment('source_file_id', source_file_id)}"
 
 
-def add_source_file(connection_id: str, source_file: SourceFile) -> Request:
+def add_source_file_request(connection_id: str, source_file: SourceFile) -> Request:
     """Add a file. Not repeatable: the second request finds the file mapped already."""
     return Request(
         method="POST",
@@ -46,21 +46,21 @@ def add_source_file(connection_id: str, source_file: SourceFile) -> Request:
     )
 
 
-def get_source_file(connection_id: str, source_file_id: str) -> Request:
+def get_source_file_request(connection_id: str, source_file_id: str) -> Request:
     """Read one file's mapping."""
     return Request(method="GET", url=_file_path(connection_id, source_file_id))
 
 
-def list_source_files(connection_id: str, *, page_size: int | None, offset: int) -> Request:
+def list_source_files_request(connection_id: str, *, page_size: int | None, offset: int) -> Request:
     """One page of a connection's files."""
     return Request(
         method="GET",
         url=f"{_path(connection_id)}{page_query({}, page_size, offset)}",
-        headers=IN_FULL[Service.SYNCHRONIZATION],
+        headers=FULL_REPRESENTATION[Service.SYNCHRONIZATION],
     )
 
 
-def update_source_file(connection_id: str, source_file: SourceFile) -> Request:
+def update_source_file_request(connection_id: str, source_file: SourceFile) -> Request:
     """Map another file, or read it by another connector, under the id that it has."""
     if source_file.id is None:
         raise ValueError(
@@ -74,12 +74,12 @@ def update_source_file(connection_id: str, source_file: SourceFile) -> Request:
     )
 
 
-def delete_source_file(connection_id: str, source_file_id: str) -> Request:
+def delete_source_file_request(connection_id: str, source_file_id: str) -> Request:
     """Take a file out. Repeatable: taking it out twice leaves the same."""
     return Request(method="DELETE", url=_file_path(connection_id, source_file_id))
 
 
-def read_source_file(response: Response) -> SourceFile:
+def parse_source_file(response: Response) -> SourceFile:
     """The file as it is mapped now."""
     match response.status:
         case 200 | 201:
@@ -88,7 +88,7 @@ def read_source_file(response: Response) -> SourceFile:
             raise refusal(response)
 
 
-def read_source_files(response: Response) -> Page[SourceFile]:
+def parse_source_files(response: Response) -> Page[SourceFile]:
     """One page of files."""
     page = page_of(response, "sourceFiles", SourceFile)
     for number, source_file in enumerate(page.items):

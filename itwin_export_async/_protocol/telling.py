@@ -4,7 +4,7 @@ import json
 
 from attrs import define, field, frozen
 
-from itwin_export_async._protocol.rate import HOUR, MINUTE, RateLimit
+from itwin_export_async._http.rate_limit import HOUR, MINUTE, RateLimit
 
 
 @frozen(kw_only=True)
@@ -55,7 +55,7 @@ class Reply:
     is_settled: bool = True
 
 
-def read_reply(text: str | bytes) -> Reply:
+def parse_reply(text: str | bytes) -> Reply:
     told = json.loads(text)
     if not told["is_known"]:
         return Reply(is_known=False)

@@ -7,19 +7,18 @@ from typing import Annotated
 
 import typer
 
-from itwin_export_async.cli.authorize import authorize as ask_to_authorize
-from itwin_export_async.cli.batch import BatchOrder, run_batch
-from itwin_export_async.cli.board import StandardError
-from itwin_export_async.cli.ending import EXIT_CODES, conclude, same_command
-from itwin_export_async.cli.export import (
+from itwin_export_async.cli.batch_file import COLUMNS
+from itwin_export_async.cli.commands.auth import authorize as ask_to_authorize
+from itwin_export_async.cli.commands.batch import BatchOrder, run_batch
+from itwin_export_async.cli.commands.listings import list_connections, list_runs
+from itwin_export_async.cli.commands.run import (
     Delivery,
     ExportOrder,
     run_export,
     start_only,
     watch_run,
 )
-from itwin_export_async.cli.ids import TakesId
-from itwin_export_async.cli.looking import list_connections, list_runs
+from itwin_export_async.cli.id_arguments import TakesId
 from itwin_export_async.cli.options import (
     ActiveRun,
     AsJson,
@@ -39,7 +38,8 @@ from itwin_export_async.cli.options import (
     client_of,
     where_to,
 )
-from itwin_export_async.cli.sheet import COLUMNS
+from itwin_export_async.cli.output.progress import StandardError
+from itwin_export_async.cli.runner import EXIT_CODES, conclude, same_command
 
 app = typer.Typer(
     help="Export iModels from the Bentley iTwin Platform, mostly to IFC.",
@@ -268,7 +268,7 @@ def demo(
 ) -> None:
     """Export several emulated iModels at once: no account, no network, real IFC files."""
     # imported here: no other command shall wait for an emulator to be loaded
-    from itwin_export_async.cli.demo import run_demo
+    from itwin_export_async.cli.commands.demo import run_demo
 
     conclude(run_demo(output, imodels=imodels, speed=speed, seed=seed))
 
@@ -283,7 +283,7 @@ def emulator(
     seed: Seed = 0,
 ) -> None:
     """Serve an emulated iTwin Platform on this machine until Ctrl-C."""
-    from itwin_export_async.cli.emulator import serve_emulator
+    from itwin_export_async.cli.commands.emulator import serve_emulator
 
     conclude(
         serve_emulator(port=port, imodels=imodels, speed=speed, seed=seed),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from itwin_export_async import AuthenticationType, ExportClient, IfcVersion, RateLimit
-from itwin_export_async.cli.faults import MissingToken
+from itwin_export_async.cli.errors import MissingToken
 
 _IFC_VERSIONS = ", ".join(f"'{version.value}'" for version in IfcVersion)
 _ACCOUNT = ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET")

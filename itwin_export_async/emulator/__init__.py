@@ -10,16 +10,16 @@ that runs take pass in milliseconds.
 
 It need not be kind: a `tier` limits the rate of calls, `quirks` make the answers odd, `script` lays
 down faults and `chaos` draws them. What a client must not do is kept in `sins`, and
-`assert_clean()` raises when there are any.
+`assert_no_violations()` raises when there are any.
 """
 
-from itwin_export_async.emulator._chaos import Chaos
-from itwin_export_async.emulator._content import SparseContent
+from itwin_export_async.emulator._audit.violations import Violation
 from itwin_export_async.emulator._emulator import Emulator
-from itwin_export_async.emulator._journal import RequestRecord
-from itwin_export_async.emulator._quirks import QUIRKS
-from itwin_export_async.emulator._server import Served
-from itwin_export_async.emulator._sins import Sin
+from itwin_export_async.emulator._http.request_log import RequestRecord
+from itwin_export_async.emulator._http.server import ServerAddress
+from itwin_export_async.emulator._middleware.chaos import Chaos
+from itwin_export_async.emulator._middleware.quirks import QUIRKS
+from itwin_export_async.emulator._state.contents import SparseContent
 from itwin_export_async.emulator._virtual_time import VirtualTimeLoop, run_virtual
 
 __all__ = [
@@ -27,9 +27,9 @@ __all__ = [
     "Chaos",
     "Emulator",
     "RequestRecord",
-    "Served",
-    "Sin",
+    "ServerAddress",
     "SparseContent",
+    "Violation",
     "VirtualTimeLoop",
     "run_virtual",
 ]

@@ -8,24 +8,24 @@ from types import MappingProxyType
 from typing import Literal
 from urllib.parse import quote
 
-from itwin_export_async._protocol.http import BodyStream, Request, Response
-from itwin_export_async.emulator._carriage import carried, handled, streamed
-from itwin_export_async.emulator._chaos import Chaos
-from itwin_export_async.emulator._content import Content
-from itwin_export_async.emulator._faults import Outcome
-from itwin_export_async.emulator._gateway import Gateway
-from itwin_export_async.emulator._identity import SCOPE, add_refresh_token, add_token
-from itwin_export_async.emulator._ids import composite, new_guid
-from itwin_export_async.emulator._journal import RequestRecord
-from itwin_export_async.emulator._operations import OPERATIONS, UNKNOWN
-from itwin_export_async.emulator._quirks import Oddities
-from itwin_export_async.emulator._runs import Fate
-from itwin_export_async.emulator._server import Served, serving
-from itwin_export_async.emulator._settings import Settings
-from itwin_export_async.emulator._sins import Sin
-from itwin_export_async.emulator._status import status_pages
-from itwin_export_async.emulator._tiers import Limits
-from itwin_export_async.emulator._world import Addresses, World
+from itwin_export_async._protocol.messages import Request, Response, StreamedResponse
+from itwin_export_async.emulator._audit.violations import Violation
+from itwin_export_async.emulator._config import Settings
+from itwin_export_async.emulator._dashboard.snapshot import status_pages
+from itwin_export_async.emulator._handlers.identity import SCOPE, add_refresh_token, add_token
+from itwin_export_async.emulator._http.in_memory import carried, handled, streamed
+from itwin_export_async.emulator._http.pipeline import Gateway
+from itwin_export_async.emulator._http.request_log import RequestRecord
+from itwin_export_async.emulator._http.routes import OPERATIONS, UNKNOWN
+from itwin_export_async.emulator._http.server import ServerAddress, serving
+from itwin_export_async.emulator._middleware.chaos import Chaos
+from itwin_export_async.emulator._middleware.faults import Outcome
+from itwin_export_async.emulator._middleware.quirks import QuirkSet
+from itwin_export_async.emulator._middleware.rate_limiter import Limits
+from itwin_export_async.emulator._state.contents import Content
+from itwin_export_async.emulator._state.ids import composite, new_guid
+from itwin_export_async.emulator._state.platform import Addresses, Platform
+from itwin_export_async.emulator._state.run_lifecycle import RunPlan
 
 _WEEK = 7 * 86400.0
 
@@ -60,7 +60,7 @@ class Emulator(Settings):
             token_lifetime=token_lifetime,
             page_size=page_size,
         )
-        self._world = World.from_seed(seed, settings=self, epoch=epoch or datetime.now(UTC))
+        self._world = Platform.from_seed(seed, settings=self, epoch=epoch or datetime.now(UTC))
         self._gateway = Gateway(self._world)
         self.tier = tier
         self.quirks = quirks
@@ -81,7 +81,7 @@ class Emulator(Settings):
 
     @quirks.setter
     def quirks(self, quirks: str | Iterable[str]) -> None:
-        self._gateway.oddities = Oddities(quirks)
+        self._gateway.oddities = QuirkSet(quirks)
 
     @property
     def chaos(self) -> Chaos | None:
@@ -98,13 +98,13 @@ class Emulator(Settings):
         return self._gateway.journal.records
 
     @property
-    def sins(self) -> list[Sin]:
+    def violations(self) -> list[Violation]:
         """What clients must not do and did, each cause once."""
-        return self._gateway.judge.sins.found
+        return self._gateway.judge.violations.found
 
-    def assert_clean(self) -> None:
-        """Raise an `AssertionError` that names all sins, if there are any."""
-        self._gateway.judge.sins.assert_none()
+    def assert_no_violations(self) -> None:
+        """Raise an `AssertionError` that names all violations, if there are any."""
+        self._gateway.judge.violations.assert_none()
 
     @property
     def client_id(self) -> str:
@@ -178,13 +178,13 @@ class Emulator(Settings):
         """
         return add_refresh_token(self._world)
 
-    def fate(
+    def plan_next_run(
         self,
         imodel_id: str,
         result: str = "Success",
         *,
         task_result: str | None = None,
-        seconds: float | None = None,
+        duration: float | None = None,
         service: Literal["export", "synchronization"] = "export",
     ) -> None:
         """Lay down how the next run of this iModel ends, runs already laid down coming first.
@@ -194,19 +194,19 @@ class Emulator(Settings):
         """
         if imodel_id not in self._world.imodels:
             raise ValueError(f"no iModel {imodel_id}")
-        fate = Fate(result=result, task_result=task_result, seconds=seconds)
+        plan = RunPlan(result=result, task_result=task_result, duration=duration)
         services = {"export": self._world.exports, "synchronization": self._world.synchronizations}
         if service not in services:
             raise ValueError(f"no service {service}, only {' and '.join(services)}")
-        services[service].lay_down(imodel_id, fate)
+        services[service].enqueue_plan(imodel_id, plan)
 
-    def script(
+    def inject(
         self,
         operation: str,
         *outcomes: Outcome | None,
-        after: bool = False,
-        after_bytes: int | None = None,
-        late: float = 0.0,
+        apply_effect: bool = False,
+        truncate_after: int | None = None,
+        delay: float = 0.0,
     ) -> None:
         """Lay down what the next requests of an operation get, one outcome each.
 
@@ -218,7 +218,11 @@ class Emulator(Settings):
         """
         _check_operation(operation, OPERATIONS)
         self._gateway.script.add(
-            operation, *outcomes, after=after, after_bytes=after_bytes, late=late
+            operation,
+            *outcomes,
+            apply_effect=apply_effect,
+            truncate_after=truncate_after,
+            delay=delay,
         )
 
     def count(self, operation: str) -> int:
@@ -229,7 +233,7 @@ class Emulator(Settings):
         _check_operation(operation, OPERATIONS | {UNKNOWN.operation})
         return self._gateway.journal.counts[operation]
 
-    def output(self, file_id: str) -> bytes:
+    def read_file(self, file_id: str) -> bytes:
         """The content of a file, by its id in Storage or the one its run names.
 
         `KeyError` when there is none. Whether its run has ended does not matter here.
@@ -253,7 +257,7 @@ class Emulator(Settings):
         """The answer to one request, after `latency` seconds; the emulator as a transport."""
         return await carried(self._gateway, self, request)
 
-    def stream(self, request: Request, /) -> AbstractAsyncContextManager[BodyStream]:
+    def stream(self, request: Request, /) -> AbstractAsyncContextManager[StreamedResponse]:
         """The answer to one request, its body in pieces."""
         return streamed(self._gateway, self, request)
 
@@ -261,7 +265,9 @@ class Emulator(Settings):
         """Nothing: the emulator holds nothing open."""
 
     @asynccontextmanager
-    async def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Served]:
+    async def serve(
+        self, *, host: str = "127.0.0.1", port: int = 0
+    ) -> AsyncIterator[ServerAddress]:
         """The services behind a real server, for as long as the block lasts.
 
         Blobs come from a second port. Links and Location headers name the real addresses. In a

@@ -15,12 +15,12 @@ from uuid import uuid4
 from attrs import Attribute, field, frozen
 from attrs.validators import ge, matches_re
 
-from itwin_export_async._gate import Gate
-from itwin_export_async._models.checks import of_type
-from itwin_export_async._protocol.rate import RateLimit
+from itwin_export_async._http.limiter import RequestLimiter
+from itwin_export_async._http.rate_limit import RateLimit
+from itwin_export_async._models.validators import instance_of
 from itwin_export_async._protocol.sharing import Part
 from itwin_export_async._protocol.telling import Pace
-from itwin_export_async._secrets import without_query
+from itwin_export_async._redaction import without_query
 
 try:
     from redis.asyncio import ConnectionPool, Redis
@@ -51,9 +51,9 @@ class RedisRateLimit:
     one Redis serves several.
     """
 
-    limit: RateLimit = field(validator=of_type(RateLimit))
-    url: str = field(validator=of_type(str), repr=without_query)
-    processes: int = field(kw_only=True, validator=[of_type(int), ge(1)])
+    limit: RateLimit = field(validator=instance_of(RateLimit))
+    url: str = field(validator=instance_of(str), repr=without_query)
+    processes: int = field(kw_only=True, validator=[instance_of(int), ge(1)])
     name: str = field(default="default", kw_only=True, validator=matches_re(r"[^{}]+"))
     _pace: Pace = field(factory=Pace, kw_only=True, repr=False, alias="_pace")
 
@@ -78,7 +78,7 @@ class RedisRateLimit:
                     "one call is the least that each needs"
                 )
 
-    def open_gate(self, at_once: int) -> Gate:
+    def create_limiter(self, at_once: int) -> RequestLimiter:
         """The gate of one client, in the running event loop; it is closed by who opened it."""
         redis = Redis.from_url(
             self.url,

@@ -9,16 +9,16 @@ from math import inf
 
 from redis.exceptions import RedisError
 
-from itwin_export_async._gate import Gate
+from itwin_export_async._http.limiter import RequestLimiter
 from itwin_export_async._protocol.sharing import Part
-from itwin_export_async._protocol.telling import Reply, read_reply
+from itwin_export_async._protocol.telling import Reply, parse_reply
 
 log = logging.getLogger(__name__)
 
 _FAILURES = (RedisError, OSError, TimeoutError)
 
 
-class RedisGate(Gate):
+class RedisGate(RequestLimiter):
     """Lets requests through as soon as all clients together leave room for them.
 
     `ask` takes a message to Redis and gives its reply; `hang_up` ends the connection.
@@ -124,7 +124,7 @@ class RedisGate(Gate):
 
     async def _exchange(self, message: str) -> Reply:
         async with asyncio.timeout(self._part.pace.patience):
-            return read_reply(await self._ask(message))
+            return parse_reply(await self._ask(message))
 
     def _heed(self, reply: Reply) -> None:
         now = self._loop.time()

@@ -24,9 +24,9 @@ from uuid import uuid4
 from attrs import frozen
 
 from itwin_export_async._client import ExportClient
-from itwin_export_async._limits import DAY
 from itwin_export_async._models import ExportOptions, ExportRequest, InputOptions, OutputOptions
-from itwin_export_async._starting import checked_if_active, own_blob
+from itwin_export_async._runs.deadline import DEFAULT_TIMEOUT
+from itwin_export_async._runs.starter import checked_if_active, user_blob_url
 
 try:
     from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, Context, TaskiqDepends, TaskiqEvents
@@ -83,7 +83,7 @@ def register(
     async def follow_run(
         token: str,
         destination: str,
-        timeout: float | None = DAY,
+        timeout: float | None = DEFAULT_TIMEOUT,
         sas_url: str | None = None,
         *,
         context: Annotated[Context, TaskiqDepends()],
@@ -97,7 +97,7 @@ def register(
             async def go_on() -> None:
                 await follow.check()
                 more = {"timeout": timeout, "sas_url": sas_url}
-                await _send(tasks.follow_run, context, handle.token, destination, **more)
+                await _send(tasks.follow_run, context, handle.resume_token, destination, **more)
 
             return await worker.in_leg(follow.result(), go_on)
 
@@ -108,7 +108,7 @@ def register(
         display_name: str | None = None,
         authentication_type: str | None = None,
         if_active: str = "wait",
-        timeout: float | None = DAY,
+        timeout: float | None = DEFAULT_TIMEOUT,
         *,
         context: Annotated[Context, TaskiqDepends()],
     ) -> dict[str, Any]:
@@ -127,8 +127,11 @@ def register(
             )
             start = Start(worker, request, checked_if_active(if_active), authentication_type)
             handle = await worker.in_leg(start.handle(), go_on)
-            token = worker.resume(handle.token, timeout).token
-        more = {"timeout": timeout, "sas_url": None if handle.joined else own_blob(request.options)}
+            token = worker.resume(handle.resume_token, timeout).resume_token
+        more = {
+            "timeout": timeout,
+            "sas_url": None if handle.joined else user_blob_url(request.options),
+        }
         await _send(tasks.follow_run, context, token, destination, **more)
         raise NoResultError  # the result will be that of the following
 

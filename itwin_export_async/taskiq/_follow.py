@@ -11,7 +11,7 @@ from attrs import field, frozen
 from taskiq.exceptions import NoResultError
 
 from itwin_export_async._models import ExecutionResult, RunUpdate
-from itwin_export_async._runs import RunHandle
+from itwin_export_async._runs.handle import RunHandle
 from itwin_export_async.taskiq._worker import Worker
 
 
@@ -29,7 +29,7 @@ class Follow:
     @_told.default
     def _who(self) -> dict[str, Any]:
         run = self.handle
-        return {"connection_id": run.connection_id, "run_id": run.run_id, "token": run.token}
+        return {"connection_id": run.connection_id, "run_id": run.run_id, "token": run.resume_token}
 
     async def result(self) -> dict[str, Any]:
         """How the run ended and where its files are, once they are there."""

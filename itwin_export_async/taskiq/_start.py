@@ -9,15 +9,15 @@ from datetime import datetime
 
 from attrs import evolve, frozen
 
-from itwin_export_async._connections import find_or_create
+from itwin_export_async._batch.entries import found, new_entry, starting
+from itwin_export_async._batch.pipeline import parse_authentication_type
 from itwin_export_async._errors import Conflict, NotFound
-from itwin_export_async._exporting import kind_of
+from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import ExportRequest, RunOrigin
-from itwin_export_async._paging import runs_of
-from itwin_export_async._protocol.ledger import entry_of, found, starting
-from itwin_export_async._protocol.runs import Service, began_after
-from itwin_export_async._runs import RunHandle
-from itwin_export_async._starting import IfActive, start_export
+from itwin_export_async._protocol.runs import Service, started_after
+from itwin_export_async._runs.connections import find_or_create
+from itwin_export_async._runs.handle import RunHandle
+from itwin_export_async._runs.starter import IfActive, start_export
 from itwin_export_async.taskiq._worker import Worker
 
 _REST = 2.0  # seconds after another's run has ended, which the service may not have noticed yet
@@ -43,7 +43,7 @@ class Start:
         handle = None if since is None else await self._tried(connection_id, since)
         while handle is None:
             handle, since = await self._ask(connection_id, since), None
-        started = {"token": handle.token, "origin": handle.origin.value}
+        started = {"token": handle.resume_token, "origin": handle.origin.value}
         await worker.write(self._name, "started", started)
         if not handle.joined:
             owner = {"task_id": self.request.identity}
@@ -56,7 +56,7 @@ class Start:
             terms.desk.session,
             request.imodel_id,
             request.connection_name,
-            kind_of(self.authentication_type),
+            parse_authentication_type(self.authentication_type),
         )
         await terms.consent.require(Service.EXPORT, connection)
         return connection.id
@@ -66,10 +66,10 @@ class Start:
         desk = self.worker.terms.desk
         runs = [
             run
-            async for run in runs_of(desk.session, Service.EXPORT, connection_id)
-            if began_after(run, since) and not await self._is_anothers(run.id)
+            async for run in list_runs(desk.session, Service.EXPORT, connection_id)
+            if started_after(run, since) and not await self._is_anothers(run.id)
         ]
-        entry = starting(entry_of(self.request), connection_id, since)
+        entry = starting(new_entry(self.request), connection_id, since)
         for _, run in found([entry], runs, ()):
             handle = desk.attach(Service.EXPORT, connection_id, run.id)
             return evolve(handle, origin=RunOrigin.RECOVERED)
@@ -97,9 +97,9 @@ class Start:
                 since=since,
             )
         except Conflict as conflict:
-            if conflict.run is None or self.if_active == "raise":
+            if conflict.handle is None or self.if_active == "raise":
                 raise
-            active = conflict.run
+            active = conflict.handle
         await worker.write(self._name, "waiting", told)  # and no run of ours is missed
         try:
             await active.wait(timeout=None, check=False)

@@ -15,9 +15,9 @@ from taskiq.abc.result_backend import AsyncResultBackend
 from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.exceptions import NoResultError, SendTaskError
 
+from itwin_export_async._batch.pipeline import Terms
 from itwin_export_async._client import ExportClient
-from itwin_export_async._exporting import Terms
-from itwin_export_async._runs import RunHandle
+from itwin_export_async._runs.handle import RunHandle
 from itwin_export_async.taskiq._failing import TaskFailed
 
 T = TypeVar("T")

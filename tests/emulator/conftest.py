@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import Emulator
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

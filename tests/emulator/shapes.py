@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from itwin_export_async._protocol.http import Response
+from itwin_export_async._protocol.messages import Response
 
 
 def read(answer: Response) -> Any:

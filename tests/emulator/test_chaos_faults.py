@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import Chaos, Emulator, run_virtual
 
 Caller = Any
@@ -24,7 +24,7 @@ NONE: dict[str, Any] = dict.fromkeys(
         "delays",
         "token_deaths",
         "races",
-        "young_runs",
+        "unknown_young_runs",
         "expiries",
     ),
     0.0,
@@ -44,7 +44,7 @@ def started(call: Caller, emulator: Emulator) -> tuple[str, str]:
 def test_equal_seeds_and_requests_meet_equal_faults(caller_of: CallerOf) -> None:
     def faults(seed: int) -> list[str | None]:
         emulator = Emulator(seed=1)
-        emulator.chaos = Chaos(seed=seed, races=0.3, young_runs=0.3)
+        emulator.chaos = Chaos(seed=seed, races=0.3, unknown_young_runs=0.3)
         call = caller_of(emulator)
         imodel_id = emulator.add_imodel()
 
@@ -191,7 +191,7 @@ def test_starts_race_and_young_runs_are_unknown(caller_of: CallerOf) -> None:
         assert answer.status == 409
         assert json.loads(answer.body)["error"]["code"] == "ConflictWithAnotherIModelRequest"
         assert call("GET", address).status == 200
-        emulator.chaos = only(young_runs=1.0, youth=20.0)
+        emulator.chaos = only(unknown_young_runs=1.0, youth=20.0)
         answer = call("GET", address)
         assert answer.status == 404
         assert json.loads(answer.body)["error"]["code"] == "ConnectionRunNotFound"
@@ -215,7 +215,7 @@ def test_so_it_is_with_synchronizations(caller_of: CallerOf) -> None:
     emulator.chaos = only(races=1.0)
     answer = call("POST", f"{base}/{connection_id}/run")
     assert json.loads(answer.body)["error"]["code"] == "IModelAlreadyProcessingRequest"
-    emulator.chaos = only(young_runs=1.0)
+    emulator.chaos = only(unknown_young_runs=1.0)
     assert call("GET", address).status == 404
 
 
@@ -225,5 +225,5 @@ def test_addresses_of_blobs_expire_early(call: Caller, emulator: Emulator) -> No
     answer: Response = emulator.handle(blob)
     assert (answer.status, answer.headers["x-ms-error-code"]) == (403, "AuthenticationFailed")
     assert call("GET", "/export/connections/x").status == 404
-    emulator.script("get_blob", None)
+    emulator.inject("get_blob", None)
     assert emulator.handle(blob).body == b"a", "what is laid down comes before chance"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from itwin_export_async._protocol.http import Request
+from itwin_export_async._protocol.messages import Request
 from itwin_export_async.emulator import Emulator, SparseContent, run_virtual
 
 Caller = Any
@@ -71,7 +71,7 @@ def test_a_sparse_file_is_a_file_without_a_checksum(call: Caller, emulator: Emul
     assert answer.headers["Content-Range"] == f"bytes 4090-40000/{SIZE}"
     assert "x-ms-blob-content-md5" not in answer.headers
     file_id = emulator.add_file("a", CONTENT)
-    assert emulator.output(file_id) == WHOLE
+    assert emulator.read_file(file_id) == WHOLE
     assert b'"size": 50000' in call("GET", f"/storage/files/{file_id}").body
 
 
@@ -82,8 +82,8 @@ def test_a_large_file_is_streamed_in_flat_memory(call: Caller, emulator: Emulato
     async def main() -> int:
         request = Request(method="GET", url=url, headers=end)
         async with emulator.stream(request) as stream:
-            assert stream.head.status == 206
-            assert stream.head.body == b""
+            assert stream.response.status == 206
+            assert stream.response.body == b""
             return sum([len(piece) async for piece in stream.chunks])
 
     tracemalloc.start()
@@ -98,7 +98,7 @@ def test_a_scripted_answer_is_streamed_too(call: Caller, emulator: Emulator) -> 
     async def main() -> None:
         request = call.request("GET", "/export/connections")
         async with emulator.stream(request) as stream:
-            assert stream.head.status == 422
+            assert stream.response.status == 422
             assert b"".join([piece async for piece in stream.chunks]).startswith(b'{"error"')
 
     run_virtual(main())
@@ -134,7 +134,7 @@ async def test_a_large_file_is_served_in_flat_memory(
 @pytest.mark.real_time
 async def test_uploads_and_own_blobs_over_real_sockets() -> None:
     emulator = Emulator()
-    emulator.put_limit = 1000
+    emulator.max_put_bytes = 1000
     async with emulator.serve(), aiohttp.ClientSession() as http:
         url = URL(emulator.user_blob("a b.ifc"), encoded=True)
         put = {"x-ms-blob-type": "BlockBlob"}

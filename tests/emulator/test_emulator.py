@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from itwin_export_async._protocol.http import Request, Response, Transport, TransportError
+from itwin_export_async._protocol.messages import Request, Response, Transport, TransportError
 from itwin_export_async.emulator import Emulator, RequestRecord, run_virtual
 from itwin_export_async.emulator._clock import Clock
 
@@ -33,7 +33,7 @@ def history(emulator: Emulator, call: Caller) -> list[bytes]:
             answers.append(call("GET", location).body)
         output = json.loads(answers[-1])["run"]["jobs"][0]["tasks"][0]["exportOutputFileId"]
         location = call("GET", f"/storage/files/{output}/download").headers["Location"]
-        return [*answers, location.encode(), emulator.output(output)]
+        return [*answers, location.encode(), emulator.read_file(output)]
 
     return run_virtual(main())
 
@@ -175,7 +175,7 @@ def test_imodels_are_named(emulator: Emulator) -> None:
 def test_scripted_answers_come_in_order_then_the_truth(call: Caller, emulator: Emulator) -> None:
     busy = Response(status=503, headers={"Retry-After": "7"})
     dated = Response(status=500, headers={"date": "Sun, 06 Nov 1994 08:49:37 GMT"})
-    emulator.script("list_connections", busy, dated, ConnectionResetError())
+    emulator.inject("list_connections", busy, dated, ConnectionResetError())
     first, second = call("GET", PATH), call("GET", PATH)
     assert (first.status, first.headers["retry-after"]) == (503, "7")
     assert first.url == "https://api.bentley.com/export/connections"
@@ -190,7 +190,7 @@ def test_scripted_answers_come_in_order_then_the_truth(call: Caller, emulator: E
 @pytest.mark.parametrize("after", [False, True])
 def test_a_lost_answer_has_had_its_effect(call: Caller, emulator: Emulator, after: bool) -> None:
     connection_id = call.connect(emulator.add_imodel())
-    emulator.script("create_run", TimeoutError(), after=after)
+    emulator.inject("create_run", TimeoutError(), apply_effect=after)
     path = f"/export/connections/{connection_id}/runs"
     with pytest.raises(TimeoutError):
         call("POST", path, {"exportType": "IFC"})
@@ -209,10 +209,10 @@ def test_a_lost_answer_has_had_its_effect(call: Caller, emulator: Emulator, afte
 def test_a_broken_connection_is_a_transport_error(
     call: Caller, emulator: Emulator, failure: ConnectionError | TimeoutError, sent: bool
 ) -> None:
-    emulator.script("list_connections", failure)
+    emulator.inject("list_connections", failure)
     with pytest.raises(TransportError) as caught:
         run_virtual(emulator.send(call.request("GET", f"{PATH}?sig=secret")))
-    assert caught.value.sent is sent
+    assert caught.value.may_have_been_processed is sent
     assert caught.value.message == (str(failure) or "TimeoutError")
     assert (caught.value.method, caught.value.url) == ("GET", f"https://api.bentley.com{PATH}")
     assert caught.value.__cause__ is failure
@@ -235,9 +235,9 @@ def test_the_emulator_is_a_transport(emulator: Emulator) -> None:
         assert loop.time() - began == pytest.approx(emulator.latency)
         blob = Request(method="GET", url=answer.headers["Location"])
         async with transport.stream(blob) as stream:
-            assert stream.head.status == 200
-            assert stream.head.body == b""
-            assert stream.head.headers["Content-Length"] == "200000"
+            assert stream.response.status == 200
+            assert stream.response.body == b""
+            assert stream.response.headers["Content-Length"] == "200000"
             pieces = [piece async for piece in stream.chunks]
         assert len(pieces) == 4
         assert b"".join(pieces) == content
@@ -248,13 +248,13 @@ def test_the_emulator_is_a_transport(emulator: Emulator) -> None:
 
 def test_mistakes_in_tests_are_told(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="no operation"):
-        emulator.script("create_runs", ConnectionResetError())
+        emulator.inject("create_runs", ConnectionResetError())
     with pytest.raises(ValueError, match=r"no operation start_run, only .*create_run"):
         emulator.count("start_run")
     with pytest.raises(ValueError, match="no iModel"):
-        emulator.fate("nonsense", "Error")
+        emulator.plan_next_run("nonsense", "Error")
     with pytest.raises(ValueError, match="no service"):
-        emulator.fate(emulator.add_imodel(), service="imports")  # type: ignore[arg-type]
+        emulator.plan_next_run(emulator.add_imodel(), service="imports")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="speed"):
         Emulator(speed=0)
     with pytest.raises(ValueError, match="page_size"):

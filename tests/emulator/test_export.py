@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from itwin_export_async._protocol.http import Response
+from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator import Emulator, run_virtual
 
 Example = Callable[[str], Any]
@@ -305,7 +305,7 @@ def test_an_active_run_is_pointed_to_from_every_connection_of_its_imodel(
 def test_simultaneous_creations_conflict(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
-    emulator.race_window = 2.0
+    emulator.create_conflict_window = 2.0
 
     async def main() -> None:
         connection_id = call.connect(emulator.add_imodel())
@@ -325,7 +325,7 @@ def test_a_run_of_a_partial_success_is_the_documented_one(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, "PartialSuccess")
+    emulator.plan_next_run(imodel_id, "PartialSuccess")
     golden = example("export.get_run.200")
 
     async def main() -> None:
@@ -348,7 +348,7 @@ def test_runs_can_contradict_themselves_as_the_documented_ones_do(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, "Success", task_result="Error", seconds=60)
+    emulator.plan_next_run(imodel_id, "Success", task_result="Error", duration=60)
     golden = example("export.get_runs.200")
 
     async def main() -> None:
@@ -379,7 +379,7 @@ def test_a_run_without_success_has_no_file(
     call: Caller, emulator: Emulator, result: str, has_error: bool
 ) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, result)
+    emulator.plan_next_run(imodel_id, result)
 
     async def main() -> None:
         location = call.start(call.connect(imodel_id))
@@ -445,7 +445,7 @@ def test_a_run_goes_through_its_states(caller_of: Callable[[Emulator], Any], see
 
 
 def test_not_started_is_passed_by_some_runs_only() -> None:
-    from itwin_export_async.emulator._runs import Fate, plan_run
+    from itwin_export_async.emulator._state.run_lifecycle import RunPlan, plan_run
 
     emulator = Emulator()
     world = emulator._world
@@ -453,7 +453,7 @@ def test_not_started_is_passed_by_some_runs_only() -> None:
         plan_run(
             connection_id="c",
             now=0.0,
-            fate=Fate(),
+            plan=RunPlan(),
             settings=emulator,
             ids=world.ids,
             course=world.course,

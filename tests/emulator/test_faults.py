@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from itwin_export_async._protocol.http import Request, Response, TransportError
+from itwin_export_async._protocol.messages import Request, Response, TransportError
 from itwin_export_async.emulator import Emulator, SparseContent, run_virtual
-from itwin_export_async.emulator._journal import Journal, RequestRecord
+from itwin_export_async.emulator._http.request_log import RequestLog, RequestRecord
 
 Caller = Any
 CallerOf = Callable[[Emulator], Any]
@@ -28,7 +28,7 @@ async def read(emulator: Emulator, request: Request) -> bytes:
     got = b""
     with pytest.raises(TransportError, match="within the answer"):
         async with emulator.stream(request) as stream:
-            assert stream.head.status == 200
+            assert stream.response.status == 200
             async for piece in stream.chunks:
                 got += piece
     return got
@@ -40,7 +40,7 @@ def test_a_body_breaks_after_so_many_bytes(
     emulator: Emulator, content: bytes | SparseContent, after_bytes: int
 ) -> None:
     request = blob_of(emulator, content)
-    emulator.script("get_blob", None, after_bytes=after_bytes)
+    emulator.inject("get_blob", None, truncate_after=after_bytes)
     assert run_virtual(read(emulator, request)) == content[:after_bytes]
     assert emulator.requests[-1].fault == "scripted"
     assert emulator.handle(request).body == content[:]
@@ -48,13 +48,13 @@ def test_a_body_breaks_after_so_many_bytes(
 
 def test_a_broken_body_is_a_broken_connection_for_who_wants_it_whole(emulator: Emulator) -> None:
     request = blob_of(emulator)
-    emulator.script("get_blob", None, None, after_bytes=7)
+    emulator.inject("get_blob", None, None, truncate_after=7)
     with pytest.raises(ConnectionResetError, match="within the answer"):
         emulator.handle(request)
     with pytest.raises(TransportError) as caught:
         run_virtual(emulator.send(request))
-    assert caught.value.sent
-    emulator.script("get_blob", None, Response(status=500, body=b"short"), after_bytes=256_000)
+    assert caught.value.may_have_been_processed
+    emulator.inject("get_blob", None, Response(status=500, body=b"short"), truncate_after=256_000)
     assert emulator.handle(request).body == CONTENT
     assert emulator.handle(request).body == b"short"
 
@@ -67,12 +67,12 @@ def test_a_late_answer_comes_late_and_has_had_its_effect(caller_of: CallerOf) ->
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        emulator.script("create_run", None, late=40)
+        emulator.inject("create_run", None, delay=40)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(30):
                 await emulator.send(start)
         assert (await emulator.send(start)).status == 303
-        emulator.script("create_run", ConnectionResetError("gone"), late=5)
+        emulator.inject("create_run", ConnectionResetError("gone"), delay=5)
         began = loop.time()
         with pytest.raises(TransportError, match="gone"):
             await emulator.send(start)
@@ -90,14 +90,14 @@ def test_a_late_answer_comes_late_and_has_had_its_effect(caller_of: CallerOf) ->
 def test_the_truth_can_stand_between_faults(call: Caller, emulator: Emulator) -> None:
     connection_id = call.connect(emulator.add_imodel())
     busy = Response(status=503)
-    emulator.script("get_connection", busy, None, busy)
+    emulator.inject("get_connection", busy, None, busy)
     path = f"/export/connections/{connection_id}"
     assert [call("GET", path).status for _ in range(4)] == [503, 200, 503, 200]
 
 
 def test_races_of_simultaneous_creations_have_one_winner(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=100)
-    emulator.race_window = 0.5
+    emulator.create_conflict_window = 0.5
     call = caller_of(emulator)
     connections = [call.connect(imodel) for imodel in [emulator.add_imodel()] * 5]
 
@@ -141,7 +141,7 @@ def test_an_export_without_consent_fails_as_a_synchronization_does(caller_of: Ca
 
 
 def test_records_are_kept_within_bounds_and_counted_beyond(call: Caller) -> None:
-    journal = Journal(most=100)
+    journal = RequestLog(most=100)
     for number in range(1, 501):
         record = RequestRecord(
             number=journal.next_number(),
@@ -167,7 +167,7 @@ async def test_bodies_break_and_answers_are_late_over_sockets_too() -> None:
         sparse = SparseContent(2_000_000)
         for content in (CONTENT, sparse):
             url = URL(emulator.user_blob("a", content=content), encoded=True)
-            emulator.script("get_blob", None, after_bytes=100_000)
+            emulator.inject("get_blob", None, truncate_after=100_000)
             got = b""
             with pytest.raises(aiohttp.ClientPayloadError):
                 async with http.get(url) as answer:
@@ -176,10 +176,10 @@ async def test_bodies_break_and_answers_are_late_over_sockets_too() -> None:
                         got += piece
             assert got == content[: len(got)]
             assert len(got) <= 100_000
-            emulator.script("get_blob", None, late=0.05)
+            emulator.inject("get_blob", None, delay=0.05)
             async with http.get(url) as answer:
                 assert await answer.read() == content[:]
-            emulator.script("get_blob", Response(status=500, body=b"abcdef"), after_bytes=3)
+            emulator.inject("get_blob", Response(status=500, body=b"abcdef"), truncate_after=3)
             with pytest.raises(aiohttp.ClientPayloadError):
                 async with http.get(url) as answer:
                     await answer.read()

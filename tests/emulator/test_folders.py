@@ -86,13 +86,13 @@ def test_a_folder_is_not_found_in_another_itwin(call: Caller, emulator: Emulator
     assert call("GET", f"/storage/folders/{elsewhere}").status == 404
 
 
-@pytest.mark.parametrize("operation", ["top_level", "list_folder"])
+@pytest.mark.parametrize("operation", ["list_root_folder", "list_folder"])
 def test_a_list_of_everything_is_the_documented_one(
     call: Caller, emulator: Emulator, root: str, example: Example, operation: str
 ) -> None:
     make_folder(call, root)
     emulator.add_file("test2.txt", b"x", itwin_id=ITWIN)
-    if operation == "top_level":
+    if operation == "list_root_folder":
         path, golden = f"/storage/?projectId={ITWIN}", example("storage.get_top_level.200")
     else:
         path, golden = f"/storage/folders/{root}/list", example("storage.list_folder.200")

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import Emulator, run_virtual
 
 Example = Callable[[str], Any]

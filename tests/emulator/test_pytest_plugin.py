@@ -8,7 +8,7 @@ HEAD = """
 import asyncio
 import pytest
 from itwin_export_async import ExportClient
-from itwin_export_async._protocol.http import Request
+from itwin_export_async._protocol.messages import Request
 
 def sin(emulator):
     emulator.handle(Request(method="GET", url="https://api.bentley.com/export/connections"))
@@ -18,7 +18,7 @@ def sin(emulator):
 def run(pytester: pytest.Pytester, tests: str) -> pytest.RunResult:
     pytester.makepyfile(HEAD + tests)
     return pytester.runpytest_subprocess(
-        "-p", "no:itwin", "-p", "itwin_export_async.emulator.pytest_plugin", "--strict-markers"
+        "-p", "no:itwin", "-p", "itwin_export_async.pytest_plugin", "--strict-markers"
     )
 
 
@@ -28,13 +28,13 @@ def test_an_export_of_an_hour_in_a_plain_test(pytester: pytest.Pytester) -> None
         """
 async def export(emulator, folder):
     imodel_id = emulator.add_imodel("Bridge")
-    emulator.fate(imodel_id, seconds=3600)
+    emulator.plan_next_run(imodel_id, duration=3600)
     began = asyncio.get_running_loop().time()
     async with ExportClient(emulator.token(lifetime=1e6), transport=emulator) as client:
         outcome = await client.export_imodel(imodel_id, folder / "bridge.ifc")
     return outcome, asyncio.get_running_loop().time() - began
 
-@pytest.mark.itwin_clean
+@pytest.mark.itwin_no_violations
 def test_it(itwin_emulator, itwin_virtual_time, tmp_path):
     outcome, seconds = itwin_virtual_time(export(itwin_emulator, tmp_path))
     assert outcome.ok
@@ -69,21 +69,21 @@ def test_a_marked_test_fails_for_what_its_client_did(pytester: pytest.Pytester) 
     result = run(
         pytester,
         """
-@pytest.mark.itwin_clean
+@pytest.mark.itwin_no_violations
 def test_marked(itwin_emulator):
     sin(itwin_emulator)
 
 def test_unmarked(itwin_emulator, itwin_virtual_time):
     assert itwin_virtual_time(asyncio.sleep(3600, "slept")) == "slept"
     sin(itwin_emulator)
-    assert len(itwin_emulator.sins) == 2
+    assert len(itwin_emulator.violations) == 2
 
-@pytest.mark.itwin_clean
+@pytest.mark.itwin_no_violations
 def test_failed_itself(itwin_emulator):
     sin(itwin_emulator)
     raise KeyError("its own")
 
-@pytest.mark.itwin_clean
+@pytest.mark.itwin_no_violations
 def test_without():
     pass
 """,
@@ -91,4 +91,6 @@ def test_without():
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines(["*what the client must not do and did (2):*"])
     result.stdout.fnmatch_lines(["*KeyError: 'its own'*"])
-    result.stdout.fnmatch_lines(["*itwin_clean is for tests with the fixture itwin_emulator*"])
+    result.stdout.fnmatch_lines(
+        ["*itwin_no_violations is for tests with the fixture itwin_emulator*"]
+    )

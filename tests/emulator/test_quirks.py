@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import QUIRKS, Emulator, run_virtual
 from tests.emulator.conftest import EPOCH
 
@@ -55,7 +55,7 @@ def test_there_are_none_unless_asked_for(emulator: Emulator) -> None:
 
 def test_results_and_states(call: Caller, emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, "Canceled")
+    emulator.plan_next_run(imodel_id, "Canceled")
     address = call.start(call.connect(imodel_id))
     quirks = ("cancelled", "unknown_states", "unknown_results")
     begun, finalizing, ended = looks(call, emulator, address, *quirks, at=(1, 395, 421))
@@ -160,7 +160,7 @@ def test_a_date_that_is_none_stays_as_it_is(call: Caller, emulator: Emulator) ->
     body = b'{"run": {"startDateTime": "soon", "endDateTime": null}}'
     answer = Response(status=200, headers={"Content-Type": "application/json"}, body=body)
     emulator.quirks = "dates_6"
-    emulator.script("get_run", answer)
+    emulator.inject("get_run", answer)
     told_run = told(call("GET", "/export/connections/x/runs/y"))["run"]
     assert told_run == {"startDateTime": "soon", "endDateTime": None}
 
@@ -191,7 +191,7 @@ def test_errors_take_turns_and_what_is_none_of_theirs_stays(
     kinds = [told(call("GET", "/export/connections/x")).keys() for _ in range(4)]
     assert [len(kind) for kind in kinds] == [2, 2, 1, 2]
     page, odd = Response(status=500, body=b"<html>"), Response(status=500, body=b"[1]")
-    emulator.script("get_connection", page, odd, page)
+    emulator.inject("get_connection", page, odd, page)
     assert [call("GET", "/export/connections/x").body for _ in range(3)] == [
         page.body,
         odd.body,
@@ -248,7 +248,7 @@ def test_the_older_rate_limit(call: Caller, emulator: Emulator, example: Any) ->
     )
     bare = Response(status=429)
     emulator.quirks = {"old_rate_limit", "flat_errors"}
-    emulator.script("get_connection", refusal, refusal, bare, refusal)
+    emulator.inject("get_connection", refusal, refusal, bare, refusal)
     answer = call("GET", "/export/connections/x")
     assert told(answer) == example("platform.error.429.legacy_unnested")
     assert answer.headers["Retry-After"] == "7"

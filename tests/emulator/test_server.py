@@ -12,16 +12,18 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from itwin_export_async._protocol.http import Response
-from itwin_export_async.emulator import Emulator, Served
-from itwin_export_async.emulator._server import _broken
+from itwin_export_async._protocol.messages import Response
+from itwin_export_async.emulator import Emulator, ServerAddress
+from itwin_export_async.emulator._http.server import _broken
 
 pytestmark = pytest.mark.real_time
 
 JSON = "application/vnd.bentley.itwin-platform.v1+json"
 
 
-async def fetch_token(emulator: Emulator, served: Served, http: aiohttp.ClientSession) -> str:
+async def fetch_token(
+    emulator: Emulator, served: ServerAddress, http: aiohttp.ClientSession
+) -> str:
     form = {
         "grant_type": "client_credentials",
         "client_id": emulator.client_id,
@@ -94,7 +96,7 @@ async def test_blobs_come_from_another_origin_by_their_address_as_it_is() -> Non
 @pytest.mark.parametrize("failure", [ConnectionResetError(), TimeoutError()])
 async def test_a_broken_connection_breaks(failure: ConnectionError | TimeoutError) -> None:
     emulator = Emulator()
-    emulator.script("create_connection", failure, Response(status=503, body=b"busy"))
+    emulator.inject("create_connection", failure, Response(status=503, body=b"busy"))
     async with emulator.serve() as served, aiohttp.ClientSession() as http:
         url = f"{served.base_url}/export/connections"
         http.headers["Accept"] = JSON
@@ -123,7 +125,7 @@ async def test_the_addresses_are_real_only_while_it_is_served() -> None:
 
 async def test_it_closes_at_once_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()
-    emulator.script("create_connection", ConnectionResetError())
+    emulator.inject("create_connection", ConnectionResetError())
     with caplog.at_level(logging.WARNING):
         async with aiohttp.ClientSession() as http:
             async with emulator.serve() as served:

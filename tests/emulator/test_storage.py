@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import Emulator, run_virtual
 
 Example = Callable[[str], Any]
@@ -107,17 +107,17 @@ def test_the_output_of_a_run_is_found_under_both_its_ids(call: Caller, emulator:
         assert described["displayName"] == "Bridge.ifc"
         assert described["parentFolderId"] == "here"
         location = call("GET", f"/storage/files/{output}/download").headers["Location"]
-        assert fetch(emulator, location).body == emulator.output(output)
-        emulator.plain_file_ids = False
+        assert fetch(emulator, location).body == emulator.read_file(output)
+        emulator.accept_plain_file_ids = False
         assert call("GET", f"/storage/files/{output}").status == 404
         assert call("GET", f"/storage/files/{composite(itwin_id, output)}").status == 200
-        assert emulator.output(output) == emulator.output(composite(itwin_id, output))
+        assert emulator.read_file(output) == emulator.read_file(composite(itwin_id, output))
 
     run_virtual(main())
 
 
 def test_an_output_is_not_there_before_its_time(call: Caller, emulator: Emulator) -> None:
-    emulator.file_delay = 3.0
+    emulator.output_visibility_delay = 3.0
 
     async def main() -> None:
         output = await finished_run(call, emulator.add_imodel())
@@ -131,7 +131,7 @@ def test_an_output_is_not_there_before_its_time(call: Caller, emulator: Emulator
 def test_a_pdf_export_is_a_pdf(call: Caller, emulator: Emulator) -> None:
     async def main() -> None:
         output = await finished_run(call, emulator.add_imodel(), exportType="PDF")
-        content = emulator.output(output)
+        content = emulator.read_file(output)
         start = int(content.split(b"startxref\n")[1].split()[0])
         assert content.startswith(b"%PDF-1.4\n")
         assert content[start:].startswith(b"xref\n0 5\n")
@@ -143,7 +143,7 @@ def test_a_pdf_export_is_a_pdf(call: Caller, emulator: Emulator) -> None:
 
 def test_nothing_has_no_content(emulator: Emulator) -> None:
     with pytest.raises(KeyError):
-        emulator.output("nonsense")
+        emulator.read_file("nonsense")
 
 
 def test_a_signed_address_gives_the_file(emulator: Emulator, address: str) -> None:

@@ -43,8 +43,8 @@ def test_a_run_of_a_partial_success_is_the_documented_one(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, "PartialSuccess", service="synchronization")
-    emulator.fate(imodel_id, "Error", service="export")
+    emulator.plan_next_run(imodel_id, "PartialSuccess", service="synchronization")
+    emulator.plan_next_run(imodel_id, "Error", service="export")
     golden = example("sync.get_run.200")
     del golden["run"]["error"]  # it has its own test
 
@@ -142,7 +142,7 @@ def test_a_run_goes_through_its_states(call: Caller, emulator: Emulator) -> None
 @pytest.mark.parametrize("result", ["Error", "TimedOut", "Canceled"])
 def test_a_run_ends_as_it_was_laid_down(call: Caller, emulator: Emulator, result: str) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, result, seconds=10, service="synchronization")
+    emulator.plan_next_run(imodel_id, result, duration=10, service="synchronization")
 
     async def main() -> None:
         path = connect(call, emulator, imodel_id)
@@ -162,7 +162,7 @@ def test_a_run_ends_as_it_was_laid_down(call: Caller, emulator: Emulator, result
 def test_one_run_at_a_time_for_each_imodel_and_service(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
-    emulator.race_window = 2.0
+    emulator.create_conflict_window = 2.0
 
     async def main() -> None:
         imodel_id = emulator.add_imodel()

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from itwin_export_async._protocol.http import Request, Response
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import Emulator, run_virtual
 from tests.emulator.shapes import read, shape
 
@@ -97,7 +97,7 @@ def test_an_upload_from_beginning_to_end(
     assert [f["id"] for f in read(call("GET", f"/storage/folders/{root}/files"))["files"]] == [
         file_id
     ]
-    assert emulator.output(file_id) == b"12345678"
+    assert emulator.read_file(file_id) == b"12345678"
     location = call("GET", f"/storage/files/{file_id}/download").headers["Location"]
     got = emulator.handle(Request(method="GET", url=location))
     assert (got.status, got.body) == (200, b"12345678")
@@ -141,9 +141,9 @@ def test_a_new_content_for_a_file(call: Caller, emulator: Emulator, example: Exa
         assert shape(read(asked)) == shape(example("storage.update_file_content.202"))
         links = read(asked)["_links"]
         assert put_whole(emulator, links["uploadUrl"]["href"], b"newer").status == 201
-        assert emulator.output(file_id) == b"old"
+        assert emulator.read_file(file_id) == b"old"
         after = read(call("POST", links["completeUrl"]["href"]))["file"]
-        assert emulator.output(file_id) == b"newer"
+        assert emulator.read_file(file_id) == b"newer"
         assert after["id"] == file_id
         assert after["createdDateTime"] == before["createdDateTime"]
         assert after["lastModifiedDateTime"] > before["lastModifiedDateTime"]
@@ -186,7 +186,7 @@ def test_what_is_too_large_to_be_put_at_once_is_put_in_blocks(
     call: Caller, emulator: Emulator, addresses: tuple[str, str]
 ) -> None:
     upload, complete = addresses
-    emulator.put_limit = 10
+    emulator.max_put_bytes = 10
     content = bytes(range(25))
     parts = [content[:10], content[10:20], content[20:]]
     assert refusal(put_whole(emulator, upload, content)) == (413, "RequestBodyTooLarge")
@@ -201,7 +201,7 @@ def test_what_is_too_large_to_be_put_at_once_is_put_in_blocks(
     assert listed.status == 201
     assert "ETag" in listed.headers
     file_id = read(call("POST", complete))["file"]["id"]
-    assert emulator.output(file_id) == content
+    assert emulator.read_file(file_id) == content
     counts = [emulator.count(name) for name in ("put_blob", "put_block", "put_block_list")]
     assert counts == [1, 4, 1]
 
@@ -355,7 +355,7 @@ def test_an_export_is_written_to_the_callers_address_when_it_ends(
 def test_an_export_that_fails_writes_only_its_log(call: Caller, emulator: Emulator) -> None:
     url, logs = emulator.user_blob("bridge.ifc"), emulator.user_blob("bridge.log")
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, "Error", seconds=1)
+    emulator.plan_next_run(imodel_id, "Error", duration=1)
     options = {
         "location": "USER_BLOB_STORAGE",
         "outputSasUrl": url,
@@ -406,7 +406,7 @@ def test_an_export_fails_when_it_cannot_write(call: Caller, emulator: Emulator, 
 
 def test_a_run_that_makes_nothing_needs_nowhere_to_write(call: Caller, emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.fate(imodel_id, "Canceled", seconds=1)
+    emulator.plan_next_run(imodel_id, "Canceled", duration=1)
 
     async def main() -> None:
         options = {"location": "USER_BLOB_STORAGE"}

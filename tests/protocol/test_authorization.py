@@ -13,13 +13,12 @@ from itwin_export_async._models import (
 )
 from itwin_export_async._protocol.authorization import (
     checked_redirect_url,
-    get_authorization,
+    get_authorization_request,
     needs_consent,
-    read_authorization,
+    parse_authorization,
 )
 from itwin_export_async._protocol.runs import Service
-
-from .samples import answer, example
+from tests.support.samples import answer, example
 
 PAGE = "https://portal.example.com/authenticate?redirect_url=https://myUrl.com"
 PATHS = {
@@ -31,7 +30,7 @@ PATHS = {
 @pytest.mark.parametrize("service", Service)
 def test_where_the_user_comes_back_to_is_told_whole(service: Service) -> None:
     page = "https://me.example.com/back?a=1&b=#ä"
-    request = get_authorization(service, page)
+    request = get_authorization_request(service, page)
     url = urlsplit(request.url)
     assert (request.method, url.path) == ("GET", PATHS[service])
     assert dict(parse_qsl(url.query)) == {"redirectUrl": page}
@@ -59,21 +58,21 @@ def test_an_absolute_address_is_a_way_back(url: str) -> None:
 )  # fmt: skip
 def test_what_is_no_absolute_address_is_no_way_back(url: str) -> None:
     with pytest.raises(ValueError, match="redirect_url"):
-        get_authorization(Service.EXPORT, url)
+        get_authorization_request(Service.EXPORT, url)
 
 
 @pytest.mark.parametrize("url", [None, 7, b"https://me.example.com"])
 def test_a_way_back_is_a_string(url: str) -> None:
     with pytest.raises(TypeError, match="redirect_url"):
-        get_authorization(Service.SYNCHRONIZATION, url)
+        get_authorization_request(Service.SYNCHRONIZATION, url)
 
 
 @pytest.mark.parametrize("authorized", [True, False])
 def test_the_answer_may_be_wrapped_or_not(authorized: bool) -> None:
     told = {"isUserAuthorized": authorized, "_links": {"authorizationUrl": {"href": PAGE}}}
     expected = AuthorizationInformation(is_user_authorized=authorized, authorization_url=PAGE)
-    assert read_authorization(answer(told)) == expected
-    assert read_authorization(answer({"authorizationInformation": told})) == expected
+    assert parse_authorization(answer(told)) == expected
+    assert parse_authorization(answer({"authorizationInformation": told})) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_the_answer_may_be_wrapped_or_not(authorized: bool) -> None:
 def test_a_page_that_is_not_told_is_none(links: dict[str, object]) -> None:
     told = {"isUserAuthorized": True} | links
     for body in (told, {"authorizationInformation": told}):
-        assert read_authorization(answer(body)).authorization_url is None
+        assert parse_authorization(answer(body)).authorization_url is None
 
 
 @pytest.mark.parametrize(
@@ -95,21 +94,21 @@ def test_a_page_that_is_not_told_is_none(links: dict[str, object]) -> None:
 )  # fmt: skip
 def test_a_consent_that_is_not_told_is_not_guessed(body: object) -> None:
     with pytest.raises(ProtocolError):
-        read_authorization(answer(body))
+        parse_authorization(answer(body))
 
 
 def test_a_refused_question_for_consent_is_an_error() -> None:
     refused = example("sync.authorization_information.422.json")
     with pytest.raises(InvalidRequest) as caught:
-        read_authorization(answer(refused, 422))
+        parse_authorization(answer(refused, 422))
     assert [detail.target for detail in caught.value.details] == ["redirectUrl"]
     with pytest.raises(AuthenticationFailed):
-        read_authorization(answer(example("platform.error.401.header_not_found.json"), 401))
+        parse_authorization(answer(example("platform.error.401.header_not_found.json"), 401))
     with pytest.raises(NotFound) as gateway:
-        read_authorization(answer(example("platform.error.404.operation_not_found.json"), 404))
+        parse_authorization(answer(example("platform.error.404.operation_not_found.json"), 404))
     assert gateway.value.is_gateway
     with pytest.raises(ProtocolError):
-        read_authorization(answer({"isUserAuthorized": True}, 202))
+        parse_authorization(answer({"isUserAuthorized": True}, 202))
 
 
 @pytest.mark.parametrize(

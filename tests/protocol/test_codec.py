@@ -24,14 +24,13 @@ from itwin_export_async._models import (
     StorageConnection,
     StoredFile,
     Task,
-    TaskError,
+    TaskErrorInfo,
 )
 from itwin_export_async._protocol import codec
-from itwin_export_async._protocol.authorization import read_authorization
+from itwin_export_async._protocol.authorization import parse_authorization
 from itwin_export_async._protocol.codec import decode, decode_list, encode, json_object
 from itwin_export_async._protocol.dates import moment
-
-from .samples import answer, export_options, json_values
+from tests.support.samples import answer, export_options, json_values
 
 ODD_JSON = (  # what the standard library reads and faster readers may not
     b'{"a": NaN, "b": -Infinity}',
@@ -51,7 +50,7 @@ MODELS = (
     StorageConnection,
     StoredFile,
     Task,
-    TaskError,
+    TaskErrorInfo,
 )
 
 
@@ -124,7 +123,7 @@ def test_what_does_not_fit_in_a_list_is_named_by_its_path() -> None:
 @pytest.mark.parametrize("value", ["false", "true", 0, 1, "", [], None])
 def test_only_true_and_false_are_booleans(value: object) -> None:
     with pytest.raises(ProtocolError) as caught:
-        read_authorization(answer({"authorizationInformation": {"isUserAuthorized": value}}))
+        parse_authorization(answer({"authorizationInformation": {"isUserAuthorized": value}}))
     assert caught.value.path == "authorizationInformation.isUserAuthorized"
 
 
@@ -175,12 +174,12 @@ def test_a_missing_link_is_none(links: object) -> None:
 def test_authorization_information_is_read_wrapped_and_bare(wrapped: bool) -> None:
     told = {"isUserAuthorized": True, "_links": {"authorizationUrl": None}}
     body = {"authorizationInformation": told} if wrapped else told
-    assert read_authorization(answer(body)) == AuthorizationInformation(is_user_authorized=True)
+    assert parse_authorization(answer(body)) == AuthorizationInformation(is_user_authorized=True)
 
 
 def test_authorization_information_that_is_missing_is_an_error() -> None:
     with pytest.raises(ProtocolError) as caught:
-        read_authorization(answer({}))
+        parse_authorization(answer({}))
     assert caught.value.path == "authorizationInformation"
 
 

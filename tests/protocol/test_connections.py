@@ -15,7 +15,7 @@ from itwin_export_async._errors import (
     ProtocolError,
     RateLimited,
     RequestTimeout,
-    ServiceUnavailable,
+    ServerError,
     TransportError,
 )
 from itwin_export_async._models import (
@@ -26,21 +26,20 @@ from itwin_export_async._models import (
     StorageConnection,
 )
 from itwin_export_async._protocol.connections import (
-    create_connection,
-    create_storage_connection,
-    delete_connection,
+    create_connection_request,
+    create_storage_connection_request,
+    delete_connection_request,
     has_none,
-    list_connections,
+    list_connections_request,
     may_have_been_made,
-    read_connections,
-    read_created_connection,
-    read_deleted,
-    update_connection,
+    parse_connections,
+    parse_created_connection,
+    parse_deleted,
+    update_connection_request,
 )
-from itwin_export_async._protocol.http import Request, Response
-from itwin_export_async._protocol.runs import Service, get_connection, read_connection
-
-from .samples import answer, example
+from itwin_export_async._protocol.messages import Request, Response
+from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
+from tests.support.samples import answer, example
 
 ROOTS = {
     Service.EXPORT: "/export/connections",
@@ -55,14 +54,17 @@ def sent(request: Request) -> object:
 
 
 def test_making_a_connection_is_not_repeated() -> None:
-    request = create_connection("i1", None, None)
+    request = create_connection_request("i1", None, None)
     assert (request.method, request.url) == ("POST", "/export/connections")
     assert not request.repeatable
 
 
 @pytest.mark.parametrize("kind", ["service", AuthenticationType.SERVICE])
 def test_only_what_the_caller_said_is_sent(kind: AuthenticationType | str) -> None:
-    plain, full = create_connection("i1", None, None), create_connection("i1", "nightly", kind)
+    plain, full = (
+        create_connection_request("i1", None, None),
+        create_connection_request("i1", "nightly", kind),
+    )
     assert json.loads(plain.body or b"") == {"iModelId": "i1"}
     assert json.loads(full.body or b"") == {
         "iModelId": "i1",
@@ -73,15 +75,15 @@ def test_only_what_the_caller_said_is_sent(kind: AuthenticationType | str) -> No
 
 def test_a_connection_that_was_not_made_is_an_error() -> None:
     with pytest.raises(InvalidRequest):
-        read_created_connection(answer({}, 422), Connection)
+        parse_created_connection(answer({}, 422), Connection)
     with pytest.raises(ProtocolError):
-        read_created_connection(answer({"connection": {"id": "c1"}}, 200), Connection)
+        parse_created_connection(answer({"connection": {"id": "c1"}}, 200), Connection)
     with pytest.raises(NotFound):
-        read_connections(answer({}, 404), Connection)
+        parse_connections(answer({}, 404), Connection)
 
 
 def test_a_storage_connection_is_asked_for_to_the_letter() -> None:
-    request = create_storage_connection("i1", [DWG], None, None)
+    request = create_storage_connection_request("i1", [DWG], None, None)
     assert (request.method, request.url) == ("POST", ROOTS[Service.SYNCHRONIZATION])
     assert request.headers == {"Content-Type": "application/json"}
     assert not request.repeatable  # the second request would find the files mapped already
@@ -99,7 +101,7 @@ def test_a_storage_connection_tells_of_a_file_nothing_that_is_the_services_own()
         last_known_file_name="two.dgn",
         raw={"id": "m2"},
     )
-    request = create_storage_connection("i1", iter((DWG, known)), "nightly", "service")
+    request = create_storage_connection_request("i1", iter((DWG, known)), "nightly", "service")
     assert sent(request) == {
         "iModelId": "i1",
         "displayName": "nightly",
@@ -126,15 +128,15 @@ def test_a_storage_connection_needs_files_with_their_connectors(
     files: list[SourceFile], kind: type[Exception], named: str
 ) -> None:
     with pytest.raises(kind, match=named):
-        create_storage_connection("i1", files, None, None)
+        create_storage_connection_request("i1", files, None, None)
 
 
 @pytest.mark.parametrize("imodel", ["", " ", "..", "i1\n", None, 7])
 def test_an_imodel_has_to_be_named(imodel: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
-        lambda: create_connection(imodel, None, None),
-        lambda: create_storage_connection(imodel, [DWG], None, None),
-        lambda: list_connections(Service.EXPORT, imodel, page_size=None, offset=0),
+        lambda: create_connection_request(imodel, None, None),
+        lambda: create_storage_connection_request(imodel, [DWG], None, None),
+        lambda: list_connections_request(Service.EXPORT, imodel, page_size=None, offset=0),
     )
     for ask in questions:
         with pytest.raises((TypeError, ValueError), match="imodel_id"):
@@ -153,9 +155,9 @@ def test_a_description_that_cannot_be_is_named(
     name: str, kind: str, error: type[Exception], named: str
 ) -> None:
     questions: tuple[Callable[[], Request], ...] = (
-        lambda: create_connection("i1", name, kind),
-        lambda: create_storage_connection("i1", [DWG], name, kind),
-        lambda: update_connection("c1", name, kind),
+        lambda: create_connection_request("i1", name, kind),
+        lambda: create_storage_connection_request("i1", [DWG], name, kind),
+        lambda: update_connection_request("c1", name, kind),
     )
     for ask in questions:
         with pytest.raises(error, match=named):
@@ -165,21 +167,21 @@ def test_a_description_that_cannot_be_is_named(
 def test_a_file_that_is_mapped_already_is_a_conflict() -> None:
     body = example("sync.create_storage_connection.409.json")
     with pytest.raises(Conflict) as caught:
-        read_created_connection(answer(body, 409), StorageConnection)
+        parse_created_connection(answer(body, 409), StorageConnection)
     assert caught.value.code == "FileMappingToTheIModelAlreadyExists"
-    assert caught.value.run is None
+    assert caught.value.handle is None
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(401, AuthenticationFailed), (404, NotFound), (422, InvalidRequest), (429, RateLimited),
-     (500, ServiceUnavailable), (202, ProtocolError), (204, ProtocolError)],
+     (500, ServerError), (202, ProtocolError), (204, ProtocolError)],
 )  # fmt: skip
 def test_a_storage_connection_that_was_not_made_is_an_error(
     status: int, kind: type[ExportError]
 ) -> None:
     with pytest.raises(kind):
-        read_created_connection(Response(status=status), StorageConnection)
+        parse_created_connection(Response(status=status), StorageConnection)
 
 
 @pytest.mark.parametrize("service", Service)
@@ -188,16 +190,16 @@ def test_a_storage_connection_that_was_not_made_is_an_error(
     [("a/b", "a%2Fb"), ("a?b#c", "a%3Fb%23c"), ("ä %", "%C3%A4%20%25"), ("../x", "..%2Fx")],
 )
 def test_an_id_is_one_segment_of_the_path(service: Service, id: str, segment: str) -> None:
-    assert get_connection(service, id).url == f"{ROOTS[service]}/{segment}"
-    assert delete_connection(service, id).url == f"{ROOTS[service]}/{segment}"
+    assert get_connection_request(service, id).url == f"{ROOTS[service]}/{segment}"
+    assert delete_connection_request(service, id).url == f"{ROOTS[service]}/{segment}"
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", " c1", "c1\r\nX: y", None, 7])
 def test_what_is_no_id_is_not_asked_for(id: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
-        lambda: get_connection(Service.SYNCHRONIZATION, id),
-        lambda: delete_connection(Service.SYNCHRONIZATION, id),
-        lambda: update_connection(id, "name", None),
+        lambda: get_connection_request(Service.SYNCHRONIZATION, id),
+        lambda: delete_connection_request(Service.SYNCHRONIZATION, id),
+        lambda: update_connection_request(id, "name", None),
     )
     for ask in questions:
         with pytest.raises((TypeError, ValueError), match="connection_id"):
@@ -206,30 +208,30 @@ def test_what_is_no_id_is_not_asked_for(id: str) -> None:
 
 @pytest.mark.parametrize("service", Service)
 def test_an_imodels_connections_are_asked_for_by_its_id(service: Service) -> None:
-    request = list_connections(service, "i 1", page_size=None, offset=0)
+    request = list_connections_request(service, "i 1", page_size=None, offset=0)
     assert (request.method, request.url) == ("GET", f"{ROOTS[service]}?imodelId=i%201")
     assert request.body is None
-    paged = list_connections(service, "i1", page_size=10, offset=20)
+    paged = list_connections_request(service, "i1", page_size=10, offset=20)
     assert paged.url == f"{ROOTS[service]}?imodelId=i1&$skip=20&$top=10"
 
 
 def test_synchronization_tells_connections_in_full_only_when_asked() -> None:
-    ours = list_connections(Service.SYNCHRONIZATION, "i1", page_size=None, offset=0)
+    ours = list_connections_request(Service.SYNCHRONIZATION, "i1", page_size=None, offset=0)
     assert ours.headers == {"Prefer": "return=representation"}
-    exports = list_connections(Service.EXPORT, "i1", page_size=None, offset=0)
+    exports = list_connections_request(Service.EXPORT, "i1", page_size=None, offset=0)
     assert exports.headers == {}
-    assert get_connection(Service.SYNCHRONIZATION, "c1").headers == {}
+    assert get_connection_request(Service.SYNCHRONIZATION, "c1").headers == {}
 
 
 def test_synchronization_lists_the_connections_of_all_imodels() -> None:
-    request = list_connections(Service.SYNCHRONIZATION, None, page_size=None, offset=0)
+    request = list_connections_request(Service.SYNCHRONIZATION, None, page_size=None, offset=0)
     assert request.url == ROOTS[Service.SYNCHRONIZATION]
-    paged = list_connections(Service.SYNCHRONIZATION, None, page_size=5, offset=5)
+    paged = list_connections_request(Service.SYNCHRONIZATION, None, page_size=5, offset=5)
     assert paged.url == f"{ROOTS[Service.SYNCHRONIZATION]}?$skip=5&$top=5"
     with pytest.raises(TypeError, match="imodel_id"):
-        list_connections(Service.EXPORT, None, page_size=None, offset=0)
+        list_connections_request(Service.EXPORT, None, page_size=None, offset=0)
     with pytest.raises(ValueError, match="imodel_id"):
-        list_connections(Service.SYNCHRONIZATION, "", page_size=None, offset=0)
+        list_connections_request(Service.SYNCHRONIZATION, "", page_size=None, offset=0)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ def test_synchronization_lists_the_connections_of_all_imodels() -> None:
     ],
 )  # fmt: skip
 def test_only_what_changes_is_sent(name: str | None, kind: str | None, body: object) -> None:
-    request = update_connection("c/1", name, kind)
+    request = update_connection_request("c/1", name, kind)
     assert request.method == "PUT"
     assert request.url == f"{ROOTS[Service.SYNCHRONIZATION]}/c%2F1"
     assert request.headers == {"Content-Type": "application/json"}
@@ -252,11 +254,11 @@ def test_only_what_changes_is_sent(name: str | None, kind: str | None, body: obj
 
 def test_a_change_of_nothing_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="display_name"):
-        update_connection("c1", None, None)
+        update_connection_request("c1", None, None)
 
 
 def test_a_storage_connection_may_leave_everything_out_but_its_id() -> None:
-    assert read_connection(answer({"connection": {"id": "c1"}}), StorageConnection) == (
+    assert parse_connection(answer({"connection": {"id": "c1"}}), StorageConnection) == (
         StorageConnection(id="c1")
     )
     told = {
@@ -265,22 +267,22 @@ def test_a_storage_connection_may_leave_everything_out_but_its_id() -> None:
         "_links": {"lastRun": None},
         "error": {"errorKey": "E"},
     }
-    seen = read_connection(answer({"connection": told}), StorageConnection)
+    seen = parse_connection(answer({"connection": told}), StorageConnection)
     assert seen == StorageConnection(id="c1")
     assert seen.raw == told
     for broken in ({"connection": {"displayName": "x"}}, {"connection": None}, {}):
         with pytest.raises(ProtocolError) as caught:
-            read_connection(answer(broken), StorageConnection)
+            parse_connection(answer(broken), StorageConnection)
         assert caught.value.path.startswith("connection")
 
 
 def test_the_gateway_is_not_taken_for_the_service() -> None:
     with pytest.raises(NotFound) as caught:
-        read_connection(answer(example(GATEWAY), 404), StorageConnection)
+        parse_connection(answer(example(GATEWAY), 404), StorageConnection)
     assert caught.value.is_gateway
     assert not has_none(caught.value)
     with pytest.raises(NotFound) as caught:
-        read_connections(
+        parse_connections(
             answer(example("sync.get_storage_connection.404.json"), 404), StorageConnection
         )
     assert has_none(caught.value)
@@ -291,11 +293,11 @@ def test_the_gateway_is_not_taken_for_the_service() -> None:
     [
         (TransportError(message="reset"), True),
         (RequestTimeout(message="none"), True),
-        (TransportError(message="no connection", sent=False), False),
-        (ProtocolError(message="not JSON", passing=True), True),
-        (ServiceUnavailable(status=500), True),
-        (ServiceUnavailable(status=503), True),
-        (ServiceUnavailable(status=503, retry_after=5.0), False),
+        (TransportError(message="no connection", may_have_been_processed=False), False),
+        (ProtocolError(message="not JSON", is_transient=True), True),
+        (ServerError(status=500), True),
+        (ServerError(status=503), True),
+        (ServerError(status=503, retry_after=5.0), False),
         (RateLimited(status=429), False),
         (RateLimited(status=429, retry_after=900.0), False),
         (InvalidRequest(status=422), False),
@@ -310,31 +312,31 @@ def test_only_an_attempt_that_the_service_may_have_taken_may_have_made_one(
 
 
 def test_deleting_is_repeated() -> None:
-    request = delete_connection(Service.EXPORT, "c/1")
+    request = delete_connection_request(Service.EXPORT, "c/1")
     assert (request.method, request.url) == ("DELETE", "/export/connections/c%2F1")
     assert request.repeatable
 
 
 def test_a_deleted_connection_is_gone() -> None:
-    read_deleted(Response(status=204))
+    parse_deleted(Response(status=204))
     with pytest.raises(NotFound):
-        read_deleted(Response(status=404))
+        parse_deleted(Response(status=404))
     with pytest.raises(Conflict):
-        read_deleted(Response(status=409))
+        parse_deleted(Response(status=409))
     with pytest.raises(ProtocolError):
-        read_deleted(Response(status=200))
+        parse_deleted(Response(status=200))
 
 
 def test_a_404_after_a_lost_answer_says_that_deleting_worked() -> None:
-    read_deleted(Response(status=404, doubt=3.0))
+    parse_deleted(Response(status=404, uncertain_for=3.0))
     with pytest.raises(Conflict):
-        read_deleted(Response(status=409, doubt=3.0))
+        parse_deleted(Response(status=409, uncertain_for=3.0))
 
 
 def test_a_404_of_the_gateway_never_says_that_deleting_worked() -> None:
     gone = answer(example(GATEWAY), 404)
     with pytest.raises(NotFound):
-        read_deleted(Response(status=404, body=gone.body, doubt=3.0))
+        parse_deleted(Response(status=404, body=gone.body, uncertain_for=3.0))
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,10 @@ from itwin_export_async._errors import (
     TransportError,
     UploadError,
 )
-from itwin_export_async._models import Run, TaskError
+from itwin_export_async._models import Run, TaskErrorInfo
 from itwin_export_async._protocol.codec import decode
-from itwin_export_async._secrets import redacted
-
-from .samples import answer, job, run, task
+from itwin_export_async._redaction import redacted
+from tests.support.samples import answer, job, run, task
 
 
 def tree(root: type[ExportError] = ExportError) -> Iterator[type[ExportError]]:
@@ -45,7 +44,7 @@ def tree(root: type[ExportError] = ExportError) -> Iterator[type[ExportError]]:
         yield from tree(child)
 
 
-BROKEN = TaskError(
+BROKEN = TaskErrorInfo(
     error_code="TAE_BRW_1000",
     description="Failed to export your file.",
     kb_article_link="https://kb.example.com/41879",
@@ -63,17 +62,17 @@ _RESPONSE = {
     "retry_after": 2.5,
     "headers": {"Date": "today"},
 }
-_RUN = {"message": "went wrong", "connection_id": "c1", "run_id": "r1", "run": LAST, "token": "{}"}
+_RUN = {"message": "went wrong", "connection_id": "c1", "run_id": "r1", "run": LAST, "resume_token": "{}"}
 _EXCHANGE = {"message": "some text", "method": "GET", "url": "https://h/p"}
 FACTS: dict[type[ExportError], dict[str, Any]] = {
     ResponseError: _RESPONSE,
-    TransportError: _EXCHANGE | {"sent": False},
+    TransportError: _EXCHANGE | {"may_have_been_processed": False},
     ProtocolError: _EXCHANGE | {"path": "run.state"},
-    TokenError: {"message": "some text", "passing": True},
+    TokenError: {"message": "some text", "is_transient": True},
     AuthorizationRequired: {"url": "https://portal.example.com/authenticate"},
     DownloadError: {"message": "some text", "file_id": "f1", "destination": "out/a.ifc"},
     UploadError: {"message": "some text", "source": "in/mapping.json"},
-    LedgerError: {"message": "some text", "ledger": "exports.db", "key": "bridge"},
+    LedgerError: {"message": "some text", "path": "exports.db", "key": "bridge"},
     StartTimeout: {"imodel_id": "m1", "seconds": 2.5},
     RunError: _RUN,
 }
@@ -168,7 +167,7 @@ def test_a_page_for_the_user_is_told_whole() -> None:
 
 
 def test_a_conflict_may_have_no_run_to_hold() -> None:
-    assert Conflict(status=409).run is None
+    assert Conflict(status=409).handle is None
 
 
 def test_a_plain_404_does_not_blame_the_path() -> None:
@@ -195,19 +194,19 @@ def test_a_failed_run_names_every_failed_task_and_no_other() -> None:
 
 def test_a_failure_that_nobody_can_fix_says_so() -> None:
     assert "cannot be fixed by the user" in failed(
-        task("t1", "Error", error=TaskError(error_code="E", can_user_fix=False))
+        task("t1", "Error", error=TaskErrorInfo(error_code="E", can_user_fix=False))
     )
 
 
 def test_a_remedy_the_service_did_not_tell_is_not_made_up() -> None:
-    text = failed(task("t1", "Error", error=TaskError(error_code="E1", message="why")))
+    text = failed(task("t1", "Error", error=TaskErrorInfo(error_code="E1", message="why")))
     assert "E1: why" in text
     assert "fixed by the user" not in text
 
 
 def test_a_task_without_an_explanation_is_still_named() -> None:
     assert "t1 ended with Canceled" in failed(task("t1", "Canceled"))
-    assert "E2" in failed(task("t1", "Error", error=TaskError(error_code="E2")))
+    assert "E2" in failed(task("t1", "Error", error=TaskErrorInfo(error_code="E2")))
 
 
 def test_a_failed_run_that_was_never_seen_is_still_told() -> None:
@@ -234,7 +233,9 @@ def test_the_reason_of_a_whole_run_is_told() -> None:
 
 def test_a_task_is_told_in_one_line_whatever_the_service_says() -> None:
     text = failed(
-        task("t\n1", "Error", error=TaskError(error_code="E\r\n", kb_article_link="https://x\ny")),
+        task(
+            "t\n1", "Error", error=TaskErrorInfo(error_code="E\r\n", kb_article_link="https://x\ny")
+        ),
         task("t\n2", "TimedOut"),
     )
     assert text.splitlines()[1:] == [
@@ -261,7 +262,9 @@ def test_a_reason_without_words_leaves_no_blank_line() -> None:
 
 
 def test_a_token_to_resume_with_is_not_in_the_repr() -> None:
-    assert "resume-me" not in repr(RunTimeout(connection_id="c", run_id="r", token="resume-me"))
+    assert "resume-me" not in repr(
+        RunTimeout(connection_id="c", run_id="r", resume_token="resume-me")
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,21 @@ from itwin_export_async._errors import (
     ResponseError,
 )
 from itwin_export_async._models import ExportOptions, InputOptions, OutputOptions, SourceFile
+from itwin_export_async._protocol.blobs import create_file_request
 from itwin_export_async._protocol.codec import encode
 from itwin_export_async._protocol.connections import (
-    create_connection,
-    create_storage_connection,
-    update_connection,
+    create_connection_request,
+    create_storage_connection_request,
+    update_connection_request,
 )
-from itwin_export_async._protocol.refusals import refusal
-from itwin_export_async._protocol.runs import create_run
-from itwin_export_async._protocol.source_files import add_source_file, update_source_file
-from itwin_export_async._protocol.uploading import create_file
-
-from .samples import EXAMPLES, answer, example
-from .test_examples_read import READ
+from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.runs import create_run_request
+from itwin_export_async._protocol.source_files import (
+    add_source_file_request,
+    update_source_file_request,
+)
+from tests.protocol.test_examples_read import READ
+from tests.support.samples import EXAMPLES, answer, example
 
 REFUSED: dict[str, tuple[int, type[ResponseError], str, tuple[tuple[str, str | None], ...]]] = {
     "export.authorization_information.422.json": (
@@ -130,14 +132,14 @@ EVERYTHING = ExportOptions(
 )
 
 SENT: dict[str, bytes | None] = {
-    "export.create_connection.request.json": create_connection(_IMODEL, "30", "User").body,
-    "export.create_run.request.json": create_run("c1", EVERYTHING).body,
-    "storage.create_file.request.json": create_file("f1", "test.txt", "test file").body,
-    "sync.add_source_file.request.json": add_source_file("c1", _MAPPED).body,
-    "sync.create_storage_connection.request.json": create_storage_connection(
+    "export.create_connection.request.json": create_connection_request(_IMODEL, "30", "User").body,
+    "export.create_run.request.json": create_run_request("c1", EVERYTHING).body,
+    "storage.create_file.request.json": create_file_request("f1", "test.txt", "test file").body,
+    "sync.add_source_file.request.json": add_source_file_request("c1", _MAPPED).body,
+    "sync.create_storage_connection.request.json": create_storage_connection_request(
         _IMODEL, [_MAPPED], "30", "User"
     ).body,
-    "sync.update_source_file.request.json": update_source_file(
+    "sync.update_source_file.request.json": update_source_file_request(
         "c1",
         SourceFile(
             id="297c8ab9-53a3-4fe5-adf8-79b4c1a95cbb",
@@ -146,7 +148,9 @@ SENT: dict[str, bytes | None] = {
             last_known_file_name="samplefile",
         ),
     ).body,
-    "sync.update_storage_connection.request.json": update_connection("c1", "30", "User").body,
+    "sync.update_storage_connection.request.json": update_connection_request(
+        "c1", "30", "User"
+    ).body,
 }
 
 SCHEMAS = {

@@ -14,29 +14,33 @@ from itwin_export_async._models import (
     ExecutionResult,
     ExecutionState,
     Run,
-    RunFault,
+    RunErrorInfo,
     SourceFile,
     StorageConnection,
     StoredFile,
-    TaskError,
+    TaskErrorInfo,
 )
-from itwin_export_async._protocol.authorization import read_authorization
+from itwin_export_async._protocol.authorization import parse_authorization
+from itwin_export_async._protocol.blobs import parse_completed_file, parse_created_file
 from itwin_export_async._protocol.codec import decode, decode_list
 from itwin_export_async._protocol.connections import (
-    read_connections,
-    read_created_connection,
+    parse_connections,
+    parse_created_connection,
 )
-from itwin_export_async._protocol.folders import read_items, read_root_folder
-from itwin_export_async._protocol.http import Response
+from itwin_export_async._protocol.files import parse_file
+from itwin_export_async._protocol.folders import parse_items, parse_root_folder
+from itwin_export_async._protocol.messages import Response
 from itwin_export_async._protocol.paging import is_new
-from itwin_export_async._protocol.runs import read_connection, read_last_run, read_run, read_runs
-from itwin_export_async._protocol.source_files import read_source_file
-from itwin_export_async._protocol.storage import read_file
-from itwin_export_async._protocol.uploading import read_completed_file, read_created_file
+from itwin_export_async._protocol.runs import (
+    parse_connection,
+    parse_last_run,
+    parse_run,
+    parse_runs,
+)
+from itwin_export_async._protocol.source_files import parse_source_file
+from tests.support.samples import BASE, answer, example
 
-from .samples import BASE, answer, example
-
-FAILED_TO_ORCHESTRATE = TaskError(
+FAILED_TO_ORCHESTRATE = TaskErrorInfo(
     error_code="TAE_BRG_1000",
     message="Failed to process.",
     details="Error exit code received from bridge wrapper.",
@@ -53,7 +57,7 @@ FAILED_TO_ORCHESTRATE = TaskError(
 
 def check_connection(name: str) -> None:
     created = name.startswith("export.create")
-    read = read_created_connection if created else read_connection
+    read = parse_created_connection if created else parse_connection
     expected = Connection(
         id="fc226d0d-1647-48d7-8c11-f1f74f2d9808",
         display_name="30",
@@ -65,14 +69,14 @@ def check_connection(name: str) -> None:
     )
     assert read(answer(example(name), 201 if created else 200), Connection) == expected
     if not created:
-        last = read_last_run(answer(example(name)), base_url=BASE)
+        last = parse_last_run(answer(example(name)), base_url=BASE)
         assert last is not None
         assert last.run_id == "de626d0d-1647-48d7-8c11-f1f74f2d4523"
         assert last.connection_id == expected.id
 
 
 def check_connections(name: str) -> None:
-    page = read_connections(answer(example(name)), Connection)
+    page = parse_connections(answer(example(name)), Connection)
     (connection,) = page.items
     newer = "older" not in name
     assert connection.id == (
@@ -90,7 +94,7 @@ def check_connections(name: str) -> None:
 def check_run(name: str) -> None:
     body = example(name)
     body = {"run": body} if "item" in name else body
-    run = read_run(answer(body), "unused")
+    run = parse_run(answer(body), "unused")
     assert run.id == "a1ecbdc8c4f6173004f9f881914a57c5511a362b"
     assert run.connection_id == "bc38cd8a-fd9f-4abf-9ad7-0c3b3d28720e"
     assert run.start_date_time == datetime(2020, 10, 24, 2, 44, 13, 410966, tzinfo=UTC)
@@ -112,7 +116,7 @@ def check_run(name: str) -> None:
 
 
 def check_runs(name: str) -> None:
-    page = read_runs(answer(example(name)), "c1")
+    page = parse_runs(answer(example(name)), "c1")
     (run,) = page.items
     assert run.id == "75d94fca-4a9b-4ff0-8f3a-eeedbc1fea97"
     assert run.connection_id == "c1"  # lists leave it out
@@ -132,7 +136,7 @@ def check_runs(name: str) -> None:
 def check_authorization(name: str) -> None:
     portal = "https://connect-itwinbridgeportal.bentley.com/authenticate"
     export = name.startswith("export")
-    assert read_authorization(answer(example(name))) == AuthorizationInformation(
+    assert parse_authorization(answer(example(name))) == AuthorizationInformation(
         is_user_authorized=False,
         authorization_url=f"{portal}?redirect_url=https://myUrl.com" if export else portal,
     )
@@ -140,7 +144,7 @@ def check_authorization(name: str) -> None:
 
 def check_storage_connection(name: str) -> None:
     created = name.startswith("sync.create")
-    read = read_created_connection if created else read_connection
+    read = parse_created_connection if created else parse_connection
     connection = read(answer(example(name), 201 if created else 200), StorageConnection)
     id = (
         "MWplZe9Uf0iR1IDMqyOMLuL24kbZK4VNvgn4ev3etXI"
@@ -159,14 +163,14 @@ def check_storage_connection(name: str) -> None:
 
 
 def check_storage_connections(name: str) -> None:
-    page = read_connections(answer(example(name)), StorageConnection)
+    page = parse_connections(answer(example(name)), StorageConnection)
     id = "MWplZe9Uf0iR1IDMqyOMLqBN0_wHEVBGg_CzJmXdmE4"
     assert page.items == (StorageConnection(id=id, display_name="30"),)
 
 
 def check_source_file(name: str) -> None:
     status = int(name.split(".")[-2])
-    assert read_source_file(answer(example(name), status)) == SourceFile(
+    assert parse_source_file(answer(example(name), status)) == SourceFile(
         id="297c8ab9-53a3-4fe5-adf8-79b4c1a95cbb",
         storage_file_id="t5bDFuN4qUa9ojVw1E5FGtldp8BgSbNCiJ2XMdiT-cA",
         connector_type=ConnectorType.MSTN,
@@ -175,10 +179,10 @@ def check_source_file(name: str) -> None:
 
 
 def check_synchronization_run(name: str) -> None:
-    run = read_run(answer(example(name)), "unused")
+    run = parse_run(answer(example(name)), "unused")
     assert run.connection_id == "MWplZe9Uf0iR1IDMqyOMLqBN0_wHEVBGg_CzJmXdmE4"
     assert run.phase == "MasterFile"
-    assert run.error == RunFault(
+    assert run.error == RunErrorInfo(
         error_key="UserNotAuthenticated", description="User is not authenticated."
     )
     assert run.jobs[0].connector_type is ConnectorType.DWG
@@ -188,7 +192,7 @@ def check_synchronization_run(name: str) -> None:
 
 
 def check_minimal_runs(name: str) -> None:
-    (run,) = read_runs(answer(example(name)), "c1").items
+    (run,) = parse_runs(answer(example(name)), "c1").items
     assert run == Run(
         id="a1ecbdc8c4f6173004f9f881914a57c5511a362b",
         connection_id="c1",
@@ -218,7 +222,7 @@ def listed(member: str, *expected: tuple[str, str | None, int | None]) -> Callab
     def check(name: str) -> None:
         response = answer(example(name))
         items = (
-            read_items(response).items
+            parse_items(response).items
             if member == "items"
             else decode_list(response, member, StoredFile)
         )
@@ -230,22 +234,22 @@ def listed(member: str, *expected: tuple[str, str | None, int | None]) -> Callab
 
 def check_top_level(name: str) -> None:
     listed("items", ("test", "folder", None), ("test2.txt", "file", 1))(name)
-    root = read_root_folder(answer(example(name)))
+    root = parse_root_folder(answer(example(name)))
     assert root == "TYJsPN0xtkWId0yUrXkS5g0CIYaGZLxEozrWBCOcS_s"
 
 
 def check_empty_top_level(name: str) -> None:
-    page = read_items(answer(example(name)))
+    page = parse_items(answer(example(name)))
     assert page.items == ()
     assert page.has_next  # the link is there, and proves nothing
     assert not is_new(page, set())
-    root = read_root_folder(answer(example(name)))
+    root = parse_root_folder(answer(example(name)))
     assert root == "UQBsw5AFgkK-L-0-hSCtAVEAbMOQBYJCvi_tPoUgrQE"
 
 
 def check_upload_links(name: str) -> None:
     body = example(name)
-    upload = read_created_file(answer(body, 202), base_url=BASE)
+    upload = parse_created_file(answer(body, 202), base_url=BASE)
     assert upload.file_id == "TYJsPN0xtkWId0yUrXkS5pN5AQzuullIkxz5aDnDJSI"
     assert upload.complete_url == f"{BASE}/storage/files/{upload.file_id}/complete"
     assert upload.upload_url == body["_links"]["uploadUrl"]["href"]  # kept byte for byte
@@ -262,10 +266,10 @@ READ: dict[str, Callable[[str], Any]] = {
     "export.get_runs.200.json": check_runs,
     "export.get_runs.older.item.json": check_run,
     "export.get_runs.output_file.200.json": check_runs,
-    "storage.complete_file.200.json": stored("file", 8, read_completed_file),
+    "storage.complete_file.200.json": stored("file", 8, parse_completed_file),
     "storage.create_file.202.json": check_upload_links,
     "storage.create_folder.201.json": stored("folder", None),
-    "storage.get_file.200.json": stored("file", 1, read_file),
+    "storage.get_file.200.json": stored("file", 1, parse_file),
     "storage.get_files_in_folder.200.json": listed(
         "files", ("test.txt", None, 1), ("test2.txt", None, 1)
     ),

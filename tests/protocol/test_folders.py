@@ -4,23 +4,23 @@ import pytest
 
 from itwin_export_async._errors import ExportError, InvalidRequest, NotFound, ProtocolError
 from itwin_export_async._protocol.folders import (
-    list_folder,
-    read_items,
-    read_root_folder,
-    top_level,
+    list_folder_request,
+    list_root_folder_request,
+    parse_items,
+    parse_root_folder,
 )
-
-from .samples import answer, example
+from tests.support.samples import answer, example
 
 
 def root(href: object, *items: object) -> str:
     links = {"folder": href} if href is None else {"folder": {"href": href}}
-    return read_root_folder(answer({"items": list(items), "_links": links}))
+    return parse_root_folder(answer({"items": list(items), "_links": links}))
 
 
 def test_a_folder_is_listed_page_by_page() -> None:
     first, later = (
-        list_folder("f/1", page_size=size, offset=offset) for size, offset in ((None, 0), (50, 100))
+        list_folder_request("f/1", page_size=size, offset=offset)
+        for size, offset in ((None, 0), (50, 100))
     )
     assert (first.method, first.url) == ("GET", "/storage/folders/f%2F1/list")
     assert later.url == "/storage/folders/f%2F1/list?$skip=100&$top=50"
@@ -28,9 +28,9 @@ def test_a_folder_is_listed_page_by_page() -> None:
 
 
 def test_a_root_folder_is_listed_by_its_itwin() -> None:
-    first = top_level("i/1&x", page_size=None, offset=0)
+    first = list_root_folder_request("i/1&x", page_size=None, offset=0)
     assert (first.method, first.url) == ("GET", "/storage/?iTwinId=i%2F1%26x")
-    later = top_level("i1", page_size=1, offset=3)
+    later = list_root_folder_request("i1", page_size=1, offset=3)
     assert later.url == "/storage/?iTwinId=i1&$skip=3&$top=1"
     assert (dict(first.headers), first.body) == ({}, None)
 
@@ -38,9 +38,9 @@ def test_a_root_folder_is_listed_by_its_itwin() -> None:
 @pytest.mark.parametrize("id", ["", " ", "..", "f1\r\n", None, 7])
 def test_what_is_no_id_is_not_asked_for(id: str) -> None:
     with pytest.raises((TypeError, ValueError), match="folder_id"):
-        list_folder(id, page_size=None, offset=0)
+        list_folder_request(id, page_size=None, offset=0)
     with pytest.raises((TypeError, ValueError), match="itwin_id"):
-        top_level(id, page_size=None, offset=0)
+        list_root_folder_request(id, page_size=None, offset=0)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_listing_without_links_names_no_root_folder() -> None:
     )
     for body in bodies:
         with pytest.raises(ProtocolError):
-            read_root_folder(answer(body))
+            parse_root_folder(answer(body))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_listing_without_links_names_no_root_folder() -> None:
     ],
 )
 def test_a_refusal_is_an_error(name: str, status: int, kind: type[ExportError]) -> None:
-    for read in (read_items, read_root_folder):
+    for read in (parse_items, parse_root_folder):
         with pytest.raises(kind) as caught:
             read(answer(example(name), status))
         gateway = isinstance(caught.value, NotFound) and caught.value.is_gateway
@@ -100,9 +100,9 @@ def test_a_refusal_is_an_error(name: str, status: int, kind: type[ExportError]) 
 
 
 def test_what_the_service_leaves_out_of_an_item_is_not_made_up() -> None:
-    (item,) = read_items(answer({"items": [{"id": "f1", "type": "folder", "size": None}]})).items
+    (item,) = parse_items(answer({"items": [{"id": "f1", "type": "folder", "size": None}]})).items
     assert (item.id, item.display_name, item.is_folder, item.size) == ("f1", "", True, None)
     assert (item.path, item.created_date_time, item.parent_folder_id) == (None, None, None)
     with pytest.raises(ProtocolError) as caught:
-        read_items(answer({"items": [{"id": "f1"}, {"type": "file"}]}))
+        parse_items(answer({"items": [{"id": "f1"}, {"type": "file"}]}))
     assert caught.value.path == "items[1].id"

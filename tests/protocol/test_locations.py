@@ -9,19 +9,18 @@ from itwin_export_async._errors import (
     ExportError,
     InvalidRequest,
     ProtocolError,
-    ServiceUnavailable,
+    ServerError,
 )
-from itwin_export_async._protocol.addresses import RunAddress, run_address
 from itwin_export_async._protocol.runs import (
     Accepted,
     AlreadyActive,
     LostRace,
     Service,
-    get_run,
-    read_created_run,
+    get_run_request,
+    parse_created_run,
 )
-
-from .samples import BASE, answer
+from itwin_export_async._protocol.urls import RunAddress, run_address
+from tests.support.samples import BASE, answer
 
 R1 = RunAddress(connection_id="c1", run_id="r1")
 
@@ -111,13 +110,13 @@ def test_whatever_a_location_names_can_be_asked_for(connection: str, run: str) -
         except ProtocolError:
             continue
         if found is not None:
-            assert get_run(Service.EXPORT, found.connection_id, found.run_id)
+            assert get_run_request(Service.EXPORT, found.connection_id, found.run_id)
 
 
 @given(st.text(), st.text())
 def test_a_location_brings_any_id_back(connection: str, run: str) -> None:
     try:
-        href = get_run(Service.EXPORT, connection, run).url
+        href = get_run_request(Service.EXPORT, connection, run).url
     except ValueError:
         return
     assert named(href) == RunAddress(connection_id=connection, run_id=run)
@@ -125,20 +124,20 @@ def test_a_location_brings_any_id_back(connection: str, run: str) -> None:
 
 def test_a_start_is_accepted_with_and_without_its_run() -> None:
     location = "/export/connections/c1/runs/r1"
-    assert read_created_run(answer(b"", 202, location=location), base_url=BASE) == Accepted(run=R1)
-    assert read_created_run(answer(b"", 202), base_url=BASE) == Accepted(run=None)
-    assert read_created_run(answer(b"", 202, Location="?"), base_url=BASE) == Accepted(run=None)
+    assert parse_created_run(answer(b"", 202, location=location), base_url=BASE) == Accepted(run=R1)
+    assert parse_created_run(answer(b"", 202), base_url=BASE) == Accepted(run=None)
+    assert parse_created_run(answer(b"", 202, Location="?"), base_url=BASE) == Accepted(run=None)
 
 
 def test_an_active_run_is_named_with_its_own_connection() -> None:
     response = answer(b"", 303, LOCATION=f"{BASE}/export/connections/c2/runs/r2")
-    assert read_created_run(response, base_url=BASE) == AlreadyActive(
+    assert parse_created_run(response, base_url=BASE) == AlreadyActive(
         run=RunAddress(connection_id="c2", run_id="r2")
     )
 
 
 def test_a_lost_race_is_no_error() -> None:
-    assert read_created_run(answer({}, 409), base_url=BASE) == LostRace()
+    assert parse_created_run(answer({}, 409), base_url=BASE) == LostRace()
 
 
 @pytest.mark.parametrize(
@@ -149,18 +148,18 @@ def test_a_lost_race_is_no_error() -> None:
         (302, ProtocolError),
         (401, AuthenticationFailed),
         (422, InvalidRequest),
-        (503, ServiceUnavailable),
+        (503, ServerError),
     ],
 )
 def test_any_other_answer_to_a_start_is_raised(status: int, error: type[ExportError]) -> None:
     with pytest.raises(error):
-        read_created_run(answer(b"", status), base_url=BASE)
+        parse_created_run(answer(b"", status), base_url=BASE)
 
 
 @pytest.mark.parametrize("status", [202, 303])
 def test_a_start_that_points_to_a_foreign_host_is_refused(status: int) -> None:
     with pytest.raises(ProtocolError):
-        read_created_run(
+        parse_created_run(
             answer(b"", status, Location="https://evil.example.com/connections/c/runs/r"),
             base_url=BASE,
         )

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from itwin_export_async._http.rate_limit import RateLimit
+from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._models import (
     AuthenticationType,
     ExportOptions,
@@ -19,14 +21,15 @@ from itwin_export_async._models import (
     OutputOptions,
     SourceFile,
 )
-from itwin_export_async._protocol.authorization import get_authorization
-from itwin_export_async._protocol.connections import create_connection
-from itwin_export_async._protocol.rate import RateLimit
-from itwin_export_async._protocol.retry import RetryPolicy
+from itwin_export_async._polling.schedule import (
+    AdaptiveSchedule,
+    ExponentialSchedule,
+    FixedSchedule,
+)
+from itwin_export_async._protocol.authorization import get_authorization_request
+from itwin_export_async._protocol.connections import create_connection_request
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._protocol.schedule import Exponential, FixedInterval, Inspection
-
-from .samples import export_options
+from tests.support.samples import export_options
 
 SAS = "https://blobs.example.com/out.ifc?sv=2024&sig=planted"
 
@@ -55,11 +58,14 @@ SAS = "https://blobs.example.com/out.ifc?sv=2024&sig=planted"
         (lambda: OutputOptions(output_sas_url=""), "output_sas_url"),
         (lambda: SourceFile(storage_file_id=""), "storage_file_id"),
         (lambda: SourceFile(storage_file_id="f", connector_type="CATIA"), "connector_type"),
-        (lambda: create_connection("i1", None, "Robot"), "authentication_type"),
-        (lambda: create_connection("", None, None), "imodel_id"),
-        (lambda: get_authorization(Service.EXPORT, "developer.bentley.com"), "redirect_url"),
-        (lambda: get_authorization(Service.EXPORT, ""), "redirect_url"),
-        (lambda: get_authorization(Service.EXPORT, "https://[bad"), "redirect_url"),
+        (lambda: create_connection_request("i1", None, "Robot"), "authentication_type"),
+        (lambda: create_connection_request("", None, None), "imodel_id"),
+        (
+            lambda: get_authorization_request(Service.EXPORT, "developer.bentley.com"),
+            "redirect_url",
+        ),
+        (lambda: get_authorization_request(Service.EXPORT, ""), "redirect_url"),
+        (lambda: get_authorization_request(Service.EXPORT, "https://[bad"), "redirect_url"),
     ],
 )
 def test_a_value_that_cannot_work_is_named(make: Callable[[], object], field: str) -> None:
@@ -101,13 +107,13 @@ def test_a_value_of_the_wrong_type_is_named(cls: Any, field: str, value: object)
         (RetryPolicy, "max_retry_after", "x", "max_retry_after must be a number, not str"),
         (RateLimit, "per_minute", "x", "per_minute must be a whole number, not str"),
         (RateLimit, "per_hour", 1.5, "per_hour must be a whole number, not float"),
-        (Inspection, "poll_cost", "x", "poll_cost must be a number, not str"),
-        (Inspection, "minimum", "x", "minimum must be a number, not str"),
-        (Inspection, "maximum", None, "maximum must be a number, not NoneType"),
-        (FixedInterval, "seconds", timedelta(1), "seconds must be a number, not timedelta"),
-        (Exponential, "initial", "x", "initial must be a number, not str"),
-        (Exponential, "factor", "x", "factor must be a number, not str"),
-        (Exponential, "maximum", "x", "maximum must be a number, not str"),
+        (AdaptiveSchedule, "poll_cost", "x", "poll_cost must be a number, not str"),
+        (AdaptiveSchedule, "minimum", "x", "minimum must be a number, not str"),
+        (AdaptiveSchedule, "maximum", None, "maximum must be a number, not NoneType"),
+        (FixedSchedule, "seconds", timedelta(1), "seconds must be a number, not timedelta"),
+        (ExponentialSchedule, "initial", "x", "initial must be a number, not str"),
+        (ExponentialSchedule, "factor", "x", "factor must be a number, not str"),
+        (ExponentialSchedule, "maximum", "x", "maximum must be a number, not str"),
     ],
 )
 def test_a_wrong_type_is_told_in_one_sentence(
@@ -119,20 +125,20 @@ def test_a_wrong_type_is_told_in_one_sentence(
 
 
 def test_any_kind_of_number_is_one() -> None:
-    assert FixedInterval(seconds=10).seconds == 10
-    assert FixedInterval(seconds=Fraction(1, 2)).seconds == 0.5  # type: ignore[arg-type]
+    assert FixedSchedule(seconds=10).seconds == 10
+    assert FixedSchedule(seconds=Fraction(1, 2)).seconds == 0.5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [b"30", 30, ["30"]])
 def test_a_display_name_that_is_no_text_is_named(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="display_name"):
-        create_connection("i1", value, None)
+        create_connection_request("i1", value, None)
 
 
 @pytest.mark.parametrize("value", [None, 5, b"https://me.example.com"])
 def test_a_redirect_url_that_is_no_text_is_named(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="redirect_url"):
-        get_authorization(Service.EXPORT, value)
+        get_authorization_request(Service.EXPORT, value)
 
 
 def test_a_plain_string_stands_for_a_known_value() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from itwin_export_async._errors import InvalidRequest, ProtocolError
 from itwin_export_async._models import Run
-from itwin_export_async._protocol.connections import list_connections
+from itwin_export_async._protocol.connections import list_connections_request
 from itwin_export_async._protocol.paging import (
     Page,
     checked_page_size,
@@ -18,8 +18,7 @@ from itwin_export_async._protocol.paging import (
     page_query,
 )
 from itwin_export_async._protocol.runs import Service
-
-from .samples import answer, run
+from tests.support.samples import answer, run
 
 
 def page(*ids: str, has_next: bool = True) -> Page[Run]:
@@ -44,7 +43,7 @@ def test_every_page_repeats_the_lists_own_parameters(
 
 
 def test_the_imodel_is_asked_for_in_the_documented_spelling() -> None:
-    url = list_connections(Service.EXPORT, "a&b=c", page_size=10, offset=20).url
+    url = list_connections_request(Service.EXPORT, "a&b=c", page_size=10, offset=20).url
     assert urlsplit(url).path == "/export/connections"
     assert dict(parse_qsl(urlsplit(url).query)) == {
         "imodelId": "a&b=c",

@@ -17,24 +17,23 @@ from itwin_export_async._models import (
     ExecutionState,
     ExportOptions,
     Run,
-    TaskError,
+    TaskErrorInfo,
 )
 from itwin_export_async._protocol.runs import (
     Service,
-    asked_at,
-    began_after,
-    create_run,
-    get_connection,
-    get_run,
-    list_runs,
+    create_run_request,
+    get_connection_request,
+    get_run_request,
+    list_runs_request,
     newest,
-    read_connection,
-    read_last_run,
-    read_run,
-    read_runs,
+    parse_connection,
+    parse_last_run,
+    parse_run,
+    parse_runs,
+    service_time_at,
+    started_after,
 )
-
-from .samples import BASE, NOW, answer, finals, job, run, runs, states, task
+from tests.support.samples import BASE, NOW, answer, finals, job, run, runs, states, task
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_the_outcome_is_the_truth_beneath_the_result(seen: Run, outcome: str) ->
 
 
 def test_an_error_beside_a_success_does_not_count() -> None:
-    assert run(job(task(error=TaskError(error_code="TAE_BRG_1000")))).outcome == "Success"
+    assert run(job(task(error=TaskErrorInfo(error_code="TAE_BRG_1000")))).outcome == "Success"
 
 
 @given(runs())
@@ -127,7 +126,7 @@ def test_a_run_pickles(seen: Run) -> None:
 
 
 def test_starting_a_run_may_be_repeated() -> None:
-    request = create_run("c 1", ExportOptions())
+    request = create_run_request("c 1", ExportOptions())
     assert (request.method, request.url) == ("POST", "/export/connections/c%201/runs")
     assert request.repeatable
     assert request.headers["Content-Type"] == "application/json"
@@ -142,33 +141,33 @@ def test_starting_a_run_may_be_repeated() -> None:
     ],
 )
 def test_the_twins_differ_only_in_their_paths(service: Service, path: str) -> None:
-    assert get_connection(service, "c1").url == path
-    assert get_run(service, "c1", "r1").url == f"{path}/runs/r1"
-    assert list_runs(service, "c1", page_size=None, offset=0).url == f"{path}/runs"
-    paged = list_runs(service, "c1", page_size=20, offset=40).url
+    assert get_connection_request(service, "c1").url == path
+    assert get_run_request(service, "c1", "r1").url == f"{path}/runs/r1"
+    assert list_runs_request(service, "c1", page_size=None, offset=0).url == f"{path}/runs"
+    paged = list_runs_request(service, "c1", page_size=20, offset=40).url
     assert paged == f"{path}/runs?$skip=40&$top=20"
 
 
 def test_a_run_without_its_connection_has_that_of_the_request() -> None:
     told = {"id": "r1", "state": "Idle"}
-    assert read_run(answer({"run": told}), "c1").connection_id == "c1"
-    assert read_run(answer({"run": told | {"connectionId": "c2"}}), "c1").connection_id == "c2"
-    page = read_runs(answer({"runs": [told, told | {"id": "r2", "connectionId": "c2"}]}), "c1")
+    assert parse_run(answer({"run": told}), "c1").connection_id == "c1"
+    assert parse_run(answer({"run": told | {"connectionId": "c2"}}), "c1").connection_id == "c2"
+    page = parse_runs(answer({"runs": [told, told | {"id": "r2", "connectionId": "c2"}]}), "c1")
     assert [seen.connection_id for seen in page.items] == ["c1", "c2"]
 
 
 def test_a_refusal_of_a_read_is_raised() -> None:
     with pytest.raises(NotFound):
-        read_run(answer({}, 404), "c1")
+        parse_run(answer({}, 404), "c1")
     with pytest.raises(PermissionDenied):
-        read_runs(answer({}, 403), "c1")
+        parse_runs(answer({}, 403), "c1")
     with pytest.raises(NotFound):
-        read_connection(answer({}, 404), Connection)
+        parse_connection(answer({}, 404), Connection)
 
 
 def test_a_connection_without_a_last_run_has_none() -> None:
     body = {"connection": {"id": "c1", "_links": {}}}
-    assert read_last_run(answer(body), base_url=BASE) is None
+    assert parse_last_run(answer(body), base_url=BASE) is None
 
 
 @given(st.lists(runs()))
@@ -187,16 +186,16 @@ def test_the_newest_run_began_last(several: list[Run]) -> None:
 @pytest.mark.parametrize(("seconds", "after"), [(0, True), (-5, True), (-6, False), (60, True)])
 def test_a_run_began_after_a_moment_give_or_take_five_seconds(seconds: int, after: bool) -> None:
     seen = run(start_date_time=NOW + timedelta(seconds=seconds))
-    assert began_after(seen, NOW) is after
+    assert started_after(seen, NOW) is after
 
 
 @given(states)
 def test_a_run_whose_start_is_not_told_is_new_unless_it_has_ended(state: ExecutionState) -> None:
-    assert began_after(evolve(run(), state=state), NOW) is (state != ExecutionState.COMPLETED)
+    assert started_after(evolve(run(), state=state), NOW) is (state != ExecutionState.COMPLETED)
 
 
 def test_the_services_own_clock_says_when_we_asked() -> None:
     skewed = NOW + timedelta(hours=3)
     dated = answer({}, Date="Sat, 01 Mar 2025 12:00:00 GMT")
-    assert asked_at(dated, 20.0, now=skewed) == NOW - timedelta(seconds=20)
-    assert asked_at(answer({}), 20.0, now=skewed) == skewed - timedelta(seconds=20)
+    assert service_time_at(dated, 20.0, now=skewed) == NOW - timedelta(seconds=20)
+    assert service_time_at(answer({}), 20.0, now=skewed) == skewed - timedelta(seconds=20)

@@ -14,18 +14,17 @@ from itwin_export_async._errors import (
     ProtocolError,
 )
 from itwin_export_async._models import ConnectorType, SourceFile
-from itwin_export_async._protocol.http import Request
+from itwin_export_async._protocol.messages import Request
 from itwin_export_async._protocol.source_files import (
-    add_source_file,
-    delete_source_file,
-    get_source_file,
-    list_source_files,
-    read_source_file,
-    read_source_files,
-    update_source_file,
+    add_source_file_request,
+    delete_source_file_request,
+    get_source_file_request,
+    list_source_files_request,
+    parse_source_file,
+    parse_source_files,
+    update_source_file_request,
 )
-
-from .samples import answer, example
+from tests.support.samples import answer, example
 
 FILES = "/synchronization/imodels/storageconnections/c%2F1/sourcefiles"
 DGN = SourceFile(storage_file_id="f1", connector_type="mstn")
@@ -43,16 +42,19 @@ def sent(request: Request) -> object:
 
 
 def test_a_file_is_added_once() -> None:
-    request = add_source_file("c/1", DGN)
+    request = add_source_file_request("c/1", DGN)
     assert (request.method, request.url) == ("POST", FILES)
     assert request.headers == {"Content-Type": "application/json"}
     assert not request.repeatable
     assert sent(request) == {"storageFileId": "f1", "connectorType": "MSTN"}
-    assert sent(add_source_file("c1", MAPPED)) == {"storageFileId": "f2", "connectorType": "NEW"}
+    assert sent(add_source_file_request("c1", MAPPED)) == {
+        "storageFileId": "f2",
+        "connectorType": "NEW",
+    }
 
 
 def test_a_file_keeps_its_id_when_it_changes() -> None:
-    request = update_source_file("c/1", MAPPED)
+    request = update_source_file_request("c/1", MAPPED)
     assert (request.method, request.url) == ("PUT", f"{FILES}/m%2F2")
     assert request.headers == {"Content-Type": "application/json"}
     assert request.repeatable
@@ -61,37 +63,37 @@ def test_a_file_keeps_its_id_when_it_changes() -> None:
 
 def test_a_file_is_read_and_taken_out_by_its_id() -> None:
     for request, method in (
-        (get_source_file("c/1", "m/2"), "GET"),
-        (delete_source_file("c/1", "m/2"), "DELETE"),
+        (get_source_file_request("c/1", "m/2"), "GET"),
+        (delete_source_file_request("c/1", "m/2"), "DELETE"),
     ):
         assert (request.method, request.url) == (method, f"{FILES}/m%2F2")
         assert (dict(request.headers), request.body, request.repeatable) == ({}, None, True)
 
 
 def test_a_list_is_asked_for_in_full() -> None:
-    request = list_source_files("c/1", page_size=None, offset=0)
+    request = list_source_files_request("c/1", page_size=None, offset=0)
     assert (request.method, request.url) == ("GET", FILES)
     assert request.headers == {"Prefer": "return=representation"}
-    paged = list_source_files("c/1", page_size=5, offset=10)
+    paged = list_source_files_request("c/1", page_size=5, offset=10)
     assert paged.url == f"{FILES}?$skip=10&$top=5"
 
 
 @pytest.mark.parametrize("id", ["", " ", ".", "..", "m1\n", "m\x00", None, 7])
 def test_what_is_no_id_is_not_asked_for(id: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
-        lambda: get_source_file("c1", id),
-        lambda: delete_source_file("c1", id),
-        lambda: update_source_file("c1", SourceFile(storage_file_id="f1", id=id)),
+        lambda: get_source_file_request("c1", id),
+        lambda: delete_source_file_request("c1", id),
+        lambda: update_source_file_request("c1", SourceFile(storage_file_id="f1", id=id)),
     )
     for ask in questions:
         with pytest.raises((TypeError, ValueError)):
             ask()
     elsewhere: tuple[Callable[[], Request], ...] = (
-        lambda: get_source_file(id, "m1"),
-        lambda: delete_source_file(id, "m1"),
-        lambda: update_source_file(id, MAPPED),
-        lambda: add_source_file(id, DGN),
-        lambda: list_source_files(id, page_size=None, offset=0),
+        lambda: get_source_file_request(id, "m1"),
+        lambda: delete_source_file_request(id, "m1"),
+        lambda: update_source_file_request(id, MAPPED),
+        lambda: add_source_file_request(id, DGN),
+        lambda: list_source_files_request(id, page_size=None, offset=0),
     )
     for ask in elsewhere:
         with pytest.raises((TypeError, ValueError), match="connection_id"):
@@ -100,12 +102,12 @@ def test_what_is_no_id_is_not_asked_for(id: str) -> None:
 
 def test_a_file_has_to_be_added_before_it_can_change() -> None:
     with pytest.raises(ValueError, match="no id"):
-        update_source_file("c1", DGN)
+        update_source_file_request("c1", DGN)
 
 
 def test_a_file_of_a_minimal_list_has_no_connector_to_send() -> None:
     listed = SourceFile(storage_file_id="f1", id="m1")
-    for ask in (add_source_file, update_source_file):
+    for ask in (add_source_file_request, update_source_file_request):
         with pytest.raises(ValueError, match="connector_type"):
             ask("c1", listed)
 
@@ -113,13 +115,13 @@ def test_a_file_of_a_minimal_list_has_no_connector_to_send() -> None:
 @pytest.mark.parametrize("file", ["f1", None, {"storageFileId": "f1", "connectorType": "DWG"}])
 def test_only_a_source_file_is_added(file: SourceFile) -> None:
     with pytest.raises(TypeError, match="SourceFile"):
-        add_source_file("c1", file)
+        add_source_file_request("c1", file)
 
 
 @pytest.mark.parametrize("id", ["", " ", "..", "f1\n"])
 def test_a_storage_file_that_cannot_be_is_not_sent(id: str) -> None:
     with pytest.raises(ValueError, match="storage_file_id"):
-        add_source_file("c1", SourceFile(storage_file_id=id, connector_type="DWG"))
+        add_source_file_request("c1", SourceFile(storage_file_id=id, connector_type="DWG"))
 
 
 @pytest.mark.parametrize("id", [None, 7, b"f1"])
@@ -140,7 +142,7 @@ def test_a_connector_is_known_or_said_to_be_new() -> None:
 @pytest.mark.parametrize("status", [200, 201])
 def test_a_mapping_is_read_with_what_it_leaves_out(status: int) -> None:
     told = {"id": "m1", "storageFileId": "f1", "connectorType": "AVEVAPID", "surplus": 1}
-    seen = read_source_file(answer({"sourceFile": told}, status))
+    seen = parse_source_file(answer({"sourceFile": told}, status))
     assert seen == SourceFile(
         id="m1", storage_file_id="f1", connector_type=ConnectorType("AVEVAPID")
     )
@@ -148,7 +150,7 @@ def test_a_mapping_is_read_with_what_it_leaves_out(status: int) -> None:
     assert seen.raw == told
     for nothing in (None, ""):
         told |= {"connectorType": nothing, "lastKnownFileName": None}
-        assert read_source_file(answer({"sourceFile": told}, status)).connector_type is None
+        assert parse_source_file(answer({"sourceFile": told}, status)).connector_type is None
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_a_mapping_is_read_with_what_it_leaves_out(status: int) -> None:
 )
 def test_a_mapping_that_makes_no_sense_is_no_answer(body: object, path: str) -> None:
     with pytest.raises(ProtocolError) as caught:
-        read_source_file(answer(body))
+        parse_source_file(answer(body))
     assert caught.value.path == path
 
 
@@ -183,7 +185,7 @@ def test_a_mapping_that_makes_no_sense_is_no_answer(body: object, path: str) -> 
 )
 def test_a_refusal_is_an_error(code: str, status: int, kind: type[ExportError]) -> None:
     refused = answer({"error": {"code": code, "message": "no"}}, status)
-    for read in (read_source_file, read_source_files):
+    for read in (parse_source_file, parse_source_files):
         with pytest.raises(kind) as caught:
             read(refused)
         assert getattr(caught.value, "code", code) == code
@@ -194,21 +196,23 @@ def test_a_minimal_list_is_read() -> None:
         "sourceFiles": [{"id": "m1", "storageFileId": "f1"}, {"id": "m2", "storageFileId": "f2"}],
         "_links": {"next": {"href": "https://api.bentley.com/any"}},
     }
-    page = read_source_files(answer(body))
+    page = parse_source_files(answer(body))
     assert [(file.id, file.connector_type) for file in page.items] == [("m1", None), ("m2", None)]
     assert page.has_next
-    assert read_source_files(answer({"sourceFiles": None})).items == ()
+    assert parse_source_files(answer({"sourceFiles": None})).items == ()
 
 
 def test_a_mapping_without_its_id_is_no_answer() -> None:
     """It could be neither changed nor told apart from the others."""
     with pytest.raises(ProtocolError) as caught:
-        read_source_files(
+        parse_source_files(
             answer({"sourceFiles": [{"id": "m1", "storageFileId": "f"}, {"storageFileId": "f"}]})
         )
     assert caught.value.path == "sourceFiles[1].id"
 
 
 def test_what_was_read_can_be_sent_again() -> None:
-    seen = read_source_file(answer(example("sync.update_source_file.200.json")))
-    assert sent(update_source_file("c1", seen)) == example("sync.add_source_file.request.json")
+    seen = parse_source_file(answer(example("sync.update_source_file.200.json")))
+    assert sent(update_source_file_request("c1", seen)) == example(
+        "sync.add_source_file.request.json"
+    )

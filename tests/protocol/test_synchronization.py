@@ -6,30 +6,29 @@ from collections.abc import Callable
 import pytest
 
 from itwin_export_async._errors import NotFound, PermissionDenied, ProtocolError
-from itwin_export_async._protocol.addresses import RunAddress
-from itwin_export_async._protocol.http import Request
+from itwin_export_async._protocol.messages import Request
 from itwin_export_async._protocol.runs import (
     Accepted,
     AlreadyActive,
     LostRace,
     Service,
-    create_synchronization_run,
-    get_run,
-    list_runs,
-    read_created_run,
-    read_last_run,
-    read_run,
-    read_runs,
+    create_synchronization_run_request,
+    get_run_request,
+    list_runs_request,
+    parse_created_run,
+    parse_last_run,
+    parse_run,
+    parse_runs,
 )
-
-from .samples import BASE, answer, example
+from itwin_export_async._protocol.urls import RunAddress
+from tests.support.samples import BASE, answer, example
 
 ROOT = "/synchronization/imodels/storageconnections"
 SYNC = Service.SYNCHRONIZATION
 
 
 def test_a_run_is_started_by_a_singular_word_and_no_body() -> None:
-    request = create_synchronization_run("c/1")
+    request = create_synchronization_run_request("c/1")
     assert (request.method, request.url) == ("POST", f"{ROOT}/c%2F1/run")
     assert (request.body, dict(request.headers)) == (None, {})
     assert request.repeatable  # while the first run is active it is the answer to the second
@@ -38,15 +37,15 @@ def test_a_run_is_started_by_a_singular_word_and_no_body() -> None:
 @pytest.mark.parametrize("id", ["", " ", ".", "..", "c1\n", None, 7])
 def test_what_is_no_id_is_not_asked_for(id: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
-        lambda: create_synchronization_run(id),
-        lambda: list_runs(SYNC, id, page_size=None, offset=0),
-        lambda: get_run(SYNC, id, "r1"),
+        lambda: create_synchronization_run_request(id),
+        lambda: list_runs_request(SYNC, id, page_size=None, offset=0),
+        lambda: get_run_request(SYNC, id, "r1"),
     )
     for ask in questions:
         with pytest.raises((TypeError, ValueError), match="connection_id"):
             ask()
     with pytest.raises((TypeError, ValueError), match="run_id"):
-        get_run(SYNC, "c1", id)
+        get_run_request(SYNC, "c1", id)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(202, Accepted), (303, AlreadyActive)])
@@ -57,25 +56,25 @@ def test_what_is_no_id_is_not_asked_for(id: str) -> None:
 def test_the_location_names_the_run(
     status: int, kind: type[Accepted] | type[AlreadyActive], location: str
 ) -> None:
-    started = read_created_run(answer(b"", status, LOCATION=location), base_url=BASE)
+    started = parse_created_run(answer(b"", status, LOCATION=location), base_url=BASE)
     assert started == kind(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
 @pytest.mark.parametrize("location", ["", f"{BASE}{ROOT}/c1/runsr1/", f"{ROOT}/c1/run"])
 def test_a_location_that_names_no_run_is_none(location: str) -> None:
-    started = read_created_run(answer(b"", 202, Location=location), base_url=BASE)
+    started = parse_created_run(answer(b"", 202, Location=location), base_url=BASE)
     assert started == Accepted(run=None)
 
 
 def test_a_foreign_location_is_no_answer() -> None:
     foreign = f"https://elsewhere.example.com{ROOT}/c1/runs/r1"
     with pytest.raises(ProtocolError):
-        read_created_run(answer(b"", 303, Location=foreign), base_url=BASE)
+        parse_created_run(answer(b"", 303, Location=foreign), base_url=BASE)
 
 
 def test_two_that_start_at_once_race() -> None:
     body = example("sync.run_storage_connection.older.409.json")
-    assert read_created_run(answer(body, 409), base_url=BASE) == LostRace()
+    assert parse_created_run(answer(body, 409), base_url=BASE) == LostRace()
 
 
 @pytest.mark.parametrize(
@@ -85,42 +84,42 @@ def test_two_that_start_at_once_race() -> None:
 )  # fmt: skip
 def test_a_run_of_no_connection_is_not_found(name: str, status: int) -> None:
     with pytest.raises(NotFound) as caught:
-        read_created_run(answer(example(name), status), base_url=BASE)
+        parse_created_run(answer(example(name), status), base_url=BASE)
     assert caught.value.is_gateway == name.startswith("platform")
 
 
 @pytest.mark.parametrize("status", [200, 204, 302])
 def test_what_is_no_answer_to_a_start_is_told(status: int) -> None:
     with pytest.raises(ProtocolError):
-        read_created_run(answer(b"", status), base_url=BASE)
+        parse_created_run(answer(b"", status), base_url=BASE)
 
 
 def test_lists_alone_are_asked_for_in_full() -> None:
-    request = list_runs(SYNC, "c1", page_size=100, offset=100)
+    request = list_runs_request(SYNC, "c1", page_size=100, offset=100)
     assert request.url == f"{ROOT}/c1/runs?$skip=100&$top=100"
     assert request.headers == {"Prefer": "return=representation"}
-    assert list_runs(Service.EXPORT, "c1", page_size=None, offset=0).headers == {}
-    assert get_run(SYNC, "c1", "r/1").headers == {}
-    assert get_run(SYNC, "c1", "r/1").url == f"{ROOT}/c1/runs/r%2F1"
+    assert list_runs_request(Service.EXPORT, "c1", page_size=None, offset=0).headers == {}
+    assert get_run_request(SYNC, "c1", "r/1").headers == {}
+    assert get_run_request(SYNC, "c1", "r/1").url == f"{ROOT}/c1/runs/r%2F1"
 
 
 def test_a_connection_names_its_last_run() -> None:
     body = example("sync.get_storage_connection.200.json")
-    last = read_last_run(answer(body), base_url=BASE)
+    last = parse_last_run(answer(body), base_url=BASE)
     assert last == RunAddress(
         connection_id="MWplZe9Uf0iR1IDMqyOMLqBN0_wHEVBGg_CzJmXdmE4",
         run_id="de626d0d-1647-48d7-8c11-f1f74f2d4523",
     )
     body["connection"]["_links"]["lastRun"]["href"] = f"{BASE}{ROOT}/c1/runsde626d0d/"
-    assert read_last_run(answer(body), base_url=BASE) is None
+    assert parse_last_run(answer(body), base_url=BASE) is None
 
 
 def test_a_refusal_of_a_read_is_raised() -> None:
     with pytest.raises(NotFound) as caught:
-        read_run(answer(example("sync.get_run.older.404.json"), 404), "c1")
+        parse_run(answer(example("sync.get_run.older.404.json"), 404), "c1")
     assert caught.value.code == "ConnectionRunNotFound"
     with pytest.raises(PermissionDenied):
-        read_runs(answer(example("platform.error.403.json"), 403), "c1")
+        parse_runs(answer(example("platform.error.403.json"), 403), "c1")
 
 
 @pytest.mark.parametrize(
@@ -134,8 +133,8 @@ def test_a_signature_that_a_failed_task_quotes_is_not_kept(quoted: str) -> None:
     task = {"id": "t1", "state": "Completed", "error": {"message": "QUOTED", "phase": "kept"}}
     job = {"id": "j1", "state": "Completed", "tasks": [task]}
     run = json.dumps({"id": "r1", "state": "Completed", "jobs": [job]}).replace("QUOTED", quoted)
-    seen = read_run(answer(f'{{"run": {run}}}'.encode()), "c1")
-    (listed,) = read_runs(answer(f'{{"runs": [{run}]}}'.encode()), "c1").items
+    seen = parse_run(answer(f'{{"run": {run}}}'.encode()), "c1")
+    (listed,) = parse_runs(answer(f'{{"runs": [{run}]}}'.encode()), "c1").items
     for one in (seen, listed):
         assert "planted" not in f"{one!r} {one.raw!r}"
         (error,) = (task.error for task in one.tasks)

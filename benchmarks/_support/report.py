@@ -1,0 +1,107 @@
+"""What a benchmark found: a table, the figures behind it, and how they stand to the goals."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import field, frozen
+
+from benchmarks._support.svg import Figure
+
+
+@frozen(kw_only=True)
+class Goal:
+    """What one figure should be, and what it is.
+
+    `unit` follows the number, with its space. `possible` is the best that anything can reach,
+    where that is known.
+    """
+
+    what: str
+    limit: float
+    measured: float
+    unit: str = ""
+    at_least: bool = False
+    possible: float | None = None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it is as it should be."""
+        if self.at_least:
+            return self.measured >= self.limit
+        return self.measured <= self.limit
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether it could be, as far as that is known."""
+        if self.possible is None:
+            return True
+        return self.possible >= self.limit if self.at_least else self.possible <= self.limit
+
+    @property
+    def verdict(self) -> str:
+        """In a few words."""
+        if self.is_met:
+            return "met"
+        return "missed" if self.is_possible else "missed; nothing can meet it"
+
+    @property
+    def wanted(self) -> str:
+        """The goal in words."""
+        return f"at {'least' if self.at_least else 'most'} {self.limit:g}{self.unit}"
+
+    def row(self) -> tuple[str, ...]:
+        """Its line in the table of goals."""
+        possible = "" if self.possible is None else shown(self.possible)
+        return (self.what, self.wanted, shown(self.measured), possible, self.verdict)
+
+
+GOALS_HEAD = ("what", "goal", "measured", "possible", "")
+
+
+@frozen(kw_only=True)
+class Report:
+    """What one benchmark found.
+
+    `bounds` says what bounds it from below. `values` has the figures unrounded, by what they are
+    of. `caption` is what the figure shows, in the words of the README.
+    """
+
+    name: str
+    title: str
+    bounds: tuple[str, ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    goals: tuple[Goal, ...] = ()
+    values: Mapping[str, float] = field(factory=dict)
+    figure: Figure | None = None
+    caption: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.title, "", table(self.head, self.rows), "", *self.bounds]
+        return "\n".join(lines) + "\n"
+
+
+def shown(value: float) -> str:
+    """A number as tables show it."""
+    size = abs(value)
+    if size < 10:
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return f"{value:.1f}" if size < 100 else f"{value:,.0f}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The rows in columns, the first to the left and the others to the right."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            word.rjust(width) if number else word.ljust(width)
+            for number, (word, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The rows as a table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,1 @@
+"""Many exports, crash-safe."""

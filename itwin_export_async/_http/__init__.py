@@ -1,0 +1,1 @@
+"""One authorized, rate-limited, retried request."""

@@ -1,0 +1,1 @@
+"""Find or create a connection, start a run, hold it, resume it."""

@@ -1,0 +1,1 @@
+"""Violations of the services' rules by a client."""

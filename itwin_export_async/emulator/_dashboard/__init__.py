@@ -1,0 +1,1 @@
+"""The page and the JSON snapshot of a served emulator."""

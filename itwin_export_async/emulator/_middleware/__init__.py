@@ -1,0 +1,1 @@
+"""Rate limits, injected faults, chaos and quirks."""

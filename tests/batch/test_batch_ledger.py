@@ -1,0 +1,623 @@
+"""Many exports with a ledger: what is done stays done, whatever ends the process."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from itwin_export_async import (
+    AuthorizationRequired,
+    DownloadError,
+    ExportClient,
+    ExportOptions,
+    ExportRequest,
+    LedgerError,
+    NotFound,
+    OutputOptions,
+    Response,
+    RetryPolicy,
+    RunTimeout,
+    StartTimeout,
+    TransportError,
+)
+from itwin_export_async._batch.entries import Entry, State
+from itwin_export_async._batch.ledger import Ledger
+from itwin_export_async.emulator import Emulator
+from tests.support.batches import (
+    Make,
+    check,
+    collect,
+    list_runs,
+    maker,
+    started,
+    states,
+    tasks_left,
+)
+from tests.support.fakes import Outcome, answer
+
+GATEWAY = answer(
+    404, '{"error": {"code": "ResourceNotFound", "details": [{"code": "OperationNotFound"}]}}'
+)
+
+
+@pytest.fixture
+def make(emulator: Emulator, tmp_path: Path) -> Make:
+    return maker(emulator, tmp_path / "out")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "exports.db"
+
+
+async def test_what_is_done_is_told_again_without_a_request(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(5)
+    first = await collect(client, requests, ledger=path)
+    before = len(emulator.requests)
+    again = await collect(client, requests, ledger=path)
+    assert len(emulator.requests) == before
+    assert sorted(o.request.key or "" for o in again) == [f"k{n}" for n in range(5)]
+    told = {outcome.request.key: outcome for outcome in again}
+    for outcome in first:
+        check(emulator, outcome)
+        same = told[outcome.request.key]
+        assert same.ok
+        assert same.paths == outcome.paths
+        assert same.connection_id == outcome.connection_id
+        assert outcome.run is not None
+        assert same.run is not None
+        assert (same.run.id, same.run.outcome) == (outcome.run.id, outcome.run.outcome)
+        assert same.run.duration == outcome.run.duration
+    assert set(states(path).values()) == {"in place"}
+
+
+async def test_the_services_clock_is_asked_now_and_then(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(6)
+    for request in requests:
+        emulator.plan_next_run(request.imodel_id, duration=400)
+    await collect(client, requests, ledger=path, concurrency=2)
+    assert asyncio.get_running_loop().time() > 1200
+    assert emulator.count("get_connection") == 2
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+async def test_a_file_that_is_not_there_any_more_is_fetched_again(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path, damage: str
+) -> None:
+    requests = make(2)
+    await collect(client, requests, ledger=path)
+    file = Path(requests[0].destination)
+    file.unlink()
+    if damage == "cut":
+        file.write_text("cut")
+    outcomes = {o.request.key: o for o in await collect(client, requests, ledger=path)}
+    check(emulator, outcomes["k0"])
+    assert started(emulator) == 2
+    assert emulator.count("download_file") == 3
+
+
+async def test_a_failure_is_tried_again_and_a_success_is_not(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(2)
+    emulator.plan_next_run(requests[0].imodel_id, "Error")
+    outcomes = await collect(client, requests, ledger=path)
+    assert Counter(o.ok for o in outcomes) == {True: 1, False: 1}
+    assert states(path) == {"k0": "failed", "k1": "in place"}
+    outcomes = await collect(client, requests, ledger=path)
+    assert [o.ok for o in outcomes] == [True, True]
+    assert started(emulator) == 3
+
+
+async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(1)
+    emulator.plan_next_run(requests[0].imodel_id, "Error")
+    (first,) = await collect(client, requests, ledger=path)
+    emulator.latency = 20.0
+    (again,) = await collect(client, requests, ledger=path, timeout=15.0)
+    assert first.run is not None
+    assert isinstance(again.error, StartTimeout)
+    assert again.run is None
+
+
+async def test_a_step_that_was_written_when_the_time_was_over_is_not_taken_back(
+    client: ExportClient, make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Ledger.write
+
+    async def late(self: Ledger, entry: Entry) -> None:
+        await write(self, entry)
+        if entry.state is State.IN_PLACE:
+            await asyncio.sleep(10_000)  # what the disk says comes late
+
+    monkeypatch.setattr(Ledger, "write", late)
+    (outcome,) = await collect(client, make(1), ledger=path, timeout=5000.0)
+    assert isinstance(outcome.error, RunTimeout)
+    assert states(path) == {"k0": "in place"}
+
+
+async def test_a_run_goes_on_while_nobody_waits(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(3)
+    outcomes = client.export_many(requests, ledger=path)
+    await anext(outcomes)
+    await outcomes.aclose()
+    assert Counter(states(path).values()) == {"in place": 1, "started": 2}
+    await asyncio.sleep(3600)
+    async with ExportClient(emulator.token(), transport=emulator) as other:
+        for outcome in await collect(other, requests, ledger=path):
+            assert outcome.ok
+            assert outcome.paths[0].exists()
+    assert started(emulator) == 3
+
+
+async def test_a_finished_run_is_only_fetched(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path, tmp_path: Path
+) -> None:
+    requests = make(1)
+    (tmp_path / "out").write_text("in the way")
+    (outcome,) = await collect(client, requests, ledger=path)
+    assert not outcome.ok
+    assert states(path) == {"k0": "finished"}
+    (tmp_path / "out").unlink()
+    (outcome,) = await collect(client, requests, ledger=path)
+    check(emulator, outcome)
+    assert started(emulator) == 1
+
+
+async def test_an_output_that_is_gone_is_made_again(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.output_visibility_delay = 1000
+    (outcome,) = await collect(client, [request], ledger=path)
+    assert isinstance(outcome.error, DownloadError)
+    assert states(path) == {"k0": "finished"}  # it may just be late
+    await collect(client, [request], ledger=path)
+    assert states(path) == {"k0": "failed"}
+    emulator.output_visibility_delay = 0
+    (outcome,) = await collect(client, [request], ledger=path)
+    check(emulator, outcome)
+    assert started(emulator) == 2
+
+
+async def test_a_young_run_that_is_taken_up_may_be_unknown_for_a_moment(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(1)
+    outcomes = client.export_many(requests, ledger=path)
+    reading = asyncio.ensure_future(anext(outcomes))
+    await asyncio.sleep(3)
+    reading.cancel()
+    await asyncio.wait([reading])
+    await outcomes.aclose()
+    assert states(path) == {"k0": "started"}
+    emulator.inject("get_run", answer(404, '{"error": {"code": "ConnectionRunNotFound"}}'))
+    (outcome,) = await collect(client, requests, ledger=path)
+    check(emulator, outcome)
+    assert started(emulator) == 1
+
+
+async def test_a_run_that_is_gone_makes_room(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(1)
+    outcomes = client.export_many(requests, ledger=path)
+    reading = asyncio.ensure_future(anext(outcomes))
+    await asyncio.sleep(60)
+    reading.cancel()
+    await asyncio.wait([reading])
+    await outcomes.aclose()
+    await asyncio.sleep(3000)
+    (connection,) = await client.list_connections(requests[0].imodel_id)
+    await client.delete_connection(connection.id)
+    (outcome,) = await collect(client, requests, ledger=path)
+    assert isinstance(outcome.error, NotFound)
+    (outcome,) = await collect(client, requests, ledger=path)
+    check(emulator, outcome)
+
+
+async def test_a_changed_request_and_a_key_given_twice_are_outcomes(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    requests = make(2)
+    await collect(client, requests, ledger=path)
+    changed = evolve(requests[0], options=ExportOptions(ifc_version="IFC2x3"))
+    before = len(emulator.requests)
+    outcomes = await collect(client, [changed, requests[1], requests[1]], ledger=path)
+    errors = sorted(str(o.error) for o in outcomes if o.error)
+    assert len(outcomes) == 3
+    assert "'k0': the request has changed: options" in errors[0]
+    assert "'k1': the key was given twice in one call" in errors[1]
+    assert all(isinstance(o.error, LedgerError) for o in outcomes if o.error)
+    assert len(emulator.requests) == before
+
+
+async def test_a_ledger_in_use_comes_out(client: ExportClient, make: Make, path: Path) -> None:
+    async with aclosing(client.export_many(make(2), ledger=path)) as outcomes:
+        await anext(outcomes)
+        with pytest.raises(LedgerError, match="in use by another call, of process"):
+            await collect(client, [], ledger=path)
+    assert not tasks_left()
+
+
+async def test_a_ledger_that_fails_meanwhile_comes_out(
+    client: ExportClient, make: Make, path: Path
+) -> None:
+    async with aclosing(client.export_many(make(4), concurrency=1, ledger=path)) as outcomes:
+        await anext(outcomes)
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("DROP TABLE exports")
+            other.commit()
+        with pytest.raises(LedgerError, match="no such table"):
+            await anext(outcomes)
+    assert not tasks_left()
+
+
+async def test_no_secret_is_in_the_ledger(client: ExportClient, make: Make, path: Path) -> None:
+    (request,) = make(1)
+    url = "https://blobs.example/mine.ifc?sv=2024&sig=planted"
+    output = OutputOptions(location="USER_BLOB_STORAGE", output_sas_url=url)
+    signed = evolve(request, options=ExportOptions(output=output))
+    await collect(client, [signed], ledger=path)
+    renewed = evolve(output, output_sas_url=url + "2")
+    (outcome,) = await collect(
+        client, [evolve(request, options=ExportOptions(output=renewed))], ledger=path
+    )
+    assert not isinstance(outcome.error, LedgerError)
+    for file in path.parent.glob("exports.db*"):
+        assert b"planted" not in file.read_bytes()
+
+
+# left between the request for a run and its answer
+
+
+@pytest.fixture
+async def hasty(emulator: Emulator) -> AsyncIterator[ExportClient]:
+    """A client that asks once and no more."""
+    retry = RetryPolicy(attempts=1)
+    async with ExportClient(emulator.token(), transport=emulator, retry=retry) as client:
+        yield client
+
+
+async def leave(
+    hasty: ExportClient, emulator: Emulator, request: ExportRequest, path: Path, *, after: bool
+) -> None:
+    """As if the process had been killed while it asked for a run, which there is with `after`."""
+    emulator.inject("create_run", ConnectionResetError(), apply_effect=after)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    assert isinstance(outcome.error, TransportError)
+    assert states(path)[request.identity] == "starting"
+
+
+@pytest.mark.parametrize("later", [0, 1, 3000])
+async def test_the_run_is_found_again_active_or_ended(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path, later: float
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=True)
+    await asyncio.sleep(later)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert emulator.count("create_run") == 1
+    assert await list_runs(hasty, request) == 1
+
+
+async def test_where_there_is_none_one_is_started(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    earlier = evolve(request, key="earlier", destination=f"{request.destination}2")
+    await collect(hasty, [earlier], ledger=path)
+    await leave(hasty, emulator, request, path, after=False)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert await list_runs(hasty, request) == 2
+
+
+async def test_a_run_that_failed_meanwhile_is_tried_again(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.plan_next_run(request.imodel_id, "Error")
+    await leave(hasty, emulator, request, path, after=True)
+    await asyncio.sleep(3000)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert await list_runs(hasty, request) == 2
+
+
+async def test_a_run_that_no_list_shows_yet_is_known_when_it_is_met(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=True)
+    emulator.inject("list_runs", answer(200, '{"runs": []}'))
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert await list_runs(hasty, request) == 1
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT origin FROM exports").fetchall() == [("recovered",)]
+
+
+async def test_another_run_that_is_met_is_not_taken_for_it(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=False)
+    foreign = await hasty.create_connection(request.imodel_id)
+    run = await hasty.start_run(foreign.id)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert outcome.run is not None
+    assert outcome.run.id != run.run_id
+
+
+async def test_a_run_that_another_request_left_is_left_to_it(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (one,) = make(1)
+    other = evolve(one, key="other", destination=f"{one.destination}2")
+    await leave(hasty, emulator, one, path, after=True)
+    (outcome,) = await collect(hasty, [other], ledger=path)
+    check(emulator, outcome)
+    assert states(path) == {"k0": "started", "other": "in place"}
+    (first,) = await collect(hasty, [one], ledger=path)
+    check(emulator, first)
+    assert first.run != outcome.run
+    assert await list_runs(hasty, one) == 2
+
+
+async def test_a_connection_that_is_gone_had_no_run_that_counts(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=True)
+    await asyncio.sleep(3000)
+    (connection,) = await hasty.list_connections(request.imodel_id)
+    await hasty.delete_connection(connection.id)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert outcome.connection_id != connection.id
+
+
+async def test_a_wrong_address_is_no_sign_of_anything(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=True)
+    emulator.inject("list_runs", GATEWAY)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    assert isinstance(outcome.error, NotFound)
+    assert states(path) == {"k0": "starting"}
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert await list_runs(hasty, request) == 1
+
+
+async def test_a_run_that_was_refused_is_not_looked_for(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.inject("create_run", answer(403, "{}"))
+    await collect(hasty, [request], ledger=path)
+    assert states(path) == {"k0": "known"}
+    emulator.plan_next_run(
+        request.imodel_id, duration=30
+    )  # it is not followed for so long that it asks
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    check(emulator, outcome)
+    assert emulator.count("list_runs") == 0
+
+
+async def test_a_run_that_another_request_owns_is_never_taken_for_it(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (one,) = make(1)
+    other = evolve(
+        one,
+        key="other",
+        destination=f"{one.destination}2",
+        options=ExportOptions(ifc_version="IFC2x3"),
+    )
+    await leave(hasty, emulator, one, path, after=False)
+    task = asyncio.create_task(collect(hasty, [other], ledger=path))
+    await asyncio.sleep(60)
+    task.cancel()
+    await asyncio.wait([task])
+    assert states(path) == {"k0": "starting", "other": "started"}
+    outcomes = await collect(hasty, [one, other], ledger=path)
+    for outcome in outcomes:
+        check(emulator, outcome)
+    assert b"IFC2X3" not in Path(one.destination).read_bytes()
+    assert b"IFC2X3" in Path(other.destination).read_bytes()
+
+
+async def test_what_is_found_for_another_that_waits_is_not_started_again(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (one,) = make(1)
+    failing = evolve(one, key="failing", destination=f"{one.destination}2")
+    emulator.plan_next_run(one.imodel_id, "Error")
+    emulator.inject("create_run", None)
+    emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
+    await collect(hasty, [failing, one], ledger=path)
+    assert states(path) == {"k0": "starting", "failing": "failed"}
+    outcomes = await collect(hasty, [failing, one], ledger=path)
+    for outcome in outcomes:
+        check(emulator, outcome)
+    assert await list_runs(hasty, one) == 3
+
+
+@pytest.mark.parametrize(
+    "untaken", [[ConnectionRefusedError()] * 5, [answer(429, "{}", Retry_After="1000")]]
+)
+async def test_a_run_that_was_surely_not_started_is_not_looked_for(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path, untaken: list[Outcome]
+) -> None:
+    (request,) = make(1)
+    emulator.inject("create_run", *untaken)
+    await collect(client, [request], ledger=path)
+    assert states(path) == {"k0": "known"}
+
+
+@pytest.mark.parametrize("last", [answer(403, "{}"), answer(422, "{}"), answer(404, "{}")])
+async def test_a_run_that_may_have_been_started_is_looked_for_whatever_came_last(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path, last: Response
+) -> None:
+    (request,) = make(1)
+    emulator.inject("create_run", answer(500, "{}"), apply_effect=True)
+    emulator.inject("create_run", last)
+    (outcome,) = await collect(client, [request], ledger=path)
+    assert not outcome.ok
+    assert states(path) == {"k0": "starting"}
+    (outcome,) = await collect(client, [request], ledger=path)
+    check(emulator, outcome)
+    assert await list_runs(client, request) == 1
+
+
+async def test_a_run_may_have_been_started_before_the_service_could_not_be_reached(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
+    emulator.inject("create_run", *[ConnectionRefusedError()] * 4)
+    await collect(client, [request], ledger=path)
+    assert states(path) == {"k0": "starting"}
+    (outcome,) = await collect(client, [request], ledger=path)
+    check(emulator, outcome)
+    assert await list_runs(client, request) == 1
+
+
+async def test_a_consent_that_was_withdrawn_is_asked_for_again(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=False)
+    emulator.user_authorized = False
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        (outcome,) = await collect(client, [request], ledger=path)
+    assert isinstance(outcome.error, AuthorizationRequired)
+    assert emulator.count("create_run") == 1
+    assert states(path) == {"k0": "starting"}
+
+
+async def test_a_run_that_was_joined_is_joined_again(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    connection = await client.create_connection(request.imodel_id)
+    run = await client.start_run(connection.id)
+    task = asyncio.create_task(collect(client, [request], ledger=path, if_active="join"))
+    await asyncio.sleep(5)
+    task.cancel()
+    await asyncio.wait([task])
+    (outcome,) = await collect(client, [request], ledger=path, if_active="join")
+    check(emulator, outcome)
+    assert outcome.run is not None
+    assert outcome.run.id == run.run_id
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
+async def test_a_process_that_is_killed_again_and_again_gets_it_done(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    emulator = Emulator(seed=7, run_seconds=(0.2, 1.2))
+    versions = ("IFC2x3", "IFC4.3")
+    imodels = [emulator.add_imodel(f"iModel {n}") for n in range(20)]
+    requests = [
+        {"imodel_id": i, "destination": f"{tmp_path}/{n}-{v}.ifc", "options": v, "key": f"{n} {v}"}
+        for n, i in enumerate(imodels)
+        for v in versions
+    ]
+    ledger = tmp_path / "exports.db"
+    told: dict[str, Any] = {"requests": requests, "ledger": str(ledger), "concurrency": 4}
+    seen = set[str]()
+    async with emulator.serve() as served, batch_processes() as processes:
+        told |= {"url": served.base_url, "token": emulator.token()}
+        for turn in range(20):
+            pid = await processes.begin(told)
+            runs = emulator.count("create_run")
+            ends = time.monotonic() + chance.uniform(0.0, 0.6)
+            while time.monotonic() < ends:
+                await asyncio.sleep(0.001)
+                if turn % 2 and emulator.count("create_run") > runs:
+                    break  # while it waits for the answer, or has just had it
+            with suppress(ProcessLookupError):  # it was quicker
+                os.kill(pid, signal.SIGKILL)
+            await processes.rest()
+            with suppress(sqlite3.OperationalError):  # it was killed before there was a table
+                seen.update(states(ledger).values())
+        await processes.begin(told)
+        lines = await processes.rest()
+    assert {"starting", "started", "in place"} <= seen  # it was killed at different moments
+    outcomes = {key: (error, paths) for key, error, paths in map(json.loads, lines)}
+    assert len(lines) == len(outcomes) == len(requests)
+    begun = Counter(
+        r.path for r in emulator.requests if r.operation == "create_run" and r.status == 202
+    )
+    assert list(begun.values()) == [len(versions)] * len(imodels)
+    for request in requests:
+        error, (path,) = outcomes[request["key"]]
+        assert error == "None"
+        assert path == request["destination"]
+        content = Path(path).read_text()
+        assert f"iModel {request['key'].split()[0]}" in content
+        assert ("IFC2X3" in content) is (request["options"] == "IFC2x3")
+    assert not list(tmp_path.glob("**/*.part"))
+    assert not list(tmp_path.glob(".itwin-export-*"))
+
+
+class Processes:
+    """Processes of `batch_process.py`, one at a time."""
+
+    def __init__(self, parent: asyncio.subprocess.Process) -> None:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        self._input, self._output = parent.stdin, parent.stdout
+
+    async def begin(self, told: dict[str, Any]) -> int:
+        """The pid of a new one, which is about to begin."""
+        self._input.write(json.dumps(told).encode() + b"\n")
+        await self._input.drain()
+        return int(await self._output.readline())
+
+    async def rest(self) -> list[str]:
+        """What it says until it is over; its last line may have been cut short."""
+        lines = []
+        while not (line := (await self._output.readline()).decode()).endswith("over\n"):
+            assert line
+            lines.append(line)
+        return lines
+
+
+@asynccontextmanager
+async def batch_processes() -> AsyncIterator[Processes]:
+    command = (sys.executable, "-m", "tests.support.batch_process")
+    pipe = asyncio.subprocess.PIPE
+    parent = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    try:
+        yield Processes(parent)
+    finally:
+        assert parent.stdin is not None
+        parent.stdin.close()  # then it ends
+        await parent.wait()

@@ -1,0 +1,339 @@
+"""The rate limit and the pause after a 429, as all requests of a session meet them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from itwin_export_async import (
+    ExportClient,
+    RateLimit,
+    RateLimited,
+    Request,
+    RequestStats,
+    Response,
+    RetryPolicy,
+    RunTimeout,
+    Session,
+    TransportError,
+)
+from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
+from tests.support.fakes import Answers, answer
+
+GET = Request(method="GET", url="/x")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Timed(Answers):
+    """Notes when each request came; each answer takes `takes` seconds."""
+
+    def __init__(self, *answers: Response | Exception, takes: float = 0.0) -> None:
+        super().__init__(*answers)
+        self.at: list[float] = []
+        self.takes = takes
+
+    async def send(self, request: Request, /) -> Response:
+        self.at.append(now())
+        await asyncio.sleep(self.takes)
+        return await super().send(request)
+
+
+class Leaving(Timed):
+    """Somebody leaves in the very moment in which an answer comes."""
+
+    leaves: asyncio.Task[Any]
+
+    async def send(self, request: Request, /) -> Response:
+        response = await super().send(request)
+        self.leaves.cancel()
+        return response
+
+
+async def test_no_more_calls_go_than_the_limit_allows() -> None:
+    transport = Timed(answer(204), takes=0.5)
+    limit = RateLimit(per_minute=10, per_hour=25)
+    async with Session("t", transport=transport, rate_limit=limit) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(60)))
+    for seconds, most in ((60.0, 10), (3600.0, 25)):
+        assert max(sum(s <= t < s + seconds for t in transport.at) for s in transport.at) == most
+    assert transport.at[-1] < 2 * 3700
+
+
+async def test_a_standard_client_is_not_slowed_down() -> None:
+    transport = Timed(answer(204))
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(5000)))
+        assert now() == 0
+        await session.send(GET)
+        assert now() > 60
+
+
+async def test_work_goes_before_polls_and_polls_do_not_starve() -> None:
+    transport = Timed(answer(204))
+    limit = RateLimit(per_minute=1)
+    async with Session("t", transport=transport, rate_limit=limit) as session:
+        order: list[str] = []
+
+        async def call(name: str, *, is_poll: bool = False) -> None:
+            await session.send(GET, is_poll=is_poll)
+            order.append(name)
+
+        async with asyncio.TaskGroup() as group:
+            for name in ("first", "poll", "second", "third"):
+                group.create_task(call(name, is_poll=name == "poll"))
+            await asyncio.sleep(45)
+            for name in ("late", "later", "latest"):
+                group.create_task(call(name))
+    assert order == ["first", "second", "third", "late", "later", "poll", "latest"]
+
+
+async def test_a_call_goes_next_however_many_polls_have_come_before() -> None:
+    transport = Timed(answer(204))
+    limit = RateLimit(per_minute=10)
+    async with Session("t", transport=transport, rate_limit=limit) as session:
+        polls = [asyncio.create_task(session.send(GET, is_poll=True)) for _ in range(500)]
+        await asyncio.sleep(1000)
+        asked = now()
+        await session.send(GET)
+        assert now() - asked <= 61
+        for poll in polls[:-1]:
+            poll.cancel()
+        await asyncio.wait(polls[:-1])
+        last = asyncio.create_task(session.send(GET, is_poll=True))
+        await asyncio.gather(*(session.send(GET) for _ in range(20)))
+        assert last.done()  # those who have left the line count no more
+        await polls[-1]
+
+
+async def test_a_caller_that_leaves_the_line_blocks_nobody() -> None:
+    transport = Timed(answer(204))
+    async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=1)) as session:
+        calls = [asyncio.create_task(session.send(GET)) for _ in range(4)]
+        await asyncio.sleep(1)
+        calls[1].cancel()
+        calls[2].cancel()
+        await asyncio.wait(calls)
+    assert len(transport.at) == 2
+    assert transport.at[1] < 61
+
+
+async def test_a_caller_that_leaves_just_as_its_turn_comes_gives_it_on() -> None:
+    transport = Timed(answer(204))
+    async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=1)) as session:
+        await session.send(GET)
+        calls = [asyncio.create_task(session.send(GET)) for _ in range(2)]
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_at(60.1, calls[0].cancel)
+        await asyncio.wait(calls)
+    assert calls[0].cancelled()
+    assert transport.at[1] == pytest.approx(60.1)
+
+
+async def test_who_has_just_left_as_a_place_becomes_free_does_not_take_it() -> None:
+    transport = Leaving(answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        calls = [asyncio.create_task(session.send(GET)) for _ in range(MAX_CONCURRENT_REQUESTS + 2)]
+        transport.leaves = calls[-2]
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(told.pop(-2), asyncio.CancelledError)
+    assert {type(answered) for answered in told} == {Response}
+    assert transport.at == [0.0] * MAX_CONCURRENT_REQUESTS + [1.0]
+
+
+async def test_a_429_pauses_all_and_then_one_goes_first() -> None:
+    transport = Timed(answer(429, Retry_After="100"), answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        first = asyncio.create_task(session.send(GET))
+        await asyncio.sleep(10)
+        rest = [asyncio.create_task(session.send(GET)) for _ in range(20)]
+        await asyncio.wait([first, *rest])
+    assert [moment for moment in transport.at if moment < 101] == [0.0]
+    assert sorted(transport.at)[1:] == [101.0] + [102.0] * 20
+
+
+async def test_a_probe_that_is_refused_too_pauses_all_again() -> None:
+    refusal = answer(429, Retry_After="10")
+    transport = Timed(refusal, refusal, refusal, answer(204), takes=1.0)
+    async with Session("t", transport=transport, retry=RetryPolicy(attempts=9)) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(3)))
+    # three were out before the first refusal was known; then it is one at a time
+    assert transport.at[:3] == [0.0] * 3
+    assert transport.at[3] == 11.0
+    assert set(transport.at[4:]) == {12.0}
+
+
+async def test_a_probe_that_is_lost_is_followed_by_another() -> None:
+    lost = TransportError(message="reset")
+    transport = Timed(answer(429, Retry_After="10"), lost, answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        first = asyncio.create_task(session.send(GET))
+        await asyncio.sleep(5)
+        rest = [asyncio.create_task(session.send(GET)) for _ in range(3)]
+        await asyncio.wait([first, *rest])
+    assert transport.at[1] == 11.0
+    assert 12.0 <= transport.at[2] < transport.at[3]
+
+
+async def test_refusals_without_a_wait_pause_longer_and_longer() -> None:
+    transport = Timed(answer(429), answer(429), answer(429), answer(429), answer(204))
+    retry = RetryPolicy(jitter=lambda bound: 0.0)
+    async with Session("t", transport=transport, retry=retry) as session:
+        await session.send(GET)
+    assert transport.at == [0.0, 0.5, 1.5, 3.5, 7.5]
+
+
+async def test_a_long_refusal_is_everybodys_without_being_sent() -> None:
+    transport = Timed(answer(429, '{"code": "RateLimitExceeded"}', retry_after="1000"))
+    async with ExportClient("t", transport=transport) as client:
+        for seconds in (1000, 900):
+            with pytest.raises(RateLimited, match="RateLimitExceeded") as caught:
+                await client.get_run("c1", "r1")
+            assert caught.value.retry_after == pytest.approx(seconds, abs=1)
+            assert caught.value.url.endswith("/connections/c1/runs/r1")
+            await asyncio.sleep(100)
+    assert len(transport.at) == 1
+
+
+async def test_a_long_refusal_is_told_at_once_to_all_who_wait_for_their_turn() -> None:
+    transport = Timed(answer(429, retry_after="1000"), takes=0.1)
+    async with ExportClient("t", transport=transport) as client:
+        looks = (client.get_run("c1", f"r{number}") for number in range(200))
+        told = await asyncio.gather(*looks, return_exceptions=True)
+        assert now() < 1
+    assert [type(error) for error in told] == [RateLimited] * 200
+    assert len(transport.at) == MAX_CONCURRENT_REQUESTS
+
+
+async def test_who_leaves_the_line_as_a_long_refusal_comes_has_left() -> None:
+    transport = Leaving(answer(429, retry_after="1000"), takes=0.1)
+    async with ExportClient("t", transport=transport) as client:
+        looks = (
+            client.get_run("c1", f"r{number}") for number in range(MAX_CONCURRENT_REQUESTS + 2)
+        )
+        waiting = [asyncio.create_task(look) for look in looks]
+        transport.leaves = waiting[-1]
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(told[-1], asyncio.CancelledError)
+    assert [type(error) for error in told[:-1]] == [RateLimited] * (MAX_CONCURRENT_REQUESTS + 1)
+
+
+async def test_a_wait_that_a_long_refusal_outlasts_ends_at_once_also_in_the_line() -> None:
+    transport = Timed(answer(429, retry_after="1000"), takes=0.1)
+    async with ExportClient("t", transport=transport) as client:
+        waits = (client.attach("c1", f"r{number}").wait(timeout=500) for number in range(200))
+        told = await asyncio.gather(*waits, return_exceptions=True)
+        assert now() < 1
+    assert {type(error) for error in told} == {RunTimeout}
+    assert {type(error.__cause__) for error in told if isinstance(error, RunTimeout)} == {
+        RateLimited
+    }
+
+
+async def test_a_short_refusal_leaves_the_line_as_it_is() -> None:
+    transport = Timed(
+        *[answer(429, retry_after="300")] * MAX_CONCURRENT_REQUESTS, answer(204), takes=0.1
+    )
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(200)))
+    assert len(transport.at) == 200 + MAX_CONCURRENT_REQUESTS
+
+
+async def test_who_waits_for_a_turn_while_the_client_closes_is_told_at_once() -> None:
+    transport, limit = Timed(answer(204)), RateLimit(per_minute=1)
+    async with Session("t", transport=transport, rate_limit=limit) as session:
+        await session.send(GET)
+        waiting = [asyncio.create_task(session.send(GET)) for _ in range(3)]
+        await asyncio.sleep(1)
+        waiting.pop().cancel()
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [str(error) for error in told] == ["the client was closed"] * 2
+    assert now() == 1
+    assert len(transport.at) == 1
+
+
+async def test_what_the_service_says_is_left_is_believed() -> None:
+    told = {"iTwinPlatform-RateLimit-RemainingCalls": "2"}
+    transport = Timed(Response(status=204, headers=told), answer(204))
+    async with Session("t", transport=transport) as session:
+        for _ in range(4):
+            await session.send(GET)
+    assert transport.at[:3] == [0.0] * 3
+    assert transport.at[3] > 60
+
+
+async def test_the_older_header_for_the_wait_is_read() -> None:
+    told = {"iTwinPlatform-RateLimit-Retry-After-Seconds": "33"}
+    transport = Timed(Response(status=429, headers=told), answer(204))
+    async with Session("t", transport=transport) as session:
+        await session.send(GET)
+    assert transport.at[1] == 33.0
+
+
+async def test_what_surely_never_went_out_costs_no_call() -> None:
+    refused = TransportError(message="refused", may_have_been_processed=False)
+    transport = Timed(refused, refused, refused, answer(204))
+    async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=1)) as session:
+        await session.send(GET)
+    assert now() < 10
+
+
+async def test_an_outage_is_not_amplified() -> None:
+    transport = Timed(answer(500))
+    async with Session("t", transport=transport) as session:
+        for _ in range(10):
+            await asyncio.gather(*(session.send(GET) for _ in range(50)))
+    assert len(transport.at) <= 500 + 100  # one sending each, and the budget
+
+
+async def test_answers_earn_repetitions_back() -> None:
+    troubled = [answer(500), *[answer(204)] * 10] * 200
+    transport = Timed(*troubled)
+    async with Session("t", transport=transport) as session:
+        statuses = [(await session.send(GET)).status for _ in range(1500)]
+    assert statuses == [204] * 1500
+
+
+async def test_a_limit_of_another_kind_is_refused() -> None:
+    with pytest.raises(TypeError, match="rate_limit must be a RateLimit"):
+        Session("t", rate_limit=500)  # type: ignore[arg-type]
+
+
+async def test_a_pause_stops_those_who_wait_for_a_place_too() -> None:
+    """Not so many go at once that one could be let in and yet leave in the middle of a pause."""
+    transport = Timed(
+        *[answer(429, Retry_After="30")] * MAX_CONCURRENT_REQUESTS, answer(204), takes=1.0
+    )
+    async with Session("t", transport=transport) as session:
+        answers = await asyncio.gather(*(session.send(GET) for _ in range(150)))
+    assert {response.status for response in answers} == {204}
+    early = [at for at in transport.at if at < 31]
+    assert early == [0.0] * MAX_CONCURRENT_REQUESTS
+
+
+async def test_a_pause_stops_those_who_were_let_in_at_the_same_moment() -> None:
+    """Good answers make room for others just before a 429 stops everybody."""
+    good = [answer(204)] * (MAX_CONCURRENT_REQUESTS - 1)
+    transport = Timed(*good, answer(429, Retry_After="30"), answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(150)))
+    assert [at for at in transport.at if at < 31] == [0.0] * MAX_CONCURRENT_REQUESTS
+    assert transport.at[MAX_CONCURRENT_REQUESTS : MAX_CONCURRENT_REQUESTS + 2] == [
+        31.0,
+        32.0,
+    ]  # a probe first
+
+
+async def test_what_was_sent_and_what_is_left_is_told() -> None:
+    transport = Timed(answer(500), answer(204))
+    async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=10)) as session:
+        assert session.stats == RequestStats()
+        assert session.remaining_calls == 10
+        await session.send(GET)
+        await session.send(GET, is_poll=True)
+        assert session.stats == RequestStats(calls=3, polls=1, retries=1)
+        assert session.remaining_calls == 7
+    async with Session("t", transport=transport, rate_limit=RateLimit()) as session:
+        assert session.remaining_calls is None

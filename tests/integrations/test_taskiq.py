@@ -1,0 +1,576 @@
+"""Exports as tasks of a queue: in memory and in virtual time, and with real workers at Redis."""
+
+import asyncio
+import importlib
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskiq import AsyncTaskiqTask, InMemoryBroker, TaskiqResult
+from taskiq.brokers.inmemory_broker import InmemoryResultBackend
+from taskiq.depends.progress_tracker import TaskProgress
+from taskiq.message import BrokerMessage
+from taskiq.result_backends.dummy import DummyResultBackend
+
+from itwin_export_async import ExportClient
+from itwin_export_async.emulator import Emulator
+from itwin_export_async.taskiq import ExportTasks, TaskFailed, register
+from tests.support.batches import started, tasks_left
+from tests.support.fakes import answer
+from tests.support.processes import kill, until
+from tests.support.redises import RedisServer
+from tests.support.taskiq_worker import broker_at
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+class Results(InmemoryResultBackend[Any]):
+    """Results in memory. While `is_dead` is set, or once a state in it is told, nothing is kept."""
+
+    def __init__(self) -> None:
+        super().__init__(max_stored_results=-1)
+        self.is_dead = False
+        self.dies_at: str | None = None
+
+    async def set_progress(self, task_id: str, progress: TaskProgress[Any]) -> None:
+        self.is_dead = self.is_dead or progress.state == self.dies_at
+        if self.is_dead:
+            raise ConnectionError("the worker has died")
+        await super().set_progress(task_id, progress)
+
+    async def set_result(self, task_id: str, result: TaskiqResult[Any]) -> None:
+        if not self.is_dead:
+            await super().set_result(task_id, result)
+
+
+class Queue(InMemoryBroker):
+    """A broker in memory that keeps what is sent, and delivers it, also again, when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result_backend: Results = Results()
+        self.sent: list[BrokerMessage] = []
+        self.is_held = False
+
+    async def kick(self, message: BrokerMessage) -> None:
+        self.sent.append(message)
+        if not self.is_held:
+            await super().kick(message)
+
+    async def deliver(self, message: BrokerMessage) -> None:
+        await self.receiver.callback(message.message)
+
+    @property
+    def names(self) -> list[str]:
+        return [message.task_name.partition(":")[2] for message in self.sent]
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+@asynccontextmanager
+async def working(
+    queue: InMemoryBroker, emulator: Emulator, **more: Any
+) -> AsyncIterator[ExportTasks]:
+    tasks = register(
+        queue, client=lambda: ExportClient(emulator.token(lifetime=1e6), transport=emulator), **more
+    )
+    await queue.startup()
+    try:
+        yield tasks
+    finally:
+        await queue.shutdown()
+        assert not tasks_left()
+
+
+async def ended(sent: AsyncTaskiqTask[Any]) -> Any:
+    return (await sent.wait_result(timeout=1e6)).raise_for_error().return_value
+
+
+async def test_an_export_ends_on_disk_and_its_result_is_json(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    emulator.plan_next_run(imodel_id, duration=300)
+    async with working(queue, emulator) as tasks:
+        options = {"ifc_version": "IFC2x3", "input": {"model_ids": ["0x1"]}}
+        sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}", options)
+        result = await ended(sent)
+        progress = await sent.get_progress()
+    assert json.loads(json.dumps(result)) == result
+    assert result["outcome"] == "Success"
+    assert result["paths"] == [str(tmp_path / "Bridge.ifc")]
+    assert b"IFC2X3" in (tmp_path / "Bridge.ifc").read_bytes()
+    assert progress is not None
+    assert progress.state == "Completed"
+    assert progress.meta == {name: result[name] for name in ("connection_id", "run_id", "token")}
+    assert queue.names == ["export_imodel", "follow_run"]
+
+
+async def test_a_long_wait_goes_on_in_messages_of_one_task(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, duration=1000)
+    async with working(queue, emulator, leg=100) as tasks:
+        sent = (
+            await tasks.export_imodel.kicker()
+            .with_labels(colour="red")
+            .kiq(imodel_id, f"{tmp_path}")
+        )
+        await ended(sent)
+    assert queue.names == ["export_imodel", *["follow_run"] * 11]
+    assert {message.task_id for message in queue.sent} == {sent.task_id}
+    assert {message.labels["colour"] for message in queue.sent} == {"red"}
+    assert not tasks.follow_run.labels
+    assert emulator.count("create_run") == 1
+
+
+async def test_a_run_that_was_started_elsewhere_is_followed(
+    queue: Queue, client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel("Bridge"))
+    run = await client.start_run(connection.id)
+    async with working(queue, emulator) as tasks:
+        result = await ended(
+            await tasks.follow_run.kiq(run.resume_token, f"{tmp_path}", timeout=None)
+        )
+    assert result["run_id"] == run.run_id
+    assert result["token"] == run.resume_token  # no deadline was put into it
+    assert result["paths"] == [str(tmp_path / "Bridge.ifc")]
+
+
+@pytest.mark.real_time  # a deadline is a date, and dates know no virtual time
+async def test_the_deadline_holds_through_all_legs(queue: Queue, emulator: Emulator) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, duration=1000)
+    async with working(queue, emulator, leg=0.2) as tasks:
+        sent = await tasks.export_imodel.kiq(imodel_id, "out/", timeout=0.7)
+        with pytest.raises(TaskFailed, match="RunTimeout") as failed:
+            await ended(sent)
+    assert queue.names.count("follow_run") in (3, 4)
+    assert failed.value.resume_token
+    assert "deadline" not in failed.value.resume_token
+
+
+async def test_a_run_that_fails_is_told_as_text(queue: Queue, emulator: Emulator) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, "Error")
+    async with working(queue, emulator) as tasks:
+        with pytest.raises(TaskFailed, match=r"RunFailed: run .* ended with Error") as failed:
+            await ended(await tasks.export_imodel.kiq(imodel_id, "out/"))
+    assert failed.value.resume_token
+    again = pickle.loads(pickle.dumps(failed.value))
+    assert again.args == failed.value.args
+    assert json.loads(json.dumps(again.args)) == list(again.args)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({"imodel_id": ""}, "ValueError"),
+        ({"options": {"colour": "red"}}, "TypeError"),
+        ({"options": {"output": {"location": "USER_BLOB_STORAGE"}}}, "ValueError"),
+        ({"if_active": "often"}, "ValueError"),
+        ({"authentication_type": "Nobody"}, "ValueError"),
+        ({"imodel_id": "unknown"}, "InvalidRequest"),
+    ],
+)
+async def test_what_cannot_work_is_told_at_once(
+    queue: Queue, emulator: Emulator, arguments: dict[str, Any], kind: str
+) -> None:
+    wanted = {"imodel_id": emulator.add_imodel(), "destination": "out/", **arguments}
+    async with working(queue, emulator) as tasks:
+        with pytest.raises(TaskFailed) as failed:
+            await ended(await tasks.export_imodel.kiq(**wanted))
+        with pytest.raises(TaskFailed, match="no resume token"):
+            await ended(await tasks.follow_run.kiq("nonsense", "out/"))
+    assert (failed.value.kind, failed.value.resume_token) == (kind, None)
+    assert emulator.count("create_run") == 0
+
+
+async def test_a_run_without_output_has_no_paths(queue: Queue, emulator: Emulator) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, "Skipped")
+    async with working(queue, emulator) as tasks:
+        result = await ended(await tasks.export_imodel.kiq(imodel_id, "out/"))
+    assert (result["outcome"], result["paths"]) == ("Skipped", [])
+
+
+async def test_a_task_whose_start_was_noted_takes_up_its_run(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    emulator.plan_next_run(imodel_id, duration=300)
+    async with working(queue, emulator) as tasks:
+        queue.is_held = True
+        sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}")
+        for _ in range(2):
+            await queue.deliver(queue.sent[0])
+        queue.is_held = False
+        for message in queue.sent[1:]:
+            await queue.deliver(message)
+        assert (await ended(sent))["paths"] == [str(tmp_path / "Bridge.ifc")]
+    assert queue.names == ["export_imodel", "follow_run", "follow_run"]
+    assert emulator.count("create_run") == 1
+
+
+@pytest.mark.parametrize("later", [0, 3600])
+async def test_a_worker_that_died_after_the_start_has_started_it_for_good(
+    queue: Queue, emulator: Emulator, tmp_path: Path, later: float
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    async with working(queue, emulator) as tasks:
+        queue.result_backend.dies_at = "started"
+        sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}")
+        await queue.wait_all()
+        queue.result_backend.is_dead, queue.result_backend.dies_at = False, None
+        await asyncio.sleep(later)
+        await queue.deliver(queue.sent[0])
+        assert (await ended(sent))["outcome"] == "Success"
+    assert emulator.count("create_run") == 1
+
+
+async def test_a_worker_that_died_before_the_start_has_not_started_it(
+    queue: Queue, client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    async with working(queue, emulator) as tasks:
+        emulator.inject("create_run", *[ConnectionResetError()] * 5)
+        sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}")
+        queue.result_backend.is_dead = False
+        await asyncio.sleep(0.2)
+        queue.result_backend.is_dead = True
+        await queue.wait_all()
+        queue.result_backend.is_dead = False
+
+        other = await ended(await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}/other.ifc"))
+        await queue.deliver(queue.sent[0])
+        result = await ended(sent)
+    assert result["run_id"] != other["run_id"]
+    (connection,) = await client.list_connections(imodel_id)
+    assert len(await client.list_runs(connection.id)) == 2
+
+
+async def test_a_task_whose_result_is_there_does_nothing_again(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    async with working(queue, emulator) as tasks:
+        sent = await tasks.export_imodel.kiq(emulator.add_imodel("Bridge"), f"{tmp_path}")
+        result = await ended(sent)
+        before = len(emulator.requests)
+        await queue.deliver(queue.sent[-1])
+        assert await ended(sent) == result
+    assert len(emulator.requests) == before
+
+
+@pytest.mark.parametrize("leg", [100, 600])
+async def test_of_two_messages_of_one_task_the_later_goes_on(
+    queue: Queue, emulator: Emulator, tmp_path: Path, leg: float
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    emulator.plan_next_run(imodel_id, duration=150)
+    async with working(queue, emulator, leg=leg) as tasks:
+        sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}")
+        await asyncio.sleep(30)
+        await queue.deliver(queue.sent[-1])
+        assert (await ended(sent))["outcome"] == "Success"
+        await queue.wait_all()
+    assert queue.names.count("follow_run") == (2 if leg == 100 else 1)
+
+
+async def test_an_active_run_is_waited_for(
+    queue: Queue, client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    connection = await client.find_or_create_connection(imodel_id, display_name="itwin-export")
+    run = await client.start_run(connection.id)
+    async with working(queue, emulator, leg=100) as tasks:
+        result = await ended(await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}"))
+    assert result["run_id"] != run.run_id
+    assert queue.names.count("export_imodel") > 1
+    assert len(await client.list_runs(connection.id)) == 2
+
+
+async def test_an_active_run_that_is_gone_is_not_in_the_way(
+    queue: Queue, client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    connection = await client.create_connection(imodel_id, display_name="another")
+    await client.start_run(connection.id)
+    gone = answer(404, '{"error": {"code": "ExportRunNotFound", "message": "gone"}}')
+    async with working(queue, emulator) as tasks:
+        emulator.inject("get_run", *[gone] * 20)
+        await ended(await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}"))
+
+
+async def test_a_wrong_address_is_not_taken_for_a_run_that_is_gone(
+    queue: Queue, client: ExportClient, emulator: Emulator
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    connection = await client.create_connection(imodel_id, display_name="another")
+    await client.start_run(connection.id)
+    wrong = answer(404, '{"error": {"code": "OperationNotFound", "message": "no such path"}}')
+    async with working(queue, emulator) as tasks:
+        emulator.inject("get_run", *[wrong] * 20)
+        with pytest.raises(TaskFailed, match="NotFound"):
+            await ended(await tasks.export_imodel.kiq(imodel_id, "out/"))
+
+
+async def test_an_active_run_is_joined_or_refused(
+    queue: Queue, client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    connection = await client.create_connection(imodel_id, display_name="another")
+    run = await client.start_run(connection.id)
+    async with working(queue, emulator) as tasks:
+        with pytest.raises(TaskFailed, match="Conflict: 303"):
+            await ended(await tasks.export_imodel.kiq(imodel_id, "out/", if_active="raise"))
+        queue.is_held = True
+        sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}", if_active="join")
+        joining = queue.sent[-1]
+        for _ in range(2):  # the second time from what is noted
+            await queue.deliver(joining)
+        queue.is_held = False
+        await queue.deliver(queue.sent[-1])
+        assert (await ended(sent))["run_id"] == run.run_id
+
+
+async def test_what_went_to_a_blob_of_ones_own_is_fetched_from_there(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    options = {
+        "output": {"location": "USER_BLOB_STORAGE", "output_sas_url": emulator.user_blob("a.ifc")}
+    }
+    async with working(queue, emulator, leg=60) as tasks:
+        sent = await tasks.export_imodel.kiq(
+            emulator.add_imodel("Bridge"), f"{tmp_path}/a.ifc", options
+        )
+        assert (await ended(sent))["paths"] == [f"{tmp_path}/a.ifc"]
+    assert queue.names.count("follow_run") > 1
+
+
+async def test_a_broker_in_memory_that_ends_ends_its_tasks(
+    queue: Queue, emulator: Emulator
+) -> None:
+    async with working(queue, emulator) as tasks:
+        sent = await tasks.export_imodel.kiq(emulator.add_imodel(), "out/")
+        await asyncio.sleep(30)
+    with pytest.raises(TaskFailed, match="Stopped"):
+        await ended(sent)
+
+
+async def test_a_worker_that_ends_hands_back_what_it_waits_for(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    async with working(queue, emulator) as tasks:
+        queue.is_worker_process = True
+        sent = await tasks.export_imodel.kiq(emulator.add_imodel("Bridge"), f"{tmp_path}")
+        await asyncio.sleep(30)
+        queue.is_held = True
+        await tasks.export_imodel.kiq(emulator.add_imodel("Tower"), f"{tmp_path}")
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(queue.shutdown(), queue.deliver(queue.sent[-1]))
+        assert asyncio.get_running_loop().time() - began < 2
+        assert not await sent.is_ready()
+    left = queue.sent[-2:]
+    async with working(next_one := Queue(), emulator):
+        next_one.result_backend = queue.result_backend
+        await asyncio.gather(*map(next_one.deliver, left))
+        for message in left:
+            task = AsyncTaskiqTask[Any](message.task_id, queue.result_backend)
+            assert (await ended(task))["outcome"] == "Success"
+    assert emulator.count("create_run") == 2
+
+
+@pytest.mark.real_time
+async def test_a_signal_ends_the_legs_and_reaches_who_listened_before(
+    queue: Queue, emulator: Emulator
+) -> None:
+    heard: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        queue.is_worker_process = True
+        async with working(queue, emulator) as tasks:
+            await tasks.export_imodel.kiq(emulator.add_imodel(), "out/")
+            await until(lambda: len(queue.sent) == 2)
+            queue.is_held = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(queue.wait_all(), 5)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert heard == [signal.SIGTERM]
+    assert queue.names == ["export_imodel", "follow_run", "follow_run"]
+
+
+async def test_a_stream_broker_is_kept_awake(queue: Queue, emulator: Emulator) -> None:
+    queue.idle_timeout = 600_000  # type: ignore[attr-defined]
+    async with working(queue, emulator):
+        await asyncio.sleep(1000)
+    assert queue.names == ["wake"] * 3
+
+
+@pytest.mark.parametrize(("leg", "words"), [(0, "more than 0"), (600, "idle_timeout of 600 s")])
+def test_a_leg_is_shorter_than_what_the_broker_waits(queue: Queue, leg: float, words: str) -> None:
+    queue.idle_timeout = 600_000  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=words):
+        register(queue, leg=leg)
+
+
+async def test_a_broker_without_results_is_refused(emulator: Emulator) -> None:
+    broker = InMemoryBroker()
+    broker.with_result_backend(DummyResultBackend())
+    register(broker, client=lambda: ExportClient(emulator.token(), transport=emulator))
+    with pytest.raises(ValueError, match="DummyResultBackend keeps no progress"):
+        await broker.startup()
+
+
+async def test_the_workers_of_the_readme_have_their_tasks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blocks = re.findall(r"```python\n(# (\S+).*?)```", README.read_text(), re.DOTALL)
+    for text, name in blocks:
+        (tmp_path / name).write_text(text)
+    assert {"exports_worker.py", "send_export.py"} < {name for _, name in blocks}
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1")
+    module: Any = importlib.import_module("exports_worker")
+    assert (
+        module.broker.find_task("itwin_export_async:export_imodel") is module.exports.export_imodel
+    )
+    assert module.broker.find_task("itwin_export_async:follow_run") is module.exports.follow_run
+    sys.modules.pop("exports_worker")
+
+
+def test_without_taskiq_the_package_imports_and_the_module_says_what_it_needs() -> None:
+    told = (
+        "import sys; sys.modules['taskiq'] = None; import itwin_export_async\n"
+        "try: import itwin_export_async.taskiq\n"
+        "except ImportError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert "pip install 'itwin-export-async[taskiq]'" in out.stdout
+
+
+@pytest.fixture
+async def redis(tmp_path: Path) -> AsyncIterator[str]:
+    """The address of a Redis of its own."""
+    async with RedisServer(tmp_path) as server:
+        yield server.url
+
+
+Start = Callable[[], Awaitable[asyncio.subprocess.Process]]
+
+
+@asynccontextmanager
+async def workers(
+    redis: str, emulator: Emulator, again: float
+) -> AsyncIterator[tuple[ExportTasks, Start]]:
+    """The tasks as a producer has them, and what starts a worker process of its own session."""
+    processes: list[asyncio.subprocess.Process] = []
+    milliseconds = str(round(again * 1000))
+    # coverage imports asyncio twice into a process that it starts with: two kinds of CancelledError
+    unmeasured = {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
+    async with emulator.serve() as served:
+
+        async def start() -> asyncio.subprocess.Process:
+            words = (
+                "worker",
+                "tests.support.taskiq_worker:broker",
+                "-w",
+                "1",
+                "--log-level",
+                "ERROR",
+            )
+            environment = {
+                "ITWIN_ACCESS_TOKEN": emulator.token(),
+                "ITP_API_URL": served.base_url,
+                "REDIS_URL": redis,
+                "IDLE_TIMEOUT": milliseconds,
+            }
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "taskiq", *words),
+                cwd=Path(__file__).parents[2],
+                env={**unmeasured, **environment},
+                start_new_session=True,
+            )
+            processes.append(process)
+            return process
+
+        broker = broker_at(redis, milliseconds)
+        await broker.startup()
+        try:
+            yield register(broker), start
+        finally:
+            await broker.shutdown()
+            for process in processes:
+                kill(process)
+                await process.wait()
+
+
+@pytest.mark.real_time
+async def test_the_exports_of_a_worker_that_is_killed_end_on_another(
+    redis: str, tmp_path: Path
+) -> None:
+    emulator = Emulator(seed=1, run_seconds=(1.0, 4.0))
+    emulator.forbid_repeat_runs = True
+    async with workers(redis, emulator, again=2.0) as (tasks, start):
+        first = await start()
+        sent = [
+            await tasks.export_imodel.kiq(emulator.add_imodel(f"{n}"), f"{tmp_path}/{n}.ifc")
+            for n in range(20)
+        ]
+        await until(lambda: emulator.count("create_run") >= 8)
+        kill(first)
+        await start()
+        results = [await task.wait_result(timeout=20, check_interval=0.05) for task in sent]
+    for n, result in enumerate(results):
+        assert result.raise_for_error().return_value["paths"] == [f"{tmp_path}/{n}.ifc"]
+        assert (tmp_path / f"{n}.ifc").read_bytes().startswith(b"ISO-10303-21;")
+    assert len({result.return_value["run_id"] for result in results}) == 20
+    assert started(emulator) == 20
+    assert not emulator.violations
+
+
+@pytest.mark.real_time
+async def test_a_worker_that_is_terminated_hands_its_waits_back_within_seconds(
+    redis: str, tmp_path: Path
+) -> None:
+    emulator = Emulator(seed=1, run_seconds=6.0)
+    async with workers(redis, emulator, again=600.0) as (tasks, start):
+        first = await start()
+        good = [
+            await tasks.export_imodel.kiq(emulator.add_imodel(f"{n}"), f"{tmp_path}/{n}.ifc")
+            for n in range(5)
+        ]
+        failing = emulator.add_imodel()
+        emulator.plan_next_run(failing, "Error", duration=6.0)
+        bad = await tasks.export_imodel.kiq(failing, f"{tmp_path}/")
+        await until(lambda: emulator.count("get_run") >= 12)
+        first.terminate()
+        async with asyncio.timeout(30):
+            await first.wait()
+        await start()
+        for task in good:
+            result = await task.wait_result(timeout=20, check_interval=0.05)
+            assert result.raise_for_error().return_value["outcome"] == "Success"
+        result = await bad.wait_result(timeout=20, check_interval=0.05)
+        assert isinstance(result.error, TaskFailed)
+        assert result.error.kind == "RunFailed"
+    assert started(emulator) == 6

@@ -1,0 +1,273 @@
+"""How a refusal of the service becomes an error, whatever its body is."""
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from itwin_export_async._errors import (
+    AuthenticationFailed,
+    Conflict,
+    ErrorDetail,
+    ExportError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    ProtocolError,
+    RateLimited,
+    ResponseError,
+    ServerError,
+)
+from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.messages import Response
+from tests.support.samples import answer, json_values
+
+SECRETS = "https://blobs.example.com/x?sig=planted&access_token=planted"
+TOKEN = "eyJhbGciOiJSUzI1NiJ9.planted-planted-planted.planted"
+
+
+def refused(body: Any, status: int = 400, **headers: str) -> ResponseError:
+    error = refusal(answer(body, status, **headers))
+    assert isinstance(error, ResponseError)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InvalidRequest),
+        (401, AuthenticationFailed),
+        (403, PermissionDenied),
+        (404, NotFound),
+        (408, ResponseError),
+        (409, Conflict),
+        (413, ResponseError),
+        (418, ResponseError),
+        (422, InvalidRequest),
+        (429, RateLimited),
+        *((status, ServerError) for status in (500, 501, 502, 503, 504, 521, 522, 524, 599)),
+    ],
+)
+def test_the_status_tells_the_kind(status: int, kind: type[ResponseError]) -> None:
+    error = refused(b"", status)
+    assert type(error) is kind
+    assert error.status == status
+    assert str(status) in str(error)
+
+
+@pytest.mark.parametrize("status", [100, 200, 202, 204, 301, 302, 304])
+def test_an_answer_that_is_no_refusal_breaks_the_contract(status: int) -> None:
+    error = refusal(answer(b"", status))
+    assert type(error) is ProtocolError
+    assert str(status) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ({"error": {"code": "A", "message": "b"}}, "A", "b"),
+        ({"code": "A", "message": "b"}, "A", "b"),
+        ({"statusCode": 401, "message": "b"}, "", "b"),
+        (
+            {"error": {"code": None, "details": None}},
+            "",
+            '{"error": {"code": null, "details": null}}',
+        ),
+        ({"error": {"code": 7, "message": ["b"]}}, "", '{"error": {"code": 7, "message": ["b"]}}'),
+        ({"error": "x", "error_description": "y"}, "", '{"error": "x", "error_description": "y"}'),
+        ({"error": {}}, "", '{"error": {}}'),
+        ({"error": None, "message": "b"}, "", "b"),
+        ({}, "", "{}"),
+        (b"", "", ""),
+        (b"  \n", "", ""),
+        (["boom"], "", '["boom"]'),
+        ("boom", "", '"boom"'),
+        (b"null", "", "null"),
+        (b"<html>Bad Gateway</html>", "", "<html>Bad Gateway</html>"),
+        (b"caf\xe9", "", "caf\ufffd"),
+    ],
+)
+def test_every_shape_of_body_is_read(body: Any, code: str, message: str) -> None:
+    error = refused(body)
+    assert (error.code, error.message, error.details) == (code, message, ())
+
+
+@pytest.mark.parametrize("text", ["x" * 600, "é" * 600, "<p>" + "橋" * 10_000])
+def test_a_body_that_is_no_json_is_cut_to_500_characters(text: str) -> None:
+    assert refused(text.encode()).message == text[:500]
+
+
+@pytest.mark.parametrize("header", ["ITwinPlatform-RateLimited-Tier", "iTwinPlatform-Tier"])
+def test_a_refusal_of_too_many_calls_names_the_tier(header: str) -> None:
+    error = refused({"code": "RateLimitExceeded"}, 429, **{header: "Community"})
+    assert isinstance(error, RateLimited)
+    assert error.tier == "Community"
+    assert str(error).endswith("the tier is Community")
+    untold = refused({}, 429)
+    assert isinstance(untold, RateLimited)
+    assert untold.tier is None
+
+
+def test_details_are_read_and_told() -> None:
+    body = {
+        "error": {
+            "code": "InvalidRun",
+            "message": "Cannot perform operation.",
+            "details": [
+                {"code": "InvalidValue", "message": "is not valid.", "target": "connectionId"},
+                {"code": "InvalidRequestBody", "message": "malformed.", "target": None},
+                {"code": None, "message": None},
+                None,
+                "text",
+            ],
+        }
+    }
+    error = refused(body, 422)
+    assert error.details == (
+        ErrorDetail(code="InvalidValue", message="is not valid.", target="connectionId"),
+        ErrorDetail(code="InvalidRequestBody", message="malformed."),
+        ErrorDetail(code="", message=""),
+    )
+    assert "connectionId: is not valid." in str(error)
+    assert "InvalidRun: Cannot perform operation." in str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": "ResourceNotFound", "details": [{"code": "OperationNotFound"}]}},
+        {"error": {"code": "OperationNotFound", "message": "Unable to match."}},
+    ],
+)
+def test_the_gateways_404_says_that_path_or_version_is_wrong(body: Any) -> None:
+    error = refused(body, 404)
+    assert isinstance(error, NotFound)
+    assert error.is_gateway
+    assert "path" in str(error)
+    assert "version" in str(error)
+
+
+def test_the_apis_404_is_not_the_gateways() -> None:
+    error = refused({"error": {"code": "ConnectionRunNotFound", "message": "x"}}, 404)
+    assert isinstance(error, NotFound)
+    assert not error.is_gateway
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"Retry_After": "17"}, 17.0),
+        ({"retry_after": "17"}, 17.0),
+        (
+            {"Retry_After": "Sat, 01 Mar 2025 12:00:30 GMT",
+             "Date": "Sat, 01 Mar 2025 12:00:00 GMT"},
+            30.0,
+        ),
+        ({"Retry_After": "soon"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_the_wait_asked_for_is_told(headers: dict[str, str], wait: float | None) -> None:
+    error = refused({}, 429, **headers)
+    assert error.retry_after == wait
+    assert ("17 s" in str(error)) == (wait == 17.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Correlation-Id", "x-request-id", "Request-Id", "X-MS-Request-Id"]
+)
+def test_the_request_id_is_told(name: str) -> None:
+    assert refused({}, 500, **{name: "abc"}).request_id == "abc"
+    assert refused({}, 500).request_id is None
+
+
+def test_the_answers_headers_are_kept() -> None:
+    headers = {"ITwinPlatform_RateLimited_Tier": "Community", "Retry_After": "3"}
+    error = refused({}, 429, **headers, Location="https://h/p?sig=planted")
+    assert error.headers["itwinplatform-ratelimited-tier"] == "Community"
+    assert error.headers.get("Retry-After") == error.headers.get("retry-after") == "3"
+    assert error.headers["location"] == "https://h/p"
+    assert list(error.headers) == ["ITwinPlatform-RateLimited-Tier", "Retry-After", "Location"]
+
+
+def test_the_address_is_told_without_its_query() -> None:
+    error = refusal(Response(status=404, method="GET", url="https://h/p?sig=planted"))
+    assert isinstance(error, ResponseError)
+    assert (error.method, error.url) == ("GET", "https://h/p")
+    assert "[GET https://h/p]" in str(error)
+
+
+def everything_shown(error: ExportError) -> str:
+    fields = {name: getattr(error, name) for name in ("headers", "args", "details")}
+    pickled = pickle.dumps(error).decode("latin-1")
+    return " ".join([str(error), repr(error), repr(fields), pickled])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": "X", "message": f"no access to {SECRETS}"}},
+        {"error": {"code": TOKEN, "message": f"token {TOKEN} expired"}},
+        {"error": {"details": [{"code": "X", "message": f"Bearer {TOKEN}", "target": SECRETS}]}},
+        {"message": "client_secret=planted"},
+        {"message": 'got {"refresh_token": "planted"}'},
+        f"<html>Authorization: Bearer {TOKEN} {SECRETS}</html>".encode(),
+        [f"access_token={TOKEN}"],
+        ['got {"refresh_token": "planted"}'],
+    ],
+)
+def test_no_secret_in_a_body_is_shown(body: Any) -> None:
+    assert "planted" not in everything_shown(refused(body, 403))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Set-Cookie": "session=planted"},
+        {"SET-COOKIE": "session=planted"},
+        {"Authorization": f"Bearer {TOKEN}"},
+        {"WWW-Authenticate": f"Bearer {TOKEN}"},
+        {"Location": "https://blobs.example.com/x?sig=planted"},
+        {"location": "https://blobs.example.com/x?token=planted"},
+        {"Content-Location": "https://blobs.example.com/x?sig=planted"},
+        {"X-Debug-Token": f"Bearer {TOKEN}"},
+    ],
+)
+def test_no_secret_in_a_header_is_shown(headers: dict[str, str]) -> None:
+    assert "planted" not in everything_shown(refused({}, 401, **headers))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Access denied due to invalid access_token. Make sure to provide a valid token.",
+        "The password is wrong.",
+        "Invalid signature, sig was not accepted.",
+        "Header Authorization was not found in the request.",
+    ],
+)
+def test_words_about_secrets_are_not_secrets(text: str) -> None:
+    assert refused({"message": text}, 401).message == text
+
+
+@pytest.mark.parametrize("location", ["https://[bad", "https://h:port/x", "\x00", ""])
+def test_a_malformed_location_is_no_obstacle(location: str) -> None:
+    assert refused({"message": "b"}, 400, Location=location).message == "b"
+
+
+def test_a_body_nested_too_deep_is_shown_as_it_is() -> None:
+    assert refused(b"[" * 100_000, 502).message.startswith("[[[")
+
+
+@given(st.binary(max_size=60) | json_values().map(lambda v: json.dumps(v).encode()),
+       st.integers(400, 599), st.text())  # fmt: skip
+def test_whatever_a_refusal_holds_it_is_told_and_pickles(
+    body: bytes, status: int, header: str
+) -> None:
+    error = refused(body, status, Retry_After=header, X_Request_Id=header)
+    assert str(status) in str(error)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (type(error), str(error))
