@@ -17,12 +17,11 @@ from itwin_export_async import (
     ExportOptions,
     OutputOptions,
     RefreshTokenCredentials,
-    Request,
-    Response,
     RetryPolicy,
     RunHandle,
     TransportError,
 )
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answer, Answers, answer
 
 TOKEN, SECRET, REFRESH, SIGNATURE = (

@@ -15,9 +15,7 @@ from itwin_export_async import (
     ExportClient,
     ProtocolError,
     RateLimited,
-    Request,
     RequestTimeout,
-    Response,
     ResponseError,
     RetryPolicy,
     ServerError,
@@ -26,6 +24,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 
 GET = Request(method="GET", url="/export/connections/c1")

@@ -24,8 +24,6 @@ from itwin_export_async import (
     PollContext,
     ProtocolError,
     RateLimited,
-    Request,
-    Response,
     RunFailed,
     RunHandle,
     RunOrigin,
@@ -37,6 +35,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import EPOCH, Answers, Outcome, answer
 
 
