@@ -15,7 +15,6 @@ from attrs import field, frozen
 
 MAX_TEXT = 500  # characters of one text of a service
 MIN_SECRET = 8  # characters; striking out shorter values would break ordinary words
-_CUT = "..."
 
 _SECRET_PARAMETERS = frozenset(
     {"sig", "access_token", "refresh_token", "client_secret", "password"}
@@ -90,8 +89,7 @@ def redacted(text: str, secrets: Iterable[Secret] = (), *, limit: int = MAX_TEXT
     text = struck_out(text, secrets)
     if len(text) > 4 * limit:  # the patterns need no more than what is left to show
         text = text[: 4 * limit]
-    text = _one_line(_without_patterns(text))
-    return text if len(text) <= limit else text[: limit - len(_CUT)] + _CUT
+    return _one_line(_without_patterns(text))[:limit]
 
 
 def safe_repr(value: object, *, limit: int = 80) -> str:

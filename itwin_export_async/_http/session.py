@@ -143,6 +143,15 @@ class Session:
         """What has been sent to the API so far."""
         return RequestStats(calls=self._calls, polls=self._polls, retries=self._retries)
 
+    @property
+    def token_expires_at(self) -> datetime | None:
+        """The end of the present access token, None where it is not known."""
+        return self._tokens.expires_at
+
+    def warn_if_token_ends(self, seconds: float) -> None:
+        """Log a warning where a fixed token ends within so many seconds."""
+        self._tokens.warn_if_it_ends(seconds)
+
     def check_open(self) -> None:
         """Raise a `RuntimeError` unless used inside `async with`, on the loop that opened it."""
         if self._loop is None:
@@ -241,6 +250,7 @@ class Session:
         The token is that of the moment when it goes: an older one may have been refused meanwhile.
         """
         url = self._address(request)
+        is_checked = False
         while True:
             token = await self._tokens.get()  # before a slot is taken: it may take long
             is_probe = await self._gate.enter(is_poll=is_poll, patience=policy.max_retry_after)
@@ -250,7 +260,8 @@ class Session:
             try:
                 if self._gate.pause_left:  # a 429 has come since it was let in
                     continue
-                if not self._tokens.is_current(token):
+                if not is_checked and not self._tokens.is_current(token):
+                    is_checked = True
                     continue
                 counted = True
                 self._calls += 1

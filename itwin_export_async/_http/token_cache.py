@@ -2,8 +2,8 @@
 
 One fetch serves all waiters, also when one of them is cancelled. A provider that takes longer than
 `timeout` fails its waiters, but is never called a second time beside itself. After a failure of the
-token service the next fetch waits, at most `max_retry_after` seconds. A bug in a provider is raised
-as it is.
+token service the next fetch waits; a requested wait longer than `max_retry_after` fails its waiters
+at once. A bug in a provider is raised as it is.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from itwin_export_async._redaction import Secret, redacted
 
 log = logging.getLogger("itwin_export_async.auth")
 
+MAX_WAIT = 3600.0  # seconds; a longer requested wait is a mistake of a gateway
 REFRESH_MARGIN = 300.0  # seconds before the end of a token at which the next one is fetched
 
 
@@ -64,6 +65,18 @@ class TokenCache:
         """The end of the present token, None where it is not known."""
         return None if self._token is None else self._token.expires_at
 
+    def warn_if_it_ends(self, seconds: float) -> None:
+        """Log a warning where a fixed token ends within so many seconds: nothing renews it."""
+        if self._token is None or self.is_renewable:
+            return
+        left = _seconds_left(self._token)
+        if left is not None and left < seconds:
+            log.warning(
+                "the access token is fixed and ends in %.0f s; pass credentials or a callable as "
+                "auth for work that takes longer",
+                max(0.0, left),
+            )
+
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """The values that no text may show, besides the token itself."""
@@ -78,12 +91,8 @@ class TokenCache:
         token, now = self._token, asyncio.get_running_loop().time()
         if token is None or self._is_expired():
             return await self._wait_for_fetch()
-        refresh_at = self._refresh_at
-        if (
-            refresh_at is not None
-            and now >= max(refresh_at, self._retry_at)
-            and (self._fetch_task is None)
-        ):
+        is_due = self._refresh_at is not None and now >= max(self._refresh_at, self._retry_at)
+        if is_due and self._fetch_task is None:
             self._start_fetch()
         return token
 
@@ -124,7 +133,7 @@ class TokenCache:
     async def _wait_for_fetch(self) -> AccessToken:
         """Wait for the shared fetch. Cancelling one waiter does not cancel it."""
         now = asyncio.get_running_loop().time()
-        if self._fetch_task is None and now < self._retry_at:
+        if self._fetch_task is None:
             self._check_requested_wait(now)
         task = self._fetch_task or self._start_fetch()
         own = isinstance(self._auth, ClientCredentials | RefreshTokenCredentials)
@@ -149,12 +158,12 @@ class TokenCache:
         raise _token_error(failure) from failure
 
     def _check_requested_wait(self, now: float) -> None:
-        """Raise the last error at once where the token service asked for too long a wait."""
-        error = self._last_error
-        if error is not None and (error.retry_after or 0.0) > self._retry.max_retry_after:
-            again = copy(error)
-            again.retry_after = self._retry_at - now
-            raise again
+        """Raise the last error at once while the requested wait is longer than the policy's."""
+        left = self._retry_at - now
+        if self._last_error is not None and left > self._retry.max_retry_after:
+            error = copy(self._last_error)
+            error.retry_after = left
+            raise error
 
     def _start_fetch(self) -> "asyncio.Task[AccessToken]":
         self._fetch_task = asyncio.create_task(self._fetch())
@@ -177,7 +186,7 @@ class TokenCache:
         self._failures, self._last_error = self._failures + 1, error
         requested = error.retry_after
         wait = self._retry.bound(self._failures) if requested is None else requested
-        wait = min(wait, self._retry.max_retry_after)
+        wait = min(wait, MAX_WAIT)
         self._retry_at = task.get_loop().time() + wait
         log.warning("%s; next attempt in %.1f s", error, wait)
 

@@ -69,7 +69,7 @@ def error_from_response(response: Response) -> ExportError:
     """The error of a response that its operation does not expect."""
     if response.status < 400:
         return ProtocolError(
-            message=f"unexpected status {response.status}",
+            message=f"answered {response.status}, which this operation does not expect",
             method=response.method,
             url=response.url,
         )

@@ -102,7 +102,7 @@ def test_body_of_any_shape_is_read(body: Any, code: str, message: str) -> None:
 
 @pytest.mark.parametrize("text", ["x" * 600, "é" * 600, "<p>" + "橋" * 10_000])
 def test_body_that_is_no_json_is_cut_to_500_characters(text: str) -> None:
-    assert refused(text.encode()).message == text[:497] + "..."
+    assert refused(text.encode()).message == text[:500]
 
 
 @pytest.mark.parametrize("header", ["ITwinPlatform-RateLimited-Tier", "iTwinPlatform-Tier"])
