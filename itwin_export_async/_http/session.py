@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from math import ceil
 from typing import Self
 from weakref import WeakValueDictionary
@@ -20,6 +19,7 @@ import aiohttp
 from attrs import evolve
 from multidict import CIMultiDict
 
+from itwin_export_async import __version__
 from itwin_export_async._errors import ProtocolError, RequestTimeout, TransportError
 from itwin_export_async._http.credentials import Auth, normalize_auth
 from itwin_export_async._http.limiter import RateLimitLike, SharedRateLimit, create_limiter
@@ -37,10 +37,12 @@ from itwin_export_async._http.retry import (
 from itwin_export_async._http.telemetry import event
 from itwin_export_async._http.token_cache import TokenCache
 from itwin_export_async._http.transport import AiohttpTransport, Transport, check_client_session
+from itwin_export_async._protocol.error_responses import without_secrets
 from itwin_export_async._protocol.headers import retry_after
 from itwin_export_async._protocol.messages import Request, Response, StreamedResponse
+from itwin_export_async._protocol.oauth import AccessToken
 from itwin_export_async._protocol.urls import is_secure_url, origin, validate_base_url
-from itwin_export_async._redaction import without_query
+from itwin_export_async._redaction import signatures, without_query
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Session:
         http: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
     ) -> None:
+        auth = normalize_auth(auth)  # first: frames with locals must not show a plain token
         if http is not None and transport is not None:
             raise ValueError("http and transport exclude each other")
         if http is not None:
@@ -86,13 +89,13 @@ class Session:
         self.retry = RetryPolicy() if retry is None else retry
         self.rate_limit = rate_limit
         self._origin = origin(self.base_url)
-        self._auth = normalize_auth(auth)
+        self._auth = auth
         self._timeout = request_timeout
         self._transport = transport
         self._http = http
         self._headers = {
             "Accept": ACCEPT,
-            "User-Agent": f"itwin-export-async/{version('itwin-export-async')} "
+            "User-Agent": f"itwin-export-async/{__version__} "
             f"Python/{platform.python_version()} aiohttp/{aiohttp.__version__}",
         }
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -140,6 +143,15 @@ class Session:
         """What has been sent to the API so far."""
         return RequestStats(calls=self._calls, polls=self._polls, retries=self._retries)
 
+    @property
+    def token_expires_at(self) -> datetime | None:
+        """The end of the present access token, None where it is not known."""
+        return self._tokens.expires_at
+
+    def warn_if_token_ends(self, seconds: float) -> None:
+        """Log a warning where a fixed token ends within so many seconds."""
+        self._tokens.warn_if_it_ends(seconds)
+
     def check_open(self) -> None:
         """Raise a `RuntimeError` unless used inside `async with`, on the loop that opened it."""
         if self._loop is None:
@@ -165,7 +177,8 @@ class Session:
     async def send_blob(self, request: Request) -> Response:
         """The answer of a blob store, repeated as `send` does; the address is signed: no token."""
         self._check_blob(request)
-        return await self._persist(request, self.retry, self._blob)
+        response = await self._persist(request, self.retry, self._blob)
+        return without_secrets(response, signatures(request.url))
 
     async def _blob(self, request: Request) -> Outcome:
         async with self._blob_slots:
@@ -182,7 +195,10 @@ class Session:
         self.check_open()
         if not is_secure_url(request.url):
             raise ProtocolError(
-                message="a signed address must be https", method=request.method, url=request.url
+                message="a signed address must be https",
+                method=request.method,
+                url=request.url,
+                may_have_been_processed=False,
             )
 
     async def _persist(
@@ -221,42 +237,53 @@ class Session:
         """One sending; a token that is refused is renewed once, and the request repeated once."""
         token, outcome = await self._gated(request, policy, is_poll)
         refused = isinstance(outcome, Response) and outcome.status == 401
-        if refused and self._tokens.invalidate(token):
+        if refused and token is not None and self._tokens.invalidate(token):
             log.info("the token was refused: asking for a new one")
             _, outcome = await self._gated(request, policy, is_poll)
         return outcome
 
     async def _gated(
         self, request: Request, policy: RetryPolicy, is_poll: bool
-    ) -> tuple[str, Outcome]:
+    ) -> tuple[AccessToken | None, Outcome]:
         """One sending, as soon as the rate limit and a pause after a 429 allow it, and its token.
 
         The token is that of the moment when it goes: an older one may have been refused meanwhile.
         """
         url = self._address(request)
+        is_checked = False
         while True:
+            token = await self._tokens.get()  # before a slot is taken: it may take long
             is_probe = await self._gate.enter(is_poll=is_poll, patience=policy.max_retry_after)
             if is_probe is None:
-                return "", self._still_refused(request.method, url)
+                return None, self._still_refused(request.method, url)
             counted = clears = False
             try:
-                token = await self._tokens.get()
                 if self._gate.pause_left:  # a 429 has come since it was let in
+                    continue
+                if not is_checked and not self._tokens.is_current(token):
+                    is_checked = True
                     continue
                 counted = True
                 self._calls += 1
                 self._polls += is_poll
-                headers = {**self._headers, **request.headers, "Authorization": f"Bearer {token}"}
-                outcome = await self._once(request.sent_to(url, headers))
+                outcome = await self._once(self._authorize(request, url, token))
                 counted = not isinstance(outcome, TransportError) or outcome.may_have_been_processed
                 if not is_failure(outcome):
                     self._budget = self._budget.earned()
                 if isinstance(outcome, Response):
+                    secrets = (token.secret, *self._tokens.secrets, *request.secrets)
+                    outcome = without_secrets(outcome, secrets)
                     clears = outcome.status != 429
                     self._heed(outcome)
                 return token, outcome
             finally:
                 self._gate.leave(is_probe=is_probe, counted=counted, clears=clears)
+
+    def _authorize(self, request: Request, url: str, token: AccessToken) -> Request:
+        """The request with its token, which no local variable of a waiting frame holds."""
+        return request.sent_to(
+            url, {**self._headers, **request.headers, "Authorization": f"Bearer {token.value}"}
+        )
 
     def _heed(self, response: Response) -> None:
         """What the answer says of the rate limit holds for all requests."""
@@ -298,5 +325,6 @@ class Session:
                 message=f"{without_query(url)} is not on {self.base_url}, so it gets no token",
                 method=request.method,
                 url=url,
+                may_have_been_processed=False,
             )
         return url

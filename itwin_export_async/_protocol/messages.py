@@ -15,7 +15,7 @@ from multidict import (
 )  # what aiohttp's own headers are made of
 
 from itwin_export_async._errors import TransportError
-from itwin_export_async._redaction import without_query
+from itwin_export_async._redaction import Secret, without_query
 
 __all__ = ["Request", "Response", "StreamedResponse", "Transport", "TransportError"]
 
@@ -38,7 +38,8 @@ class Request:
 
     `url` is absolute, or a reference such as `/export/connections` that the session resolves
     against its base address. `repeatable` says that sending it twice does no harm: then it is sent
-    again after any passing failure, otherwise only when the service surely did not take it.
+    again after any transient failure, otherwise only when the service surely did not take it.
+    `secrets` are values in it that no text may repeat.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Request:
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     repeatable: bool = field()
+    secrets: tuple[Secret, ...] = field(default=(), repr=False)
 
     @repeatable.default
     def _by_method(self) -> bool:
@@ -59,6 +61,7 @@ class Request:
             headers=headers,
             body=self.body,
             repeatable=self.repeatable,
+            secrets=self.secrets,
         )
 
 

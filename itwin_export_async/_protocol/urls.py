@@ -13,7 +13,7 @@ from attrs import frozen
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async._redaction import without_query
+from itwin_export_async._redaction import holds_secret, safe_repr, without_query
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")  # an id that is a path segment as it stands
 _WHOLE = re.compile(r"[^\s#\x00-\x1f\x7f]+")  # what a request line can hold to the letter
@@ -30,11 +30,13 @@ def segment(name: str, value: Any) -> str:
 def validate_id(name: str, value: Any) -> str:
     """The id itself, or an error that names it: empty, not a string, or not fit for a path."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}")
     if not value.strip():
         raise ValueError(f"{name} is empty")
     if value in (".", "..") or not value.isprintable() or value != value.strip():
-        raise ValueError(f"{name} {value!r} is not an id")
+        raise ValueError(f"{name} {safe_repr(value)} is not an id")
+    if holds_secret(value):
+        raise ValueError(f"{name} {safe_repr(value)} is a URL, not an id")
     return value
 
 

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from itwin_export_async import __version__
 from itwin_export_async.cli.batch_file import COLUMNS
 from itwin_export_async.cli.commands.auth import authorize as ask_to_authorize
 from itwin_export_async.cli.commands.batch import BatchOrder, run_batch
@@ -65,7 +65,7 @@ def _conclude(context: typer.Context, work: Coroutine[Any, Any, int | None]) -> 
 
 def _tell_release(is_asked: bool) -> None:
     if is_asked:
-        print(f"itwin-export {version('itwin-export-async')}")
+        print(f"itwin-export {__version__}")
         raise typer.Exit
 
 

@@ -15,9 +15,7 @@ from itwin_export_async import (
     ExportClient,
     ProtocolError,
     RateLimited,
-    Request,
     RequestTimeout,
-    Response,
     ResponseError,
     RetryPolicy,
     ServerError,
@@ -26,6 +24,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 
 GET = Request(method="GET", url="/export/connections/c1")
@@ -93,7 +92,7 @@ async def test_an_asked_wait_is_kept_to_the_letter() -> None:
 
 async def test_an_asked_wait_that_is_too_long_is_raised_at_once() -> None:
     async with ExportClient("t", transport=Answers(answer(429, Retry_After="301"))) as client:
-        with pytest.raises(RateLimited, match="asked to wait 301 s") as caught:
+        with pytest.raises(RateLimited, match="retry after 301 s") as caught:
             await client.get_connection("c1")
     assert caught.value.retry_after == 301
     assert asyncio.get_running_loop().time() == 0
@@ -385,7 +384,7 @@ async def test_auth_comes_in_many_forms(form: str) -> None:
 
 async def test_auth_that_gives_something_else_is_told() -> None:
     async with Session(lambda: 42, transport=Answers(answer(204))) as session:  # type: ignore[arg-type,return-value]
-        with pytest.raises(TokenError, match="int where a token belongs"):
+        with pytest.raises(TokenError, match="not int"):
             await session.send(GET)
 
 
@@ -442,7 +441,6 @@ async def test_a_renewal_is_not_waited_for(emulator: Emulator) -> None:
     ("failure", "reason"),
     [
         (OSError("the vault is sealed"), "OSError: the vault is sealed"),
-        (StopIteration(), "come to its end"),
         (asyncio.CancelledError(), "cancelled"),
     ],
 )
@@ -456,8 +454,6 @@ async def test_what_provides_tokens_may_fail_in_any_way(
         raise failure
 
     for auth in (sync, later):
-        if auth is later and isinstance(failure, StopIteration):
-            continue  # a coroutine cannot
         async with Session(auth, transport=Answers(answer(204))) as session:
             errors = await asyncio.gather(
                 *(session.send(GET) for _ in range(3)), return_exceptions=True
@@ -480,7 +476,7 @@ async def test_a_provider_that_hangs_is_given_up() -> None:
         return "token"
 
     async with Session(never, transport=Answers(answer(204))) as session:
-        with pytest.raises(TokenError, match="TimeoutError"):
+        with pytest.raises(TokenError, match="takes longer than 30 s"):
             await session.send(GET)
     assert asyncio.get_running_loop().time() == pytest.approx(30, abs=1)
 
@@ -499,7 +495,7 @@ async def test_an_object_with_an_async_call_is_a_callable() -> None:
 
 async def test_an_error_without_a_place_gets_one() -> None:
     async with Session("t", transport=Answers(TransportError(message="lost"))) as session:
-        with pytest.raises(TransportError, match=r"no answer to POST https://api.*: lost"):
+        with pytest.raises(TransportError, match=r"no response to POST https://api.*: lost"):
             await session.send(POST)
 
 

@@ -14,8 +14,6 @@ from itwin_export_async import (
     FixedSchedule,
     PollContext,
     RateLimit,
-    Request,
-    Response,
     RetryPolicy,
     RunHandle,
     RunUpdate,
@@ -24,6 +22,7 @@ from itwin_export_async._models import ExecutionResult, ExecutionState, Run
 from itwin_export_async._polling.history import History
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 
 
