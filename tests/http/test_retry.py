@@ -20,7 +20,7 @@ from tests.support.samples import NOW
 
 GET = Request(method="GET", url="/export/connections/c1")
 POST = Request(method="POST", url="/export/connections")
-REPEATABLE_POST = Request(method="POST", url="/export/connections/c1/runs", repeatable=True)
+REPEATABLE_POST = Request(method="POST", url="/export/connections/c1/runs", retryable=True)
 TRANSIENT = [408, 429, 500, 502, 503, 504, 521, 522, 524]
 DEFINITE = [200, 202, 303, 400, 401, 403, 404, 409, 413, 422, 501, 505]
 

@@ -31,7 +31,7 @@ def test_a_run_is_started_by_a_singular_word_and_no_body() -> None:
     request = create_synchronization_run_request("c/1")
     assert (request.method, request.url) == ("POST", f"{ROOT}/c%2F1/run")
     assert (request.body, dict(request.headers)) == (None, {})
-    assert request.repeatable  # while the first run is active it is the answer to the second
+    assert request.retryable  # while the first run is active it is the answer to the second
 
 
 @pytest.mark.parametrize("id", ["", " ", ".", "..", "c1\n", None, 7])

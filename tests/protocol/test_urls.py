@@ -14,7 +14,7 @@ from itwin_export_async._protocol.runs import (
 from itwin_export_async._protocol.urls import (
     is_secure_url,
     origin,
-    segment,
+    quote_segment,
     validate_base_url,
 )
 from itwin_export_async._redaction import without_query
@@ -34,7 +34,7 @@ def test_an_id_travels_as_one_segment(value: str) -> None:
 @given(st.text())
 def test_any_id_is_one_segment_or_refused(value: str) -> None:
     try:
-        text = segment("run_id", value)
+        text = quote_segment("run_id", value)
     except ValueError as error:
         assert "run_id" in str(error)
     else:
@@ -47,13 +47,13 @@ def test_any_id_is_one_segment_or_refused(value: str) -> None:
 @pytest.mark.parametrize("value", ["", " ", "\t", ".", "..", "a\n", " a", "a\x00b", "a\x7fb"])
 def test_what_is_no_id_is_refused_by_name(value: str) -> None:
     with pytest.raises(ValueError, match="connection_id"):
-        segment("connection_id", value)
+        quote_segment("connection_id", value)
 
 
 @pytest.mark.parametrize("value", [None, 5, b"c1", ["c1"]])
 def test_an_id_that_is_no_text_is_refused_by_name(value: object) -> None:
     with pytest.raises(TypeError, match="connection_id"):
-        segment("connection_id", value)
+        quote_segment("connection_id", value)
 
 
 @pytest.mark.parametrize(
