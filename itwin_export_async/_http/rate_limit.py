@@ -139,9 +139,9 @@ def sustainable_rate(seconds: float, limit: int, remaining: int) -> float:
 class RequestQueue(Generic[T]):
     """The waiting requests. Polls yield to all others.
 
-    A poll goes if nothing else waits, and after every `CALLS_PER_POLL` other requests. So any number
-    of polls hardly delays the others, and no poll starves. Requests of one kind go in the order in
-    which they came.
+    A poll goes if nothing else waits, and after every `CALLS_PER_POLL` other requests. So polls
+    hardly delay the others, and no poll starves. Requests of one kind go in the order in which they
+    came.
     """
 
     def __init__(self) -> None:

@@ -455,7 +455,7 @@ class Session:
         headers = {
             name: value
             for name, value in self._last_429.headers.items()
-            if name.lower() not in REQUEST_IDS
+            if name.lower() not in {*REQUEST_IDS, RETRY_AFTER.lower()}
         }
         headers[RETRY_AFTER] = str(max(1, ceil(pause_left)))
         return evolve(self._last_429, headers=headers, url="").for_request(request)
