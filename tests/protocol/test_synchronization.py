@@ -66,10 +66,10 @@ def test_a_location_that_names_no_run_is_none(location: str) -> None:
     assert started == Accepted(run=None)
 
 
-def test_a_foreign_location_is_no_answer() -> None:
+def test_location_names_its_run_whatever_its_host() -> None:
     foreign = f"https://elsewhere.example.com{ROOT}/c1/runs/r1"
-    with pytest.raises(ProtocolError):
-        parse_created_run(answer(b"", 303, Location=foreign), base_url=BASE)
+    started = parse_created_run(answer(b"", 303, Location=foreign), base_url=BASE)
+    assert started == AlreadyActive(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
 def test_two_that_start_at_once_race() -> None:
