@@ -54,6 +54,7 @@ class TokenCache:
         self._failures = 0
         self._fetch_task: asyncio.Task[AccessToken] | None = None
         self._closed = False
+        self._refused: AccessToken | None = None
 
     @property
     def is_renewable(self) -> bool:
@@ -185,7 +186,7 @@ class TokenCache:
             error = _token_error(error)
         self._failures, self._last_error = self._failures + 1, error
         requested = error.retry_after
-        wait = self._retry.bound(self._failures) if requested is None else requested
+        wait = self._retry.max_delay(self._failures) if requested is None else requested
         wait = min(wait, MAX_WAIT)
         self._retry_at = task.get_loop().time() + wait
         log.warning("%s; next attempt in %.1f s", error, wait)

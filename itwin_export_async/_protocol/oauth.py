@@ -100,7 +100,7 @@ def token_request(url: str, form: Mapping[str, str | Secret]) -> Request:
             "Content-Type": "application/x-www-form-urlencoded",
         },
         body=urlencode(plain).encode(),
-        repeatable=True,
+        retryable=True,
     )
 
 

@@ -18,7 +18,7 @@ from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.headers import service_time
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
-from itwin_export_async._protocol.urls import RunAddress, run_address, segment
+from itwin_export_async._protocol.urls import RunAddress, quote_segment, run_address
 from itwin_export_async._redaction import holds_secret, safe_repr, signatures
 
 C = TypeVar("C", bound=Connection)
@@ -47,7 +47,7 @@ FULL_REPRESENTATION: dict[Service, dict[str, str]] = {  # without it a list hold
 
 def connection_path(service: Service, connection_id: str) -> str:
     """The path of one connection."""
-    return f"{CONNECTIONS[service]}/{segment('connection_id', connection_id)}"
+    return f"{CONNECTIONS[service]}/{quote_segment('connection_id', connection_id)}"
 
 
 def create_run_request(connection_id: str, options: ExportOptions) -> Request:
@@ -62,7 +62,7 @@ def create_run_request(connection_id: str, options: ExportOptions) -> Request:
         url=f"{connection_path(Service.EXPORT, connection_id)}/runs",
         headers={"Content-Type": "application/json"},
         body=encode(options),
-        repeatable=True,
+        retryable=True,
         secrets=signatures(
             options.input.mappingfile_blob_url,
             options.output.output_sas_url,
@@ -87,7 +87,7 @@ def _check_ids(options: ExportOptions) -> None:
 def create_synchronization_run_request(connection_id: str) -> Request:
     """Start a synchronization: the path is singular, without a body; repeatable as an export."""
     path = connection_path(Service.SYNCHRONIZATION, connection_id)
-    return Request(method="POST", url=f"{path}/run", repeatable=True)
+    return Request(method="POST", url=f"{path}/run", retryable=True)
 
 
 @frozen(kw_only=True)
@@ -109,22 +109,22 @@ class LostRace:
     """409: another request for the same iModel is being processed at this moment."""
 
 
-def parse_created_run(response: Response, *, base_url: str) -> Accepted | AlreadyActive | LostRace:
+def parse_created_run(response: Response) -> Accepted | AlreadyActive | LostRace:
     """The service's decision about a start."""
     match response.status:
         case 202:
-            return Accepted(run=_from_location(response, base_url))
+            return Accepted(run=_from_location(response))
         case 303:
-            return AlreadyActive(run=_from_location(response, base_url))
+            return AlreadyActive(run=_from_location(response))
         case 409:
             return LostRace()
         case _:
             raise error_from_response(response)
 
 
-def _from_location(response: Response, base_url: str) -> RunAddress | None:
+def _from_location(response: Response) -> RunAddress | None:
     location = response.headers.get("Location")
-    return run_address(response, location, base_url=base_url) if location else None
+    return run_address(response, location) if location else None
 
 
 def service_time_at(response: Response, seconds: float, *, now: datetime) -> datetime:
@@ -172,16 +172,16 @@ def parse_connection(response: Response, cls: type[C]) -> C:
             raise error_from_response(response)
 
 
-def parse_last_run(response: Response, *, base_url: str) -> RunAddress | None:
+def parse_last_run(response: Response) -> RunAddress | None:
     """The run of a connection's `lastRun` link, None without one."""
     link = parse_connection(response, Connection).last_run_url
-    return run_address(response, link, base_url=base_url) if link else None
+    return run_address(response, link) if link else None
 
 
 def get_run_request(service: Service, connection_id: str, run_id: str) -> Request:
     """Read one run."""
     path = connection_path(service, connection_id)
-    return Request(method="GET", url=f"{path}/runs/{segment('run_id', run_id)}")
+    return Request(method="GET", url=f"{path}/runs/{quote_segment('run_id', run_id)}")
 
 
 def parse_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:
