@@ -24,13 +24,14 @@ from itwin_export_async._models.options import (
 )
 from itwin_export_async._models.runs import Job, Run, RunErrorInfo, Task, TaskErrorInfo
 from itwin_export_async._models.storage import StoredFile
-from itwin_export_async._models.updates import RunOrigin, RunUpdate, StateChange
+from itwin_export_async._models.updates import Estimate, RunOrigin, RunUpdate, StateChange
 
 __all__ = [
     "AuthenticationType",
     "AuthorizationInformation",
     "Connection",
     "ConnectorType",
+    "Estimate",
     "ExecutionResult",
     "ExecutionState",
     "ExportOptions",

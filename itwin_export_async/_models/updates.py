@@ -1,4 +1,4 @@
-"""What changed between two looks at a run."""
+"""Changes of a run between two polls, its origin, and the estimate of its end."""
 
 from enum import StrEnum
 from typing import Literal
@@ -12,10 +12,10 @@ from itwin_export_async._models.runs import Run
 
 @frozen(kw_only=True)
 class StateChange:
-    """One run, job or task that was seen to change.
+    """The change of one run, job or task.
 
-    `old` is None for what was not there at the look before; `result` is the one it has now, None
-    where there is none yet.
+    `old` is None for an item that the poll before did not have. `result` is None while there is
+    none.
     """
 
     level: Literal["run", "job", "task"]
@@ -25,26 +25,48 @@ class StateChange:
     result: ExecutionResult | None = None
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class RunUpdate:
-    """A look at a run that brought news: the run as seen, and what changed since the last.
+    """A poll that changed something, or the beginning of an outage.
 
-    `request`: the one that the run is of, in `export_many`; None elsewhere.
+    `run`: the latest snapshot. `changes`: what differs from the update before. `trouble`: the error
+    of an outage when one begins, None otherwise. `request`: the request of the run in
+    `export_many`, None elsewhere.
     """
 
     run: Run
     changes: tuple[StateChange, ...] = ()
+    trouble: Exception | None = None
     request: ExportRequest | None = None
+
+    def __repr__(self) -> str:
+        trouble = "" if self.trouble is None else f", trouble={type(self.trouble).__name__}"
+        return (
+            f"RunUpdate(run_id={self.run.id!r}, state={self.run.state.value!r}, "
+            f"changes={len(self.changes)}{trouble})"
+        )
+
+
+@frozen(kw_only=True)
+class Estimate:
+    """Seconds until a run ends, as the earlier runs of its connection suggest.
+
+    `low`, `median` and `high` are the 10th, 50th and 90th percentile.
+    """
+
+    low: float
+    median: float
+    high: float
 
 
 class RunOrigin(StrEnum):
-    """How a handle came by its run."""
+    """Where a handle got its run from."""
 
     STARTED = "started"
-    """A new run was made."""
+    """The call started a new run."""
     RECOVERED = "recovered"
-    """A new run was made, but the answer was lost; it was found again."""
+    """The call started a new run, and found it again after the response was lost."""
     JOINED = "joined"
-    """The iModel had an active run, maybe with other options; this is it."""
+    """The iModel had an active run, maybe with other options; the call joined it."""
     ATTACHED = "attached"
-    """The run was named by its ids or by a resume token."""
+    """The caller gave the run's ids or a resume token."""
