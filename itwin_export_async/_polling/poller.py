@@ -45,6 +45,7 @@ log = logging.getLogger("itwin_export_async.runs")
 FIRST_POLL_DELAY = 1.0  # seconds after its start in which a new run is polled for the first time
 INTERVAL_JITTER = 0.2  # of a stretched interval to either side, to de-synchronise polls
 POLL_SHARE = 0.8  # share of the rate limit that polls may use
+MAX_POLLS_PER_SECOND = 250.0  # of a client, whose event loop has other work: a tenth of a core
 
 
 @frozen(kw_only=True)
@@ -333,11 +334,13 @@ class RunPoller:
     def _first_wait(self, poll: "_PollTask") -> float:
         """Seconds until the first poll of a new run: soon, unless calls are scarce."""
         wait = self._next_wait(poll)
-        return wait if self._is_scarce else min(wait, FIRST_POLL_DELAY)
+        is_scarce = self._polls_per_second > self._available
+        return wait if is_scarce else min(wait, FIRST_POLL_DELAY)
 
     @property
-    def _is_scarce(self) -> bool:
-        return self._polls_per_second > POLL_SHARE * self._session.call_rate
+    def _available(self) -> float:
+        """Polls per second that all runs together may make."""
+        return min(POLL_SHARE * self._session.call_rate, MAX_POLLS_PER_SECOND)
 
     def _demand(self, poll: "_PollTask", polls_per_second: float) -> None:
         self._polls_per_second += polls_per_second - poll.polls_per_second
@@ -357,9 +360,9 @@ class RunPoller:
         )
         wait = next_wait(self._schedule, context)
         self._demand(poll, 1.0 / max(wait, 0.001) if poll.subscribers else 0.0)
-        if not self._is_scarce:
+        available = self._available
+        if self._polls_per_second <= available:
             return wait
-        available = POLL_SHARE * self._session.call_rate
         pressure = self._polls_per_second / available
         stretched = next_wait(self._schedule, evolve(context, pressure=pressure))
         one_round = self.runs_polled / available  # enough for one poll of each run

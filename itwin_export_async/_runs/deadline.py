@@ -52,3 +52,7 @@ class Deadline:
     def is_before(self, at: float) -> bool:
         """Whether the wait ends before this time of the loop."""
         return self.at is not None and self.at < at
+
+    def carried(self, now: datetime) -> datetime | None:
+        """The deadline for a resume token; one that has passed limits no later wait."""
+        return None if self.moment is None or self.moment <= now else self.moment

@@ -248,11 +248,10 @@ class RunHandle:
 
     @property
     def _carried_deadline(self) -> datetime | None:
-        """The deadline for tokens and pickles; one that has passed limits no later wait."""
+        """The deadline for tokens and pickles."""
         if self._latest_wait is None:
             return self.deadline
-        moment = self._latest_wait.moment
-        return None if moment is None or moment <= datetime.now(UTC) else moment
+        return self._latest_wait.carried(datetime.now(UTC))
 
     def _token(self, deadline: datetime | None) -> str:
         return ResumeToken(
