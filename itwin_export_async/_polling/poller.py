@@ -1,8 +1,8 @@
 """RunPoller: one poll task for each run of a client, shared by all its subscribers.
 
 The poll task publishes events; each subscriber has a queue and consumes it at its own speed. When
-the last subscriber leaves, the task finishes its interval without a further poll and keeps its
-state for one interval more, so that a subscriber who comes back costs no extra poll.
+the last subscriber leaves, the task ends, after the poll under way. Its state is kept for one
+interval more, so that a subscriber who comes back costs no extra poll.
 """
 
 import asyncio
@@ -134,13 +134,24 @@ class RunPoller:
         if self.is_closed:
             raise RuntimeError("the client was closed")
         poll = self._polls.get(key)
+        is_first = poll is None or poll.has_failed
         if poll is None or poll.has_failed:
-            poll = self._start(key, just_created=just_created, was_seen=was_seen, is_new=is_new)
+            now = _clock()
+            state = PollState(
+                started_at=now,
+                polling_since=now,
+                changed_at=now,
+                just_created=just_created,
+                was_seen=was_seen,
+            )
+            history = self._history.of(key.service, key.connection_id)
+            poll = _PollTask(key=key, state=state, history=history, poller=self, due_at=now)
+            self._polls[key] = poll
         if not poll.subscribers:
             self.runs_polled += 1
         subscription = poll.subscribe(every_poll=every_poll)
-        if poll.is_overdue:
-            poll.wake()
+        if poll.task is None and not poll.is_over:
+            self._start(poll, is_new=is_new and is_first)
         return subscription
 
     def replay(self, run: Run) -> "Subscription":
@@ -152,7 +163,7 @@ class RunPoller:
 
         A `Retry-After` is respected.
         """
-        for poll in self._tasks.values():
+        for poll in self._polls.values():
             is_meant = connection_id in (None, poll.key.connection_id)
             if is_meant and run_id in (None, poll.key.run_id) and poll.subscribers:
                 poll.wake()
@@ -179,28 +190,22 @@ class RunPoller:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self._polls.clear()
+        for poll in tuple(self._polls.values()):
+            self._forget(poll)
 
     def on_last_left(self, poll: "_PollTask") -> None:
         """The last subscriber has left: no further poll, and no claim on the rate limit."""
         self.runs_polled -= 1
         self._demand(poll, 0.0)
-        if poll.task.done():
+        if poll.is_over:
             self._forget(poll)
+        elif poll.task is not None and not poll.is_polling:
+            poll.task.cancel()
+            self._keep(poll)
 
-    def _start(
-        self, key: RunKey, *, just_created: bool, was_seen: bool, is_new: bool
-    ) -> "_PollTask":
-        now = _clock()
-        state = PollState(
-            started_at=now,
-            polling_since=now,
-            changed_at=now,
-            just_created=just_created,
-            was_seen=was_seen,
-        )
-        history = self._history.of(key.service, key.connection_id)
-        poll = self._polls[key] = _PollTask(key=key, state=state, history=history, poller=self)
+    def _start(self, poll: "_PollTask", *, is_new: bool) -> None:
+        poll.stop_forgetting()
+        key = poll.key
         # a context of its own, so that it does not run inside the first subscriber's trace
         context = Context()
         work = context.run(
@@ -209,37 +214,47 @@ class RunPoller:
         poll.task = asyncio.create_task(work, name=key.run_id, context=context)
         poll.task.add_done_callback(self._on_task_done)
         self._tasks[poll.task] = poll
-        return poll
 
     def _on_task_done(self, task: "asyncio.Task[None]") -> None:
-        """The poll task has finished: fail the remaining subscribers."""
+        """The poll task has finished: fail the remaining subscribers, unless it was replaced."""
         poll = self._tasks.pop(task)
+        if poll.task is not task:
+            return
         self._demand(poll, 0.0)
-        self._end_failure(poll)
-        if not poll.subscribers:
-            self._forget(poll)
         if task.cancelled():
             poll.publish(PollFailed(error=RuntimeError("the client was closed")))
         elif (error := task.exception()) is not None:
             poll.publish(PollFailed(error=error))
+        self._end_failure(poll)
+        if not poll.subscribers:
+            self._forget(poll)
+
+    def _keep(self, poll: "_PollTask") -> None:
+        """Keep the state for one interval, without a task."""
+        poll.task = None
+        poll.forgetting = asyncio.get_running_loop().call_later(poll.interval, self._forget, poll)
 
     def _forget(self, poll: "_PollTask") -> None:
+        poll.stop_forgetting()
+        self._end_failure(poll)
         if self._polls.get(poll.key) is poll:
             del self._polls[poll.key]
 
     async def _run(self, poll: "_PollTask", is_new: bool) -> None:
-        """Poll until the run is done, or nobody has subscribed for one interval."""
-        wait: float | None = self._first_wait(poll) if is_new else 0.0
-        while wait is not None:
-            await poll.sleep(wait)  # no per-poll objects are alive while it sleeps
-            if not poll.subscribers:
-                poll.is_overdue = True
-                await poll.sleep(wait)
-                poll.is_overdue = False
-                if not poll.subscribers:
-                    self._forget(poll)  # before anything else can subscribe to it
-                    return
+        """Poll until the run is done, or has no subscriber."""
+        if is_new:
+            poll.set_interval(self._first_wait(poll))
+        while True:
+            await poll.sleep()  # no per-poll objects are alive while it sleeps
+            poll.is_polling = True
             wait = await self._poll(poll)
+            poll.is_polling = False
+            if wait is None:
+                return
+            poll.set_interval(wait)
+            if not poll.subscribers:
+                self._keep(poll)
+                return
 
     async def _poll(self, poll: "_PollTask") -> float | None:
         """Poll once. Return the seconds until the next poll, None when there is none."""
@@ -451,19 +466,23 @@ class _PollTask:
     """One polled run: its state, its task and its subscribers.
 
     `missed`: the event of the latest poll, if that failed. `not_before`: when the service allows
-    the next poll, in the loop's time. `is_overdue`: the next poll waits for a subscriber.
-    `polls_per_second`: what the run wants.
+    the next poll, in the loop's time. `polls_per_second`: what the run wants. `interval`, `due_at`:
+    from the latest poll to the next one, and when that is. `forgetting`: the timer that ends a
+    state without subscribers.
     """
 
     key: RunKey
     state: PollState
     history: ConnectionHistory
-    task: "asyncio.Task[None]" = field(init=False)
+    due_at: float
+    interval: float = 0.0
+    task: "asyncio.Task[None] | None" = None
+    forgetting: asyncio.TimerHandle | None = None
     subscribers: list[Subscription] = field(factory=list)
     missed: PollMissed | None = None
     not_before: float = 0.0
     polls_per_second: float = 0.0
-    is_overdue: bool = False
+    is_polling: bool = False
     has_failed: bool = False
     _poller: RunPoller
     _sleeper: "asyncio.Future[None] | None" = None
@@ -486,6 +505,19 @@ class _PollTask:
         if not self.subscribers:
             self._poller.on_last_left(self)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be no further poll."""
+        return self.has_failed or self.state.is_done
+
+    def stop_forgetting(self) -> None:
+        if self.forgetting is not None:
+            self.forgetting.cancel()
+            self.forgetting = None
+
+    def set_interval(self, seconds: float) -> None:
+        self.interval, self.due_at = seconds, _clock() + seconds
+
     def publish(self, event: PollEvent) -> None:
         self.has_failed = isinstance(event, PollFailed)
         for subscription in self.subscribers:
@@ -497,12 +529,12 @@ class _PollTask:
         if self.not_before <= _clock():
             self._end_sleep()
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, or return at once if woken since the last sleep."""
+    async def sleep(self) -> None:
+        """Sleep until the next poll is due, or not at all if woken since the last sleep."""
         if not self._is_due or self.not_before > _clock():
             loop = asyncio.get_running_loop()
             self._sleeper = loop.create_future()
-            timer = loop.call_later(seconds, self._end_sleep)
+            timer = loop.call_at(self.due_at, self._end_sleep)
             try:
                 await self._sleeper
             finally:

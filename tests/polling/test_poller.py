@@ -375,17 +375,19 @@ async def test_short_waits_in_a_row_cost_one_poll(latency: float) -> None:
 
 
 async def test_poll_state_is_kept_for_one_interval_after_the_last_wait() -> None:
-    transport = Slow(0.0)
-    async with ExportClient("t", transport=transport, schedule=FixedSchedule(10)) as client:
+    transport, schedule = Slow(0.0), Recorder()
+    async with ExportClient("t", transport=transport, schedule=schedule) as client:
         run = client.attach("c", "r")
         await waits(run, 1)
-        await asyncio.sleep(12)  # the next poll is overdue, and made at once
-        await waits(run, 1)
-        assert transport.at == [0, 13]
-        assert client.session.stats.polls == 2
+        await asyncio.sleep(7)
+        await waits(run, 11)  # from 8 to 19: the poll at 10 comes in its time
+        await asyncio.sleep(6)
+        await waits(run, 1)  # at 25, which is overdue
+        assert transport.at == [0, 10, 25]
         await asyncio.sleep(30)
-        await waits(run, 1)
-    assert transport.at == [0, 13, 44]
+        await waits(run, 1)  # at 56: too late
+    assert transport.at == [0, 10, 25, 56]
+    assert [context.polls for context in schedule.contexts] == [1, 2, 3, 1]
 
 
 async def test_poll_state_is_dropped_after_the_last_poll_fails() -> None:
@@ -552,16 +554,17 @@ async def test_poll_now_leaves_a_run_without_a_subscriber_alone() -> None:
 
 async def test_subscription_queues_no_events_without_a_change() -> None:
     throttled = answer(429, "{}", Retry_After="60")
-    transport = Answers(answer(200, RUNNING), *[throttled] * 50, answer(200, DONE))
+    transport = Answers(answer(200, RUNNING), *[throttled] * 49, answer(200, DONE))
     async with ExportClient("t", transport=transport) as client:
         ours = poller(client, 10.0)
         slow = [ours.subscribe(EXPORT_RUN, every_poll=every) for every in (False, True)]
-        await asyncio.sleep(49 * 60)
+        await asyncio.sleep(30 * 60)
         late = ours.subscribe(EXPORT_RUN)
+        assert [type(await anext(late)) for _ in range(2)] == [Snapshot, Throttled]
         await asyncio.sleep(30 * 60)
         kinds = [[type(event) async for event in reader] for reader in (*slow, late)]
         await ours.close()
-    assert kinds == [[Snapshot, Throttled, Snapshot]] * 2 + [[Snapshot, Throttled, Snapshot]]
+    assert kinds == [[Snapshot, Snapshot], [Snapshot, Snapshot], [Snapshot]]
 
 
 async def test_late_wait_ends_at_once_where_the_retry_after_is_beyond_its_deadline() -> None:
