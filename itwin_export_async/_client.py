@@ -25,7 +25,6 @@ from itwin_export_async._models import (
     ExportOutcome,
     ExportRequest,
     Run,
-    RunOrigin,
 )
 from itwin_export_async._polling.poller import RunPoller
 from itwin_export_async._polling.schedule import PollSchedule, checked_schedule
@@ -35,7 +34,6 @@ from itwin_export_async._runs.connections import find_or_create, list_connection
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.deadline import DEFAULT_TIMEOUT
 from itwin_export_async._runs.handle import OnUpdate, RunContext, RunHandle
-from itwin_export_async._runs.resume_token import read_token
 from itwin_export_async._runs.starter import IfActive, start_export
 from itwin_export_async._synchronization import SynchronizationClient
 
@@ -93,11 +91,11 @@ class ExportClient:
         if not max_outage >= 0:
             raise ValueError(f"max_outage must be at least 0, not {max_outage}")
         self._owns_session = session is None
-        self._following = RunPoller(self._session, checked_schedule(schedule), max_outage)
+        self._poller = RunPoller(self._session, checked_schedule(schedule), max_outage)
         self.storage = StorageClient(self._session)
         """iTwin Storage: where the exported files are."""
         outputs = Outputs(self._session, self.storage)
-        self._desk = RunContext(session=self._session, following=self._following, outputs=outputs)
+        self._desk = RunContext(session=self._session, poller=self._poller, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
         self._terms = partial(Terms, desk=self._desk, consent=self._consent)
         self.synchronization = SynchronizationClient(self._desk, self._consent)
@@ -120,13 +118,13 @@ class ExportClient:
             await self._session.__aenter__()
         else:
             self._session.check_open()
-        self._following.is_closed = False
+        self._poller.is_closed = False
         self._consent.forget()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            await self._following.close()
+            await self._poller.close()
         finally:
             if self._owns_session:
                 await self._session.__aexit__()
@@ -231,24 +229,13 @@ class ExportClient:
         """A handle of a run that you know by its ids. Asks nothing."""
         return self._desk.attach(Service.EXPORT, connection_id, run_id)
 
-    def resume(self, token: str | RunHandle) -> RunHandle:
-        """A handle from `run.resume_token`, or from a handle that was pickled. Asks nothing.
+    def resume(self, resume_token: str | RunHandle) -> RunHandle:
+        """A handle from `run.resume_token`, or from an unpickled handle. No request is made.
 
-        Where that was of a run just started or joined, a 404 may pass in a `wait`'s first minute.
-        Raises a `ValueError` for a text that is no such token.
+        Where the run had just been started or joined, a 404 may pass in the first minute of a
+        `wait`. Raises a `ValueError` for any other text.
         """
-        if isinstance(token, RunHandle):
-            return RunHandle(**token.__getstate__(), desk=self._desk)
-        told = read_token(token)
-        return RunHandle(
-            service=told.service,
-            connection_id=told.connection_id,
-            run_id=told.run_id,
-            deadline=told.deadline,
-            fresh=told.fresh,
-            origin=RunOrigin.ATTACHED,
-            desk=self._desk,
-        )
+        return self._desk.resume(resume_token)
 
     async def export_imodel(
         self,

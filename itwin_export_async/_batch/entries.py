@@ -33,7 +33,7 @@ from itwin_export_async._models import (
 from itwin_export_async._protocol.codec import encode
 from itwin_export_async._protocol.runs import started_after
 from itwin_export_async._redaction import redacted, without_query
-from itwin_export_async._runs.resume_token import read_token
+from itwin_export_async._runs.resume_token import ResumeToken
 
 _LARGEST_ERROR = 2000
 _FAR = datetime.max.replace(tzinfo=UTC)
@@ -189,7 +189,7 @@ def starting(entry: Entry, connection_id: str, since: datetime | None) -> Entry:
 
 def started(entry: Entry, token: str, origin: RunOrigin) -> Entry:
     """With the run that was started, found again or joined."""
-    told = read_token(token)
+    told = ResumeToken.from_string(token)
     return evolve(
         entry,
         state=State.STARTED,

@@ -50,7 +50,7 @@ from itwin_export_async._protocol.runs import (
 from itwin_export_async._runs.connections import find_or_create
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.handle import OnUpdate, RunContext, RunHandle
-from itwin_export_async._runs.resume_token import read_token
+from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async._runs.starter import (
     IfActive,
     checked_if_active,
@@ -260,7 +260,7 @@ class Export:
     def _run(self) -> RunHandle:
         """The handle of the run, from the ledger where an earlier process had it."""
         if self._handle is None:
-            told = read_token(self.entry.token)
+            told = ResumeToken.from_string(self.entry.token or "")
             handle = self.terms.desk.attach(told.service, told.connection_id, told.run_id)
             origin = self.entry.origin or RunOrigin.ATTACHED
             sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.request.options)

@@ -22,7 +22,7 @@ from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 from itwin_export_async._models.options import ExportOptions, InputOptions, OutputOptions
 from itwin_export_async._models.runs import Job, Run, RunErrorInfo, Task, TaskErrorInfo
 from itwin_export_async._models.storage import StoredFile
-from itwin_export_async._models.updates import RunOrigin, RunUpdate, StateChange
+from itwin_export_async._models.updates import Estimate, RunOrigin, RunUpdate, StateChange
 
 __all__ = [
     "AccessReport",
@@ -32,6 +32,7 @@ __all__ = [
     "ClientHealth",
     "Connection",
     "ConnectorType",
+    "Estimate",
     "ExecutionResult",
     "ExecutionState",
     "ExportOptions",

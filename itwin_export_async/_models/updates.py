@@ -1,4 +1,4 @@
-"""Changes of a run between two polls, and the origin of a handle."""
+"""Changes of a run between two polls, its origin, and the estimate of its end."""
 
 from enum import StrEnum
 from typing import Literal
@@ -13,9 +13,10 @@ from itwin_export_async._models.runs import Run
 
 @frozen(kw_only=True)
 class StateChange:
-    """One run, job or task that changed.
+    """The change of one run, job or task.
 
-    `old` is None for one that is new; `result` is the present result, None without one.
+    `old` is None for an item that the poll before did not have. `result` is None while there is
+    none.
     """
 
     level: Literal["run", "job", "task"]
@@ -27,12 +28,13 @@ class StateChange:
     __repr__ = short_repr
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class RunUpdate:
-    """A snapshot of a run, and what changed since the one before.
+    """A poll that changed something, or the beginning of an outage.
 
-    `trouble` is the error of an outage when one begins, None otherwise. `request` is the request of
-    the run in `export_many` and `export_itwin`, None elsewhere.
+    `run`: the latest snapshot. `changes`: what differs from the update before. `trouble`: the error
+    of an outage when one begins, None otherwise. `request`: the request of the run in
+    `export_many`, None elsewhere.
     """
 
     run: Run
@@ -40,17 +42,34 @@ class RunUpdate:
     trouble: Exception | None = None
     request: ExportRequest | None = None
 
-    __repr__ = short_repr
+    def __repr__(self) -> str:
+        trouble = "" if self.trouble is None else f", trouble={type(self.trouble).__name__}"
+        return (
+            f"RunUpdate(run_id={self.run.id!r}, state={self.run.state.value!r}, "
+            f"changes={len(self.changes)}{trouble})"
+        )
+
+
+@frozen(kw_only=True)
+class Estimate:
+    """Seconds until a run ends, as the earlier runs of its connection suggest.
+
+    `low`, `median` and `high` are the 10th, 50th and 90th percentile.
+    """
+
+    low: float
+    median: float
+    high: float
 
 
 class RunOrigin(StrEnum):
-    """Where the run of a handle came from."""
+    """Where a handle got its run from."""
 
     STARTED = "started"
-    """A new run was started."""
+    """The call started a new run."""
     RECOVERED = "recovered"
-    """A new run was started, but the response was lost; the run was found again."""
+    """The call started a new run, and found it again after the response was lost."""
     JOINED = "joined"
-    """The iModel had an active run, maybe with other options; this is that run."""
+    """The iModel had an active run, maybe with other options; the call joined it."""
     ATTACHED = "attached"
-    """The run was named by its ids or by a resume token."""
+    """The caller gave the run's ids or a resume token."""

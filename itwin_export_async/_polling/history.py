@@ -1,7 +1,7 @@
-"""What earlier runs took: what this client has seen, and one page of the connection's list.
+"""Durations of earlier runs: those this client has seen, and one page of the connection's list.
 
-The list is asked for lazily, at most once for each connection, and only when it pays: for a run
-that is followed for longer than some looks cost.
+The list is loaded at most once for each connection, and only for a run that is old enough for the
+saved polls to pay for the request.
 """
 
 import logging
@@ -14,61 +14,78 @@ from itwin_export_async._http.session import Session
 from itwin_export_async._models import Run
 from itwin_export_async._protocol.runs import Service, list_runs_request, parse_runs
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("itwin_export_async.runs")
 
-MIN_RUN_AGE = 60.0  # seconds of a run's age
-_CONNECTIONS, _RUNS = 1000, 50
+MIN_RUN_AGE = 60.0  # seconds
+_MAX_CONNECTIONS, _MAX_RUNS = 1000, 50
 
 
 @define(eq=False, kw_only=True)
-class Past:
-    """The earlier runs of one connection. `durations`: the seconds they took, as far as known."""
+class ConnectionHistory:
+    """The earlier runs of one connection.
+
+    `durations`: seconds, the latest last. `is_loaded`: the connection's list was read.
+    """
 
     service: Service
     connection_id: str
     durations: tuple[float, ...] = ()
-    is_asked: bool = False
+    is_loaded: bool = False
+    _is_requested: bool = False
     _run_ids: tuple[str, ...] = ()
 
     def add(self, run: Run) -> None:
-        """Remember what a run took, once it is final."""
+        """Add the duration of a final run, once."""
         if run.is_final and run.duration and run.id not in self._run_ids:
-            self._run_ids = (*self._run_ids, run.id)[-_RUNS:]
-            self.durations = (*self.durations, run.duration)[-_RUNS:]
+            self._run_ids = (*self._run_ids, run.id)[-_MAX_RUNS:]
+            self.durations = (*self.durations, run.duration)[-_MAX_RUNS:]
+
+    def claim_load(self, *, age: float) -> bool:
+        """Whether to load the list now, for a run of this age in seconds; True only once."""
+        if self.is_loaded or self._is_requested or age <= MIN_RUN_AGE:
+            return False
+        self._is_requested = True
+        return True
 
 
-class History:
-    """The durations of earlier runs, for the connections that were last of interest."""
+class RunHistory:
+    """The histories of the connections that were used last."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._retry = evolve(session.retry, attempts=1)  # it is of use, but not needed
-        self._pasts: OrderedDict[tuple[Service, str], Past] = OrderedDict()
+        self._retry = evolve(session.retry, attempts=1)  # useful, not needed
+        self._connections: OrderedDict[tuple[Service, str], ConnectionHistory] = OrderedDict()
 
-    def past(self, service: Service, connection_id: str) -> Past:
-        """What is known of a connection's earlier runs, and becomes known while you keep it."""
+    def of(self, service: Service, connection_id: str) -> ConnectionHistory:
+        """The history of a connection; runs added later appear in it."""
         key = (service, connection_id)
-        past = self._pasts.get(key) or Past(service=service, connection_id=connection_id)
-        self._pasts[key] = past
-        self._pasts.move_to_end(key)
-        if len(self._pasts) > _CONNECTIONS:
-            self._pasts.popitem(last=False)
-        return past
+        history = self._connections.get(key)
+        if history is None:
+            history = ConnectionHistory(service=service, connection_id=connection_id)
+        self._connections[key] = history
+        self._connections.move_to_end(key)
+        if len(self._connections) > _MAX_CONNECTIONS:
+            self._connections.popitem(last=False)
+        return history
 
-    async def ask(self, past: Past, *, age: float) -> None:
-        """Ask for the connection's earlier runs, unless that was done before.
+    async def load(self, history: ConnectionHistory) -> None:
+        """Read one page of the connection's runs. Raises what the request raises."""
+        request = list_runs_request(
+            history.service, history.connection_id, page_size=None, offset=0
+        )
+        response = await self._session.send(request, retry=self._retry, is_poll=True)
+        for run in parse_runs(response, history.connection_id).items:
+            history.add(run)
+        history.is_loaded = True
 
-        `age`: of the run that is followed, in seconds; for a young one it does not pay yet.
-        """
-        if past.is_asked or age <= MIN_RUN_AGE:
-            return
-        past.is_asked = True
-        request = list_runs_request(past.service, past.connection_id, page_size=None, offset=0)
+    async def try_load(self, history: ConnectionHistory) -> None:
+        """Read the page, or log why it could not be read."""
         try:
-            response = await self._session.send(request, retry=self._retry, is_poll=True)
-            page = parse_runs(response, past.connection_id)
+            await self.load(history)
         except ExportError as error:
-            log.debug("past runs of connection %s are not told: %s", past.connection_id, error)
-            return
-        for run in page.items:
-            past.add(run)
+            log.debug(
+                "could not load the run history of connection %s: %s",
+                history.connection_id,
+                error,
+                extra={"itwin": {"connection_id": history.connection_id}},
+            )

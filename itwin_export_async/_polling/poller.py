@@ -1,303 +1,546 @@
-"""RunPoller runs: one poll loop for each run of a client, however many wait for it.
+"""RunPoller: one poll task for each run of a client, shared by all its subscribers.
 
-The loop writes what it sees as a chain of places; every watcher walks the chain at its own pace, so
-that none misses a change and none disturbs another. The loop ends when its last watcher leaves.
+The poll task publishes events; each subscriber has a queue and consumes it at its own speed. When
+the last subscriber leaves, the task ends, after the poll under way. Its state is kept for one
+interval more, so that a subscriber who comes back costs no extra poll.
 """
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from contextvars import Context
 from datetime import UTC, datetime
+from typing import Any
 
-from attrs import Factory, define, evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
-from itwin_export_async._errors import ExportError, RateLimited, ResponseError, TokenError
+from itwin_export_async._errors import (
+    ExportError,
+    ResponseError,
+    RunFailed,
+    TokenError,
+)
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.session import Session
-from itwin_export_async._http.telemetry import add_event, in_span
-from itwin_export_async._models import Run
-from itwin_export_async._polling.history import History, Past
+from itwin_export_async._http.telemetry import add_event
+from itwin_export_async._http.telemetry import in_span
+from itwin_export_async._models import ExecutionResult, Run
+from itwin_export_async._polling.history import ConnectionHistory, RunHistory
 from itwin_export_async._polling.schedule import PollContext, PollSchedule, next_wait
 from itwin_export_async._polling.state import (
     UNDETERMINED_INTERVAL,
-    Course,
-    Ending,
-    News,
-    Pause,
-    Sighting,
+    PollEvent,
+    PollFailed,
+    PollMissed,
+    PollState,
+    Snapshot,
+    Throttled,
     is_regression,
 )
 from itwin_export_async._protocol.headers import retry_after, service_time
 from itwin_export_async._protocol.runs import Service, get_run_request, parse_run
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("itwin_export_async.runs")
 
-FIRST_POLL_DELAY = 1.0  # seconds after its start in which a new run is seen for the first time
-SPREAD = 0.2  # of a stretched wait to either side, so that looks which came together part again
-POLL_SHARE = 0.8  # of the calls that the rate limit leaves; the rest is for what moves work on
+FIRST_POLL_DELAY = 1.0  # seconds after its start in which a new run is polled for the first time
+INTERVAL_JITTER = 0.2  # of a stretched interval to either side, to de-synchronise polls
+POLL_SHARE = 0.8  # share of the rate limit that polls may use
+MAX_POLLS_PER_SECOND = 250.0  # of a client, whose event loop has other work: a tenth of a core
 
 
 @frozen(kw_only=True)
 class RunKey:
-    """Which run."""
+    """Identifies a run. `imodel_id` is for log records; None where it is not known."""
 
     service: Service
     connection_id: str
     run_id: str
+    imodel_id: str | None = field(default=None, eq=False)
 
-
-@define(eq=False)
-class _Place:
-    """A place in the chain: empty until its piece of news comes, and then followed by the next."""
-
-    news: News | None = None
-    next: "_Place | None" = None
+    @property
+    def log_fields(self) -> dict[str, dict[str, str]]:
+        """The `extra` of log records about the run."""
+        fields = {"run_id": self.run_id, "connection_id": self.connection_id}
+        if self.imodel_id is not None:
+            fields["imodel_id"] = self.imodel_id
+        return {"itwin": fields}
 
 
 @frozen
-class Look:
-    """What a look at a run brought: the run as it is now, and what the service said beside it.
+class PollResult:
+    """The result of one poll.
 
-    `age`: the run's, in seconds by the service's clock, None if untold. `asked`: the seconds after
-    which the service wants to be asked again, 0 where it does not say.
+    `age`: seconds since the run started by the service's clock, None where it is not known.
+    `retry_after`: seconds after which the service wants the next poll, 0 where it does not say.
     """
 
     run: Run
     age: float | None
-    asked: float
+    retry_after: float
 
 
-async def look(
+async def poll_once(
     session: Session, key: RunKey, *, retry: RetryPolicy | None = None, known: Run | None = None
-) -> Look:
-    """Look now. `known`: what was seen last; it comes back where nothing has changed."""
+) -> PollResult:
+    """Poll the run now. `known`: the latest snapshot; it is returned where nothing has changed."""
     request = get_run_request(key.service, key.connection_id, key.run_id)
     response = await session.send(request, retry=retry, is_poll=retry is not None)
     run = parse_run(response, key.connection_id, known=known)
     now, age = datetime.now(UTC), None
     if run.start_date_time is not None:
-        told = service_time(response.headers) or now
-        age = max(0.0, (told - run.start_date_time).total_seconds())
-    return Look(run, age, retry_after(response.headers, now=now) or 0.0)
+        today = service_time(response.headers) or now
+        age = max(0.0, (today - run.start_date_time).total_seconds())
+    return PollResult(run, age, retry_after(response.headers, now=now) or 0.0)
 
 
 class RunPoller:
-    """The runs that one client follows."""
+    """The poll tasks of one client.
+
+    `runs_polled`: runs that have a subscriber. `outage_since`: when polls began to fail, None while
+    they succeed.
+    """
 
     def __init__(self, session: Session, schedule: PollSchedule, max_outage: float) -> None:
         self._session = session
         self._schedule = schedule
-        self._allowance = max_outage
-        self._retry = evolve(session.retry, max_retry_after=0.0)  # watchers see an asked wait
-        self._history = History(session)
+        self._max_outage = max_outage
+        self._retry = evolve(session.retry, max_retry_after=0.0)  # a Retry-After is published
+        self._history = RunHistory(session)
         self.is_closed = False
-        self._demand = 0.0  # looks a second that all followed runs together want
-        self._followers: dict[RunKey, _Follower] = {}
-        self._loops: dict[asyncio.Task[None], _Follower] = {}
+        self.runs_polled = 0
+        self.outage_since: datetime | None = None
+        self._outage_began = 0.0  # the same in the loop's time
+        self._polls_per_second = 0.0  # wanted by all polled runs together
+        self._polls: dict[RunKey, _PollTask] = {}
+        self._tasks: dict[asyncio.Task[None], _PollTask] = {}
+        self._failing: set[_PollTask] = set()
+        self._loads: set[asyncio.Task[None]] = set()  # of histories
 
-    def watch(self, key: RunKey, *, fresh: bool, new: bool) -> "Watch":
-        """A walk along what is seen of the run; it has to be closed.
+    def subscribe(
+        self,
+        key: RunKey,
+        *,
+        just_created: bool = False,
+        was_seen: bool = False,
+        is_new: bool = False,
+        every_poll: bool = False,
+    ) -> "Subscription":
+        """Subscribe to the run's events. The caller closes the subscription.
 
-        `fresh`: the service named the run just now, so that a 404 may pass. `new`: and it began
-        just now, so that there is no hurry to look.
+        `just_created`: the service has just named the run, so a 404 may pass. `was_seen`: the run
+        was read before. `is_new`: the run has just started, so the first poll is not urgent.
+        `every_poll`: receive polls without a change, too.
         """
         if self.is_closed:
             raise RuntimeError("the client was closed")
-        follower = self._followers.get(key)
-        if follower is None or follower.has_failed:
-            follower = self._followers[key] = self._begin(key, fresh=fresh, new=new)
-        return follower.watch()
+        poll = self._polls.get(key)
+        is_first = poll is None or poll.has_failed
+        if poll is None or poll.has_failed:
+            now = _clock()
+            state = PollState(
+                started_at=now,
+                polling_since=now,
+                changed_at=now,
+                just_created=just_created,
+                was_seen=was_seen,
+            )
+            history = self._history.of(key.service, key.connection_id)
+            poll = _PollTask(key=key, state=state, history=history, poller=self, due_at=now)
+            self._polls[key] = poll
+        if not poll.subscribers:
+            self.runs_polled += 1
+        subscription = poll.subscribe(every_poll=every_poll)
+        if poll.task is None and not poll.is_over:
+            self._start(poll, is_new=is_new and is_first)
+        return subscription
 
-    def look_back(self, run: Run) -> "Watch":
-        """The walk along a run that is known to have ended: it takes no look any more."""
-        return Watch(_Place(Sighting(run=run, is_over=True)))
+    def replay(self, run: Run) -> "Subscription":
+        """A subscription to a run known to be final: one event, no poll."""
+        return Subscription([Snapshot(run=run, is_final=True, is_replay=True)], run)
 
-    def drop(self, follower: "_Follower") -> None:
-        """Look no more: the last watcher has left."""
-        follower.loop.cancel()
-        if self._followers.get(follower.key) is follower:
-            del self._followers[follower.key]
+    def poll_now(self, *, connection_id: str | None = None, run_id: str | None = None) -> None:
+        """Poll these runs now if they have a subscriber. None means any.
 
-    def _begin(self, key: RunKey, *, fresh: bool, new: bool) -> "_Follower":
-        now = _clock()
-        course = Course(began=now, followed=now, changed=now, fresh=fresh)
-        past = self._history.past(key.service, key.connection_id)
-        follower = _Follower(key=key, course=course, past=past, following=self)
-        work = in_span(
-            self._follow(follower, new), key.service.value, key.connection_id, key.run_id
-        )
-        follower.loop = asyncio.create_task(work, name=key.run_id)
-        follower.loop.add_done_callback(self._retire)
-        self._loops[follower.loop] = follower
-        return follower
+        A `Retry-After` is respected.
+        """
+        for poll in self._polls.values():
+            is_meant = connection_id in (None, poll.key.connection_id)
+            if is_meant and run_id in (None, poll.key.run_id) and poll.subscribers:
+                poll.wake()
 
-    def _retire(self, loop: "asyncio.Task[None]") -> None:
-        """The loop has ended. Whoever still waits must not wait for ever."""
-        follower = self._loops.pop(loop)
-        self._demand -= follower.demand
-        if loop.cancelled():
-            follower.tell(Ending(error=RuntimeError("the client was closed")))
-        elif (error := loop.exception()) is not None:
-            follower.tell(Ending(error=error))
+    async def age(self, key: RunKey) -> float:
+        """Seconds since the run started, by the poll task or else by one poll."""
+        poll = self._polls.get(key)
+        if poll is not None and poll.state.run is not None:
+            return max(0.0, _clock() - poll.state.started_at)
+        return (await poll_once(self._session, key)).age or 0.0
+
+    async def durations(self, service: Service, connection_id: str) -> tuple[float, ...]:
+        """The durations of earlier runs of the connection, in seconds; loaded if need be."""
+        history = self._history.of(service, connection_id)
+        if not history.is_loaded:
+            await self._history.load(history)
+        return history.durations
 
     async def close(self) -> None:
-        """End all loops; who still waits is told that the client was closed."""
+        """Cancel all poll tasks; the remaining subscribers receive a `RuntimeError`."""
         self.is_closed = True
-        for loop in tuple(self._loops):
-            loop.cancel()
-        if self._loops:
-            await asyncio.wait(self._loops)
-        self._followers.clear()
+        tasks = [*self._tasks, *self._loads]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for poll in tuple(self._polls.values()):
+            self._forget(poll)
 
-    async def _follow(self, follower: "_Follower", new: bool) -> None:
-        """Look again and again, until there is nothing more to see."""
-        wait: float | None = min(self._next_wait(follower), FIRST_POLL_DELAY) if new else 0.0
-        while wait is not None:
-            await asyncio.sleep(wait)  # for most of a run's time: what a look needs is gone by then
-            wait = await self._look(follower)
+    def on_last_left(self, poll: "_PollTask") -> None:
+        """The last subscriber has left: no further poll, and no claim on the rate limit."""
+        self.runs_polled -= 1
+        self._demand(poll, 0.0)
+        if poll.is_over:
+            self._forget(poll)
+        elif poll.task is not None and not poll.is_polling:
+            poll.task.cancel()
+            self._keep(poll)
 
-    async def _look(self, follower: "_Follower") -> float | None:
-        """Look once: seconds until the next look, None when there is nothing more to see."""
+    def _start(self, poll: "_PollTask", *, is_new: bool) -> None:
+        poll.stop_forgetting()
+        key = poll.key
+        # a context of its own, so that it does not run inside the first subscriber's trace
+        context = Context()
+        work = context.run(
+            in_span, self._run(poll, is_new), key.service.value, key.connection_id, key.run_id
+        )
+        poll.task = asyncio.create_task(work, name=key.run_id, context=context)
+        poll.task.add_done_callback(self._on_task_done)
+        self._tasks[poll.task] = poll
+
+    def _on_task_done(self, task: "asyncio.Task[None]") -> None:
+        """The poll task has finished: fail the remaining subscribers, unless it was replaced."""
+        poll = self._tasks.pop(task)
+        if poll.task is not task:
+            return
+        self._demand(poll, 0.0)
+        if task.cancelled():
+            poll.publish(PollFailed(error=RuntimeError("the client was closed")))
+        elif (error := task.exception()) is not None:
+            poll.publish(PollFailed(error=error))
+        self._end_failure(poll)
+        if not poll.subscribers:
+            self._forget(poll)
+
+    def _keep(self, poll: "_PollTask") -> None:
+        """Keep the state for one interval, without a task."""
+        poll.task = None
+        poll.forgetting = asyncio.get_running_loop().call_later(poll.interval, self._forget, poll)
+
+    def _forget(self, poll: "_PollTask") -> None:
+        poll.stop_forgetting()
+        self._end_failure(poll)
+        if self._polls.get(poll.key) is poll:
+            del self._polls[poll.key]
+
+    async def _run(self, poll: "_PollTask", is_new: bool) -> None:
+        """Poll until the run is done, or has no subscriber."""
+        if is_new:
+            poll.set_interval(self._first_wait(poll))
+        while True:
+            await poll.sleep()  # no per-poll objects are alive while it sleeps
+            poll.is_polling = True
+            wait = await self._poll(poll)
+            poll.is_polling = False
+            if wait is None:
+                return
+            poll.set_interval(wait)
+            if not poll.subscribers:
+                self._keep(poll)
+                return
+
+    async def _poll(self, poll: "_PollTask") -> float | None:
+        """Poll once. Return the seconds until the next poll, None when there is none."""
         try:
-            seen = await look(
-                self._session, follower.key, retry=self._retry, known=follower.course.run
+            result = await poll_once(
+                self._session, poll.key, retry=self._retry, known=poll.state.run
             )
         except ExportError as error:
-            return self._missed(follower, error)
-        before, run = follower.course, seen.run
-        known = before.run if run == before.run else run  # the same again is not kept twice
-        course = follower.course = before.seen(known, age=seen.age, now=_clock())
-        _report(run, before, course)
-        add_event("look", state=run.state.value, outcome=run.outcome.value)
-        if course.is_over or course.brought_news:
-            follower.tell(Sighting(run=run, is_over=course.is_over))
-        if course.is_over:
-            self._history.past(follower.key.service, follower.key.connection_id).add(run)
+            return self._on_failure(poll, error)
+        before, run = poll.state, result.run
+        known = before.run if run == before.run else run  # equal snapshots are kept once
+        state = poll.state = before.with_snapshot(known, age=result.age, now=_clock())
+        poll.missed = None
+        self._end_failure(poll, has_recovered=True)
+        _log_poll(poll.key, run, before, state)
+        add_event("poll", state=run.state.value, outcome=run.outcome.value)
+        poll.publish(Snapshot(run=run, is_final=state.is_done, is_change=state.has_changes))
+        if state.is_done:
+            self._history.of(poll.key.service, poll.key.connection_id).add(run)
             return None
-        await self._history.ask(follower.past, age=_clock() - course.began)
-        return max(seen.asked, self._next_wait(follower))
+        if poll.history.claim_load(age=_clock() - state.started_at):
+            self._load_history(poll.history)
+        return self._pause(poll, result.retry_after)
 
-    def _missed(self, follower: "_Follower", error: ExportError) -> float | None:
-        """After a look that failed: seconds until the next, None when that would be of no use."""
-        now, course, asked = _clock(), follower.course, 0.0
-        if not course.may_pass(error, now=now):
-            follower.tell(Ending(error=error))
+    def _on_failure(self, poll: "_PollTask", error: ExportError) -> float | None:
+        """Return the seconds until the next poll, None when polling ends with this error."""
+        now, before = _clock(), poll.state
+        if not before.is_transient(error, now=now):
+            poll.publish(PollFailed(error=error))
             return None
-        log.info("looking at run %s failed, trying on: %s", follower.key.run_id, error)
-        add_event("look failed", error=str(error))
-        if isinstance(error, ResponseError | TokenError) and error.retry_after:
-            asked = error.retry_after
-            follower.tell(Pause(until=now + asked, error=error))
-        course = course.put_off() if isinstance(error, RateLimited) else course.missed(now=now)
-        if course.outage(now) > self._allowance:
-            follower.tell(Ending(error=error, outage=course.outage(now)))
+        key = poll.key
+        log.debug("polling run %s failed, will retry: %s", key.run_id, error, extra=key.log_fields)
+        add_event("poll failed", error=str(error))
+        if before.is_outage(error, now=now):
+            state = poll.state = before.with_failure(now=now)
+            self._begin_failure(poll, error)
+        else:
+            state = poll.state = before.with_throttle()
+            self._end_failure(poll, has_recovered=True)
+        if (outage := state.outage_seconds(now)) > self._max_outage:
+            poll.publish(PollFailed(error=error, outage=outage))
             return None
-        follower.course = course
-        return max(asked, self._next_wait(follower))
+        starts_outage = before.failing_since is None and state.failing_since is not None
+        pause = error.retry_after if isinstance(error, ResponseError | TokenError) else None
+        if pause:
+            poll.missed = Throttled(error=error, starts_outage=starts_outage, until=now + pause)
+        else:
+            poll.missed = PollMissed(error=error, starts_outage=starts_outage)
+        poll.publish(poll.missed)
+        return self._pause(poll, pause or 0.0)
 
-    def _next_wait(self, follower: "_Follower") -> float:
-        """Seconds until the next look. What all want together may stretch it."""
-        now, course = _clock(), follower.course
-        if course.undecided:
+    def _begin_failure(self, poll: "_PollTask", error: ExportError) -> None:
+        """Polls of the run fail. An outage of many runs is one log record."""
+        self._failing.add(poll)
+        if self.outage_since is None:
+            self.outage_since, self._outage_began = datetime.now(UTC), _clock()
+            log.warning(
+                "outage: run %s cannot be polled, retrying for up to %.0f s: %s",
+                poll.key.run_id,
+                self._max_outage,
+                error,
+                extra=poll.key.log_fields,
+            )
+
+    def _end_failure(self, poll: "_PollTask", *, has_recovered: bool = False) -> None:
+        """Polls of the run do not fail any more: they have recovered, or ended."""
+        if poll not in self._failing:
+            return
+        self._failing.remove(poll)
+        if self._failing:
+            return
+        self.outage_since = None
+        if has_recovered:
+            log.info(
+                "outage ended: run %s can be polled again after %.0f s",
+                poll.key.run_id,
+                _clock() - self._outage_began,
+                extra=poll.key.log_fields,
+            )
+
+    def _load_history(self, history: ConnectionHistory) -> None:
+        work: Coroutine[Any, Any, None] = self._history.try_load(history)
+        task = asyncio.create_task(work, context=Context())
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    def _pause(self, poll: "_PollTask", retry_after: float) -> float:
+        """Seconds until the next poll, no less than the service asks for."""
+        poll.not_before = _clock() + retry_after
+        return max(retry_after, self._next_wait(poll))
+
+    def _first_wait(self, poll: "_PollTask") -> float:
+        """Seconds until the first poll of a new run: soon, unless calls are scarce."""
+        wait = self._next_wait(poll)
+        is_scarce = self._polls_per_second > self._available
+        return wait if is_scarce else min(wait, FIRST_POLL_DELAY)
+
+    @property
+    def _available(self) -> float:
+        """Polls per second that all runs together may make."""
+        return min(POLL_SHARE * self._session.call_rate, MAX_POLLS_PER_SECOND)
+
+    def _demand(self, poll: "_PollTask", polls_per_second: float) -> None:
+        self._polls_per_second += polls_per_second - poll.polls_per_second
+        poll.polls_per_second = polls_per_second
+
+    def _next_wait(self, poll: "_PollTask") -> float:
+        """Seconds until the next poll, stretched where all runs together want too many polls."""
+        now, state = _clock(), poll.state
+        if state.undetermined_polls:
             return UNDETERMINED_INTERVAL
-        view = PollContext(
-            age=now - course.began,
-            polls=course.looks,
-            state=course.run.state if course.run else None,
-            since_change=now - course.changed,
-            history=follower.past.durations,
+        context = PollContext(
+            age=now - state.started_at,
+            polls=state.polls,
+            state=state.run.state if state.run else None,
+            since_change=now - state.changed_at,
+            history=poll.history.durations,
         )
-        wait = next_wait(self._schedule, view)
-        wanted = 1.0 / max(wait, 0.001)
-        self._demand += wanted - follower.demand
-        follower.demand = wanted
-        left = POLL_SHARE * self._session.call_rate
-        if self._demand <= left:
+        wait = next_wait(self._schedule, context)
+        self._demand(poll, 1.0 / max(wait, 0.001) if poll.subscribers else 0.0)
+        available = self._available
+        if self._polls_per_second <= available:
             return wait
-        stretched = next_wait(self._schedule, evolve(view, pressure=self._demand / left))
-        in_turn = len(self._loops) / left  # by then each run can have had a look
-        stretched = min(stretched, in_turn)
-        return max(wait, (1 - SPREAD) * stretched + self._retry.jitter(2 * SPREAD * stretched))
+        pressure = self._polls_per_second / available
+        stretched = next_wait(self._schedule, evolve(context, pressure=pressure))
+        one_round = self.runs_polled / available  # enough for one poll of each run
+        stretched = min(stretched, one_round)
+        jitter = self._retry.jitter(2 * INTERVAL_JITTER * stretched)
+        return max(wait, (1 - INTERVAL_JITTER) * stretched + jitter)
 
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _report(run: Run, before: Course, course: Course) -> None:
-    if course.is_over:
-        log.info("run %s ended: %s", run.id, run.outcome.value)
+def _log_poll(key: RunKey, run: Run, before: PollState, state: PollState) -> None:
+    extra = key.log_fields
+    if state.is_done and run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED):
+        took = "" if run.duration is None else f" after {run.duration:.0f} s"
+        log.info("run %s finished: %s%s", run.id, run.outcome.value, took, extra=extra)
+    elif state.is_done:
+        error = RunFailed(
+            message=f"failed: {run.outcome.value}",
+            connection_id=key.connection_id,
+            run_id=key.run_id,
+            run=run,
+        )
+        log.warning("%s", " ".join(str(error).split()), extra=extra)
     elif before.run is not None and is_regression(before.run.state, run.state):
-        log.warning("run %s went back from %s to %s", run.id, before.run.state, run.state)
+        log.warning(
+            "run %s went back from %s to %s", run.id, before.run.state, run.state, extra=extra
+        )
     else:
-        log.debug("run %s: %s", run.id, run.state.value)
+        log.debug("run %s: %s", run.id, run.state.value, extra=extra)
 
 
 @define(eq=False)
-class Watch:
-    """One watcher's walk along what is seen of a run, the present state first."""
+class Subscription:
+    """The events of one run for one subscriber, the present state first.
 
-    _place: _Place | None
-    _follower: "_Follower | None" = None
+    Iterate with `async for`; the iteration ends after a final event. `latest`: the latest snapshot
+    of the run, which may be ahead of the events; None before the first.
+    """
+
+    _events: list[PollEvent]
+    _latest: Run | None = None
+    _poll: "_PollTask | None" = None
+    _every_poll: bool = False
     _waiter: "asyncio.Future[None] | None" = None
+    _is_finished: bool = False
 
-    async def next(self) -> News | None:
-        """The next piece of news as soon as there is one, None when nothing more can come."""
-        if self._place is None:
-            return None
-        while self._place.news is None:
+    def __aiter__(self) -> "Subscription":
+        return self
+
+    async def __anext__(self) -> PollEvent:
+        if self._is_finished:
+            raise StopAsyncIteration
+        while not self._events:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        news = self._place.news
-        self._place = None if news.is_over else self._place.next
-        return news
+        event = self._events.pop(0)
+        self._is_finished = event.is_final
+        return event
 
-    def wake(self) -> None:
-        """There is news; whoever waits for it goes on."""
+    @property
+    def latest(self) -> Run | None:
+        """The latest snapshot of the run."""
+        return self._latest if self._poll is None else self._poll.state.run
+
+    def put(self, event: PollEvent) -> None:
+        """Queue an event. Events without a change never queue behind each other."""
+        is_needed = event.is_change or event.is_final or isinstance(event, Throttled)
+        if not is_needed and not self._every_poll:
+            return
+        if self._events and not self._events[-1].is_change:
+            self._events.pop()
+        self._events.append(event)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def close(self) -> None:
-        """End it: no news is wanted any more."""
-        if self._follower is not None:
-            self._follower.leave(self)
+        """Unsubscribe."""
+        if self._poll is not None:
+            self._poll.unsubscribe(self)
 
 
 @define(eq=False, kw_only=True)
-class _Follower:
-    """One followed run: what is known of it, its loop, and who watches it."""
+class _PollTask:
+    """One polled run: its state, its task and its subscribers.
+
+    `missed`: the event of the latest poll, if that failed. `not_before`: when the service allows
+    the next poll, in the loop's time. `polls_per_second`: what the run wants. `interval`, `due_at`:
+    from the latest poll to the next one, and when that is. `forgetting`: the timer that ends a
+    state without subscribers.
+    """
 
     key: RunKey
-    course: Course
-    past: Past
-    loop: "asyncio.Task[None]" = field(init=False)
-    demand: float = 0.0  # looks a second that it wants
-    _following: RunPoller
-    _watches: list[Watch] = field(factory=list)
-    _present: _Place = field(factory=_Place)  # where a new watcher starts
-    _end: _Place = field(default=Factory(lambda self: self._present, takes_self=True))
+    state: PollState
+    history: ConnectionHistory
+    due_at: float
+    interval: float = 0.0
+    task: "asyncio.Task[None] | None" = None
+    forgetting: asyncio.TimerHandle | None = None
+    subscribers: list[Subscription] = field(factory=list)
+    missed: PollMissed | None = None
+    not_before: float = 0.0
+    polls_per_second: float = 0.0
+    is_polling: bool = False
+    has_failed: bool = False
+    _poller: RunPoller
+    _sleeper: "asyncio.Future[None] | None" = None
+    _is_due: bool = False
 
-    def watch(self) -> Watch:
-        self._watches.append(Watch(self._present, self))
-        return self._watches[-1]
+    def subscribe(self, *, every_poll: bool) -> Subscription:
+        events: list[PollEvent] = []
+        run = self.state.run
+        if run is not None:
+            events.append(Snapshot(run=run, is_final=self.state.is_done, is_replay=True))
+        if self.missed is not None:
+            is_outage = self.state.failing_since is not None
+            events.append(evolve(self.missed, starts_outage=is_outage))
+        subscription = Subscription(events, run, self, every_poll)
+        self.subscribers.append(subscription)
+        return subscription
 
-    def leave(self, watch: Watch) -> None:
-        """The last watcher ends the looking."""
-        self._watches.remove(watch)
-        if not self._watches:
-            self._following.drop(self)
-
-    def tell(self, news: News) -> None:
-        """Add to the chain. A late watcher starts with the latest state and what came last."""
-        place = self._end
-        place.news, place.next = news, _Place()
-        self._end = place.next
-        known = self._present.news
-        skips = isinstance(news, Pause) and isinstance(known, Sighting)  # the pauses between
-        self._present = _Place(known, place) if skips else place
-        for watch in self._watches:
-            watch.wake()
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self.subscribers.remove(subscription)
+        if not self.subscribers:
+            self._poller.on_last_left(self)
 
     @property
-    def has_failed(self) -> bool:
-        """Whether it came to an end that a new look may not come to."""
-        return isinstance(self._present.news, Ending)
+    def is_over(self) -> bool:
+        """Whether there will be no further poll."""
+        return self.has_failed or self.state.is_done
+
+    def stop_forgetting(self) -> None:
+        if self.forgetting is not None:
+            self.forgetting.cancel()
+            self.forgetting = None
+
+    def set_interval(self, seconds: float) -> None:
+        self.interval, self.due_at = seconds, _clock() + seconds
+
+    def publish(self, event: PollEvent) -> None:
+        self.has_failed = isinstance(event, PollFailed)
+        for subscription in self.subscribers:
+            subscription.put(event)
+
+    def wake(self) -> None:
+        """Poll now, or right after the poll under way. A `Retry-After` is slept out."""
+        self._is_due = True
+        if self.not_before <= _clock():
+            self._end_sleep()
+
+    async def sleep(self) -> None:
+        """Sleep until the next poll is due, or not at all if woken since the last sleep."""
+        if not self._is_due or self.not_before > _clock():
+            loop = asyncio.get_running_loop()
+            self._sleeper = loop.create_future()
+            timer = loop.call_at(self.due_at, self._end_sleep)
+            try:
+                await self._sleeper
+            finally:
+                timer.cancel()
+        self._is_due = False
+
+    def _end_sleep(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)

@@ -1,35 +1,34 @@
-"""When to look next: polling as an inspection problem.
+"""When to poll next: polling as an inspection problem.
 
-Each look costs, and so does each second that a finished run goes unnoticed. Let a look cost as much
+Each poll costs, and so does each second that a finished run goes unnoticed. Let a poll cost as much
 as `poll_cost` seconds of such lag, and let h(t) be the hazard rate of the run's end at age t. With
-polls n(t) per second a run that ends at t is noticed after 1 / (2 n(t)) seconds on average, so that
-the cost per second is
+n(t) polls per second, a run that ends at t is noticed after 1 / (2 n(t)) seconds on average, so the
+cost per second is
 
     poll_cost * n(t) + h(t) / (2 n(t)),   smallest at   n(t) = sqrt(h(t) / (2 poll_cost))
 
 (Keller, "Optimum checking schedules for systems subject to random failure", Management Science 21
 (1974), after Barlow, Hunter and Proschan, 1963).
 
-Nothing being known of a run, the hazard is scale-free, h(t) = SHAPE / t, and the polls stand at the
-squares of whole numbers, times a stretch of poll_cost / (2 SHAPE): the intervals grow like the
-square root of the age, sensible for a run of 20 seconds and for one of 3 hours alike. A run of T
-seconds then costs sqrt(2 poll_cost T) (sqrt(SHAPE) + 1 / (2 sqrt(SHAPE))), whatever T: least with a
-SHAPE of 1/2, that is with as much paid for polls as for lag. No run lasting for ever, 0.6 is better
-by a little at the ages that occur, and 0.4 % dearer at most. Two refinements: the polls stand at
-k (k + 1) rather than at k k, so that at each look half the interval to come is worth the polls so
-far, which saves half a look; and the age counts from EARLY minima before the start, as few runs end
-in the first seconds.
+Without knowledge of a run the hazard is scale-free, h(t) = PRIOR_SHAPE / t, and the polls stand at
+the squares of whole numbers, times poll_cost / (2 PRIOR_SHAPE): intervals grow like the square root
+of the age, which suits a run of 20 seconds and one of 3 hours alike. A run of T seconds then costs
+sqrt(2 poll_cost T) (sqrt(PRIOR_SHAPE) + 1 / (2 sqrt(PRIOR_SHAPE))) for every T: least with a
+PRIOR_SHAPE of 1/2, where polls and lag cost the same. No run lasts for ever, so 0.6 is slightly
+better at the ages that occur, and costs at most 0.4 % more. Two refinements: the polls stand at
+k (k + 1) rather than at k k, so that half the interval to come is worth the polls so far, which
+saves half a poll; and the age is counted from AGE_OFFSET minima before the start, because few runs
+end in the first seconds.
 
-Earlier runs give a forecast (`forecast.py`), and a forecast the best polls (`plan.py`): few before
-the likely end, dense ones around it, sparse ones after. Past the forecast's end the rule above
-holds again.
+Earlier runs give a forecast (`forecast.py`), and a forecast gives the best polls (`poll_plan.py`):
+few before the likely end, dense ones around it, sparse ones after. Beyond the forecast the
+scale-free rule holds again.
 
-When all runs together want more polls than the rate limit gives, raising `poll_cost` for all of
-them alike divides the polls in the best way; a demand `pressure` times too high needs it raised
-by the square of that. Who polls may still come sooner, so that no run is put off for much longer
-than it takes to look at each of them. Half the hazard is like twice the cost: so counts a run that
-has not begun to execute. `Finalizing` is taken for a short run of its own, of which nothing is
-known.
+`poll_cost` is the price of a poll while calls are plentiful. Where all runs together want more
+polls than the rate limit leaves, the best way to divide the calls is to raise `poll_cost` for all
+runs alike: a demand `pressure` times too high needs it multiplied by the square of that. Half the
+hazard is like twice the cost, and so counts a run that has not begun to execute. `Finalizing`
+counts as a short run of its own, of which nothing is known.
 """
 
 from math import inf, log, log2, sqrt
@@ -41,7 +40,8 @@ from attrs.validators import ge, gt, lt
 
 from itwin_export_async._models import ExecutionState
 from itwin_export_async._models.validators import instance_of
-from itwin_export_async._polling.poll_plan import plan
+from itwin_export_async._polling.forecast import PRIOR_SHAPE
+from itwin_export_async._polling.poll_plan import optimal_plan
 
 NOT_EXECUTING = frozenset(
     {
@@ -51,18 +51,17 @@ NOT_EXECUTING = frozenset(
         ExecutionState.WAITING_TO_EXECUTE,
     }
 )
-SHAPE = 0.6
-EARLY = 6.0
-MOST_AGE, MOST_PRESSURE, MOST_COST = 1e12, 1e6, 1e9  # beyond them numbers lose their meaning
+AGE_OFFSET = 5.0  # minima by which a run counts as older than it is
+MAX_AGE, MAX_PRESSURE, MAX_COST = 1e12, 1e6, 1e9  # bounds that keep the arithmetic finite
 
 
 @frozen(kw_only=True)
 class PollContext:
     """What a schedule may know of a run. Times are seconds.
 
-    `age`: since the run began. `polls`: how often it was looked at. `state`: the last state seen,
-    None before the first look. `since_change`: since the last change seen. `history`: what earlier
-    runs took. `pressure`: at least 1, how far demand exceeds the rate limit.
+    `age`: since the run began. `polls`: number of polls so far. `state`: the latest state, None
+    before the first poll. `since_change`: since a poll last found a change. `history`: durations of
+    earlier runs. `pressure`: at least 1, the ratio of demand to what the rate limit leaves.
     """
 
     age: float
@@ -74,30 +73,33 @@ class PollContext:
 
 
 class PollSchedule(Protocol):
-    """Says when a run is looked at next. Write your own by giving a class this method."""
+    """Decides when a run is polled next. Any class with this method is a schedule."""
 
-    def next_wait(self, view: PollContext) -> float:
-        """Seconds until the next look."""
+    def next_wait(self, context: PollContext) -> float:
+        """Return the seconds until the next poll."""
         ...
 
 
-def next_wait(schedule: PollSchedule, view: PollContext) -> float:
-    """Seconds until the next look; a `ValueError` if the schedule gives what is no time to wait."""
-    wait = schedule.next_wait(view)
+def next_wait(schedule: PollSchedule, context: PollContext) -> float:
+    """Return the seconds until the next poll; `ValueError` for anything but such a number."""
+    wait = schedule.next_wait(context)
     if not isinstance(wait, Real) or not 0 <= wait < inf:
-        raise ValueError(f"{schedule!r} gave {wait!r} as the next wait, which is no time to wait")
+        raise ValueError(
+            f"{schedule!r} returned {wait!r} from next_wait; return a finite number of seconds, "
+            "0 or more"
+        )
     return wait
 
 
 @frozen(kw_only=True)
 class AdaptiveSchedule:
-    """The schedule that balances the cost of looking against the lag of noticing.
+    """The schedule that balances the cost of polls against the lag of noticing the end.
 
-    `poll_cost`: the seconds of lag that one look is worth: more means fewer polls. `minimum` and
-    `maximum` bound every wait, in seconds.
+    `poll_cost`: the seconds of lag that one poll is worth while calls are plentiful: more means
+    fewer polls. `minimum` and `maximum` bound every interval, in seconds.
     """
 
-    poll_cost: float = field(default=3.0, validator=[instance_of(Real), gt(0)])
+    poll_cost: float = field(default=0.5, validator=[instance_of(Real), gt(0)])
     minimum: float = field(default=1.0, validator=[instance_of(Real), ge(0)])
     maximum: float = field(default=900.0, validator=[instance_of(Real), gt(0)])
 
@@ -105,85 +107,85 @@ class AdaptiveSchedule:
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is more than maximum {self.maximum}")
 
-    def next_wait(self, view: PollContext) -> float:
-        """Seconds until the next look."""
-        pressure = min(max(1.0, view.pressure), MOST_PRESSURE)
-        doublings = 2 * log2(pressure) + (view.state in NOT_EXECUTING)
-        wait = self._wait(_within(view.age), view.history, doublings)
-        if view.state is ExecutionState.FINALIZING:
+    def next_wait(self, context: PollContext) -> float:
+        """Return the seconds until the next poll."""
+        pressure = min(max(1.0, context.pressure), MAX_PRESSURE)
+        doublings = 2 * log2(pressure) + (context.state in NOT_EXECUTING)
+        wait = self._wait(_clamp_age(context.age), context.history, doublings)
+        if context.state is ExecutionState.FINALIZING:
             cost = self.poll_cost * 2.0**doublings
-            wait = min(wait, _scale_free_wait(_within(view.since_change), cost))
+            wait = min(wait, _scale_free_wait(_clamp_age(context.since_change), cost))
         return min(max(wait, self.minimum), self.maximum)
 
     def _wait(self, age: float, history: tuple[float, ...], doublings: float) -> float:
-        """Between the plans for the nearest powers of 2, so that few plans serve any pressure."""
+        """Interpolate between the nearest powers of 2, so that few plans serve any pressure."""
         if not history:
-            return self._unplanned_wait(age, self.poll_cost * 2.0**doublings)
+            return self._prior_wait(age, self.poll_cost * 2.0**doublings)
         whole = int(doublings)
-        part = doublings - whole
-        wait = self._planned_wait(age, history, self.poll_cost * 2.0**whole)
-        if not part:
+        fraction = doublings - whole
+        wait = self._forecast_wait(age, history, self.poll_cost * 2.0**whole)
+        if not fraction:
             return wait
-        more = self._planned_wait(age, history, self.poll_cost * 2.0 ** (whole + 1))
-        return wait + part * (more - wait)
+        more = self._forecast_wait(age, history, self.poll_cost * 2.0 ** (whole + 1))
+        return wait + fraction * (more - wait)
 
-    def _planned_wait(self, age: float, history: tuple[float, ...], cost: float) -> float:
-        planned = plan(history, min(cost, MOST_COST))
-        due = planned.after(age) if planned else None
-        if planned is None or due is None:
-            return self._unplanned_wait(age, cost)
-        if due < planned.looks[-1]:
+    def _forecast_wait(self, age: float, history: tuple[float, ...], cost: float) -> float:
+        plan = optimal_plan(history, min(cost, MAX_COST))
+        due = plan.after(age) if plan else None
+        if plan is None or due is None:
+            return self._prior_wait(age, cost)
+        if due < plan.poll_at[-1]:
             return due - age
-        # the end of a forecast is no reason to look
-        return max(due - age, self._unplanned_wait(age, cost))
+        # the end of a forecast is no reason to poll
+        return max(due - age, self._prior_wait(age, cost))
 
-    def _unplanned_wait(self, age: float, cost: float) -> float:
-        return _scale_free_wait(age + EARLY * self.minimum, cost)
+    def _prior_wait(self, age: float, cost: float) -> float:
+        return _scale_free_wait(age + AGE_OFFSET * self.minimum, cost)
 
 
 def checked_schedule(schedule: PollSchedule | None) -> PollSchedule:
-    """The same, None being `AdaptiveSchedule()`; a `TypeError` for what says no wait."""
+    """Return the schedule, `AdaptiveSchedule()` for None; `TypeError` if it has no `next_wait`."""
     if schedule is None:
         return AdaptiveSchedule()
     if isinstance(schedule, type) or not callable(getattr(schedule, "next_wait", None)):
-        raise TypeError(f"schedule must have next_wait(view), which {schedule!r} has not")
+        raise TypeError(f"schedule must have a method next_wait(context), but is {schedule!r}")
     return schedule
 
 
-def _within(age: float) -> float:
-    return min(max(0.0, age), MOST_AGE)
+def _clamp_age(age: float) -> float:
+    return min(max(0.0, age), MAX_AGE)
 
 
 def _scale_free_wait(age: float, cost: float) -> float:
-    """From one k (k + 1) to the next, times the stretch, wherever between them `age` is."""
-    stretch = cost / (2 * SHAPE)
+    """The interval from one k (k + 1) to the next, times the stretch, for any `age` between."""
+    stretch = cost / (2 * PRIOR_SHAPE)
     return stretch + sqrt(stretch) * sqrt(stretch + 4 * age)
 
 
 @frozen
 class FixedSchedule:
-    """A look every `seconds`, whatever the run."""
+    """A poll every `seconds`."""
 
     seconds: float = field(validator=[instance_of(Real), gt(0), lt(inf)])
 
-    def next_wait(self, view: PollContext) -> float:
-        """Seconds until the next look."""
-        return self.seconds * view.pressure
+    def next_wait(self, context: PollContext) -> float:
+        """Return the seconds until the next poll."""
+        return self.seconds * context.pressure
 
 
 @frozen(kw_only=True)
 class ExponentialSchedule:
-    """Waits that start at `initial` seconds and grow by `factor` up to `maximum`."""
+    """Intervals that start at `initial` seconds and grow by `factor` up to `maximum`."""
 
     initial: float = field(default=1.0, validator=[instance_of(Real), gt(0)])
     factor: float = field(default=1.3, validator=[instance_of(Real), ge(1)])
     maximum: float = field(default=20.0, validator=[instance_of(Real), gt(0)])
 
-    def next_wait(self, view: PollContext) -> float:
-        """Seconds until the next look."""
+    def next_wait(self, context: PollContext) -> float:
+        """Return the seconds until the next poll."""
         growing = log(self.maximum / self.initial, self.factor) if self.factor > 1 else 0.0
-        if view.polls >= growing:  # also where the power would be no number any more
+        if context.polls >= growing:  # also avoids a power too large for a float
             wait = self.maximum if self.factor > 1 else self.initial
         else:
-            wait = self.initial * self.factor**view.polls
-        return min(wait, self.maximum) * view.pressure
+            wait = self.initial * self.factor**context.polls
+        return min(wait, self.maximum) * context.pressure

@@ -1,90 +1,58 @@
-"""How long waits for one run may last, and until when whoever takes over may wait.
-
-Each wait has a limit of its own. What a token or a pickle carries on is the limit of the wait that
-goes on (the latest of several), or was cancelled, and otherwise the deadline that the handle itself
-came with.
-"""
+"""Deadline of a `wait()` call: the explicit timeout, else the handle's deadline, else 24 hours."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from math import inf
 from typing import Final, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import frozen
 
-from itwin_export_async._errors import ExportError
 from itwin_export_async._models.validators import validate_timeout
 
 DEFAULT_TIMEOUT = 24 * 3600.0
-_FOR_EVER = 100 * 365 * DEFAULT_TIMEOUT
+_MAX_TIMEOUT = 100 * 365 * DEFAULT_TIMEOUT  # longer ones are no limit, and no datetime
 
 
 class _Unset(Enum):
-    USE_DEFAULT = "24 hours, or what is left of the token's deadline"
+    USE_DEFAULT = "the handle's deadline, or 24 hours"
 
 
 USE_DEFAULT: Final = _Unset.USE_DEFAULT
 Timeout: TypeAlias = float | _Unset | None
-"""Seconds; None for ever, `USE_DEFAULT` what the handle's deadline leaves, and without one 24 hours."""
+"""Seconds; None for ever, `USE_DEFAULT` until the handle's deadline, and without one 24 hours."""
 
 
-class RetryAfterTooLate(Exception):
-    """The service asks to wait for longer than there is time: `refusal` is its answer."""
+@frozen(kw_only=True, eq=False)
+class Deadline:
+    """When one wait ends.
 
-    def __init__(self, refusal: ExportError) -> None:
-        super().__init__(refusal)
-        self.refusal = refusal
-
-
-@frozen(eq=False)
-class Limit:
-    """How long one wait may last: `ends` in the loop's time, None for ever.
-
-    `deadline`: the same by the calendar for whoever takes over, None for no such limit.
+    `seconds`: the timeout, infinite for none. `at`: the end in the loop's time, None for never.
+    `moment`: the end as a date, None where no caller has set it.
     """
 
-    ends: float | None
-    deadline: datetime | None
+    seconds: float = inf
+    at: float | None = None
+    moment: datetime | None = None
 
+    @classmethod
+    def of(cls, timeout: Timeout, handle_deadline: datetime | None) -> "Deadline":
+        """The deadline of a wait that begins now."""
+        now, clock = datetime.now(UTC), asyncio.get_running_loop().time()
+        if isinstance(timeout, _Unset):
+            seconds = DEFAULT_TIMEOUT
+            if handle_deadline is not None:
+                seconds = max(0.0, (handle_deadline - now).total_seconds())
+            return cls(seconds=seconds, at=clock + seconds, moment=handle_deadline)
+        timeout = validate_timeout(timeout)
+        if timeout is None or timeout > _MAX_TIMEOUT:
+            return cls()
+        return cls(seconds=timeout, at=clock + timeout, moment=now + timedelta(seconds=timeout))
 
-@define(eq=False)
-class Limits:
-    """The limits of the waits for one run that go on."""
+    def is_before(self, at: float) -> bool:
+        """Whether the wait ends before this time of the loop."""
+        return self.at is not None and self.at < at
 
-    _open: list[Limit] = field(factory=list, init=False)
-    _left: list[Limit] = field(factory=list, init=False)  # of waits cancelled since the last began
-
-    @contextmanager
-    def limited(self, timeout: Timeout, deadline: datetime | None) -> Iterator[Limit]:
-        """The limit of one wait, while it goes on. `deadline` is that of the handle."""
-        limit = _limit(timeout, deadline)
-        self._left.clear()
-        self._open.append(limit)
-        try:
-            yield limit
-        except asyncio.CancelledError:
-            self._left.append(limit)
-            raise
-        finally:
-            self._open.remove(limit)
-
-    def latest(self, deadline: datetime | None) -> datetime | None:
-        """Until when whoever takes over may wait. `deadline` is that of the handle."""
-        now = datetime.now(UTC)
-        left = [limit for limit in self._left if limit.deadline is None or limit.deadline > now]
-        deadlines = [limit.deadline for limit in self._open or left] or [deadline]
-        known = [one for one in deadlines if one is not None]
-        return max(known) if len(known) == len(deadlines) else None
-
-
-def _limit(timeout: Timeout, deadline: datetime | None) -> Limit:
-    now, clock = datetime.now(UTC), asyncio.get_running_loop().time
-    if isinstance(timeout, _Unset):
-        seconds = (deadline - now).total_seconds() if deadline else DEFAULT_TIMEOUT
-        return Limit(ends=clock() + seconds, deadline=deadline)
-    timeout = validate_timeout(timeout)
-    if timeout is None or timeout > _FOR_EVER:
-        return Limit(ends=None, deadline=None)
-    return Limit(ends=clock() + timeout, deadline=now + timedelta(seconds=timeout))
+    def carried(self, now: datetime) -> datetime | None:
+        """The deadline for a resume token; one that has passed limits no later wait."""
+        return None if self.moment is None or self.moment <= now else self.moment

@@ -1,19 +1,17 @@
-"""Run handles: what you hold while a run goes on."""
+"""RunHandle: what a caller holds of a run, to wait for it and to download its output."""
 
 import asyncio
-import copy
 import inspect
 from collections.abc import AsyncGenerator, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from itwin_export_async._errors import (
     DownloadError,
-    ExportError,
     RunFailed,
     RunPartlyFailed,
     RunTimeout,
@@ -22,55 +20,82 @@ from itwin_export_async._errors import (
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.progress import Progress
 from itwin_export_async._http.session import Session
-from itwin_export_async._models import ExecutionResult, Run, RunOrigin, RunUpdate
-from itwin_export_async._polling.poller import RunKey, RunPoller, Watch, look
-from itwin_export_async._polling.state import Ending, News, Sighting, changes
+from itwin_export_async._models import Estimate, ExecutionResult, Run, RunOrigin, RunUpdate
+from itwin_export_async._polling.forecast import forecast
+from itwin_export_async._polling.poller import RunKey, RunPoller, Subscription, poll_once
+from itwin_export_async._polling.state import (
+    PollEvent,
+    PollFailed,
+    PollMissed,
+    Snapshot,
+    Throttled,
+    diff,
+)
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.urls import validate_id
-from itwin_export_async._runs.deadline import USE_DEFAULT, Limit, Limits, RetryAfterTooLate, Timeout
-from itwin_export_async._runs.resume_token import ResumeToken, write_token
+from itwin_export_async._runs.deadline import USE_DEFAULT, Deadline, Timeout
+from itwin_export_async._runs.resume_token import ResumeToken
+
+E = TypeVar("E", bound=BaseException)
 
 OnUpdate = Callable[[RunUpdate], Any]
-"""Called with each update; sync or async. What it raises goes to the one who passed it."""
+"""Called with each update; may be async. Its exceptions come out of the call it was passed to."""
+OnPoll = Callable[[Run], Any]
+"""Called with the latest snapshot after each poll; may be async. Exceptions as with `OnUpdate`."""
 
 
 @frozen(kw_only=True, eq=False)
 class RunContext:
-    """What the handles of one client work with."""
+    """What the handles of one client share."""
 
     session: Session
-    following: RunPoller
+    poller: RunPoller
     outputs: Outputs
 
     def attach(self, service: Service, connection_id: str, run_id: str) -> "RunHandle":
-        """A handle of a run that is known by its ids."""
+        """A handle of a run that is known by its ids. No request is made."""
         return RunHandle(
             service=service,
             connection_id=validate_id("connection_id", connection_id),
             run_id=validate_id("run_id", run_id),
-            desk=self,
+            context=self,
+        )
+
+    def resume(self, resume_token: "str | RunHandle") -> "RunHandle":
+        """A handle from a resume token or an unpickled handle. No request is made."""
+        if isinstance(resume_token, RunHandle):
+            return RunHandle(**resume_token.__getstate__(), context=self)
+        token = ResumeToken.from_string(resume_token)
+        return RunHandle(
+            service=token.service,
+            connection_id=token.connection_id,
+            run_id=token.run_id,
+            deadline=token.deadline,
+            just_created=token.just_created,
+            context=self,
         )
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, kw_only=True, repr=False)
 class RunHandle:
-    """A run that you can wait for. It pickles (without its client; see `ExportClient.resume`).
+    """A run to wait for. Handles pickle without their client; see `ExportClient.resume`.
 
-    `connection_id`, `run_id`: the run's ids. `origin`: how the handle came by it. `last`: the
-    latest state seen, None before the first. `deadline`: until when `wait` may last if it is given
-    no timeout, from the token or the pickle that the handle was made of; None for no such limit.
+    `connection_id`, `run_id`: the run's ids. `origin`: where the handle got its run from. `last`:
+    the latest snapshot, None before the first. `deadline`: when a `wait` without a timeout ends;
+    from the resume token or the pickle of the handle, None for no such limit.
     """
 
     connection_id: str
     run_id: str
     origin: RunOrigin = RunOrigin.ATTACHED
-    last: Run | None = field(default=None, repr=False)
+    last: Run | None = None
     deadline: datetime | None = None
     service: Service = Service.EXPORT
-    _desk: RunContext | None = field(default=None, repr=False)
-    _sas_url: str | None = field(default=None, repr=False)  # of the output; never pickled
-    _fresh: bool = field(default=False, repr=False)  # its token said so
-    _limits: Limits = field(factory=Limits, init=False, repr=False)
+    _context: RunContext | None = None
+    _imodel_id: str | None = None  # for log records
+    _sas_url: str | None = None  # of the output; never pickled
+    _just_created: bool = False  # as the resume token says
+    _latest_wait: Deadline | None = field(default=None, init=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunHandle) and self._key == other._key
@@ -78,11 +103,19 @@ class RunHandle:
     def __hash__(self) -> int:
         return hash(self._key)
 
+    def __repr__(self) -> str:
+        state = "" if self.last is None else f", state={self.last.state.value!r}"
+        return (
+            f"RunHandle(connection_id={self.connection_id!r}, run_id={self.run_id!r}, "
+            f"origin={self.origin.value!r}{state})"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         names = ("connection_id", "run_id", "origin", "last", "service")
         return {name: getattr(self, name) for name in names} | {
-            "deadline": self._limits.latest(self.deadline),
-            "fresh": self._fresh,
+            "deadline": self._carried_deadline,
+            "imodel_id": self._imodel_id,
+            "just_created": self._just_created,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -90,28 +123,20 @@ class RunHandle:
 
     @property
     def joined(self) -> bool:
-        """Whether the run was active already, maybe started by others and with other options."""
+        """Whether the run was active before, maybe with other options and started by others."""
         return self.origin is RunOrigin.JOINED
 
     @property
     def resume_token(self) -> str:
-        """A text that `client.resume` takes up the run from, in any process. It holds no secret.
+        """A URL-safe text from which `client.resume` makes a handle, in any process.
 
-        Its deadline is that of the `wait` that goes on (the latest of several) or was cancelled.
+        It holds no secret. It carries the deadline of the latest `wait`.
         """
-        return write_token(
-            ResumeToken(
-                service=self.service,
-                connection_id=self.connection_id,
-                run_id=self.run_id,
-                deadline=self._limits.latest(self.deadline),
-                fresh=self._is_fresh,
-            )
-        )
+        return self._token(self._carried_deadline)
 
     async def refresh(self) -> Run:
-        """Look once, now. Raises what the look raises: `NotFound`, `TransportError`, ..."""
-        self.last = (await look(self._open_desk.session, self._key)).run
+        """Poll once. Raises what the request raises: `NotFound`, `TransportError`, ..."""
+        self.last = (await poll_once(self._open_context.session, self._key)).run
         return self.last
 
     async def wait(
@@ -120,59 +145,75 @@ class RunHandle:
         timeout: Timeout = USE_DEFAULT,
         check: bool = True,
         on_update: OnUpdate | None = None,
+        on_poll: OnPoll | None = None,
     ) -> Run:
-        """Wait for the run to end, and return it as it ended.
+        """Wait for the end of the run, and return the final snapshot.
 
-        `timeout` bounds all of it, in seconds; None waits for ever; left out, the handle's deadline
-        holds, and without one 24 hours. With `check` an outcome other than success or skipped
-        raises `RunFailed` (or `RunPartlyFailed`). `on_update` gets every `RunUpdate`.
+        `timeout` bounds the whole call, in seconds; None waits for ever; left out, the handle's
+        deadline holds, and without one 24 hours. With `check` any outcome but `SUCCESS` and
+        `SKIPPED` raises `RunFailed` (or `RunPartlyFailed`). `on_update` receives every `RunUpdate`,
+        `on_poll` the latest snapshot after every poll, also after one that failed.
 
-        Raises `RunTimeout` after `timeout`, `RunUnreachable` when the run could not be looked at
-        for longer than the client's outage allowance, and at once what waiting cannot cure, such
-        as `PermissionDenied`.
+        Raises `RunTimeout` after `timeout`, `RunUnreachable` when polls have failed for longer than
+        the client's `max_outage`, and errors that waiting cannot cure, such as `PermissionDenied`.
 
-        Cancelling it ends the waiting and never the export: the service has no call for that.
+        Cancelling the call ends the waiting, never the run: the service cannot cancel runs.
         """
+        deadline = self._latest_wait = Deadline.of(timeout, self.deadline)
+        callbacks = _Callbacks(on_update, on_poll)
         try:
-            with self._limits.limited(timeout, self.deadline) as limit:
-                async with asyncio.timeout_at(limit.ends) as clock:
-                    run = await self._see_through(limit.ends, on_update)
-        except RetryAfterTooLate as late:
-            raise self._timed_out(limit, "and may not be looked at within") from late.refusal
+            async with asyncio.timeout_at(deadline.at) as timer:
+                run = await self._follow_to_end(deadline, callbacks)
         except TimeoutError:
-            if not clock.expired():
+            if not timer.expired():
                 raise
-            raise self._timed_out(limit, "after") from None
+            raise self._timed_out(deadline, "after") from None
         if check:
             self._check(run)
         return run
 
     async def updates(self) -> AsyncGenerator[RunUpdate, None]:
-        """The run's state now, then every change, the last one always; then it ends.
+        """Yield the present state, then every change, then the final state.
 
-        Raises as `wait` does, but sets no time limit and does not mind how the run ends.
+        Raises as `wait` does, but has no timeout, and every outcome is an update.
         """
         seen: Run | None = None
-        watch = self._watch()
+        subscription = self._subscribe()
         try:
-            while (news := await watch.next()) is not None:
-                run = self._seen(news, None)
-                if run is not None:
-                    yield RunUpdate(run=run, changes=changes(seen, run))
-                    seen = run
+            async for event in subscription:
+                update = self._apply_event(event, subscription, seen)
+                if update is not None:
+                    seen = update.run
+                    yield update
         finally:
-            watch.close()
+            subscription.close()
+
+    async def estimate(self) -> Estimate | None:
+        """Estimate the seconds until the run ends; None without earlier runs of the connection.
+
+        It costs one request for the list of earlier runs, once for each connection, and a poll if
+        nothing waits for the run.
+        """
+        if self.last is not None and self.last.is_final:
+            return Estimate(low=0.0, median=0.0, high=0.0)
+        poller = self._open_context.poller
+        durations = forecast(await poller.durations(self.service, self.connection_id))
+        if durations is None:
+            return None
+        age = await poller.age(self._key)
+        low, median, high = (durations.remaining(age, chance) for chance in (0.1, 0.5, 0.9))
+        return Estimate(low=low, median=median, high=high)
 
     async def download(
         self, destination: str | PathLike[str], *, on_progress: Progress | None = None
     ) -> list[Path]:
-        """Bring every output file of the finished run to disk, and say where they are.
+        """Download every output file of the finished run, and return the paths.
 
         `destination` is a folder (one that exists, or ends with a separator), or the path of the
         file; further files then get `-2`, `-3` before the suffix. Raises `DownloadError`.
 
-        What went to `USER_BLOB_STORAGE` is fetched from there by the handle that started the run if
-        its address allows reading; for any other handle `client.storage.download_blob` does it.
+        Output in `USER_BLOB_STORAGE` is downloaded by the handle that started the run, if its
+        address allows reading; for any other handle use `client.storage.download_blob`.
         """
         run = self.last if self.last is not None and self.last.is_final else await self.refresh()
         if not run.is_completed:
@@ -180,88 +221,121 @@ class RunHandle:
                 message=f"run {run.id} is still {run.state.value}; wait() for it first",
                 destination=str(destination),
             )
-        outputs = self._open_desk.outputs
+        outputs = self._open_context.outputs
         return await outputs.fetch(run, destination, on_progress, sas_url=self._sas_url)
 
     @property
     def _key(self) -> RunKey:
-        return RunKey(service=self.service, connection_id=self.connection_id, run_id=self.run_id)
+        return RunKey(
+            service=self.service,
+            connection_id=self.connection_id,
+            run_id=self.run_id,
+            imodel_id=self._imodel_id,
+        )
 
     @property
-    def _open_desk(self) -> RunContext:
-        if self._desk is None:
-            raise RuntimeError("this handle has no client: pass it to client.resume() first")
-        self._desk.session.check_open()
-        return self._desk
-
-    async def _see_through(self, ends: float | None, on_update: OnUpdate | None) -> Run:
-        """The run as it ended. `ends`: past it an asked wait is not worth waiting for."""
-        seen: Run | None = None
-        watch = self._watch()
-        try:
-            while (news := await watch.next()) is not None:
-                run = self._seen(news, ends)
-                if run is not None and on_update is not None:
-                    told = on_update(RunUpdate(run=run, changes=changes(seen, run)))
-                    if inspect.isawaitable(told):
-                        await told
-                seen = run or seen
-        finally:
-            watch.close()
-        assert self.last is not None
-        return self.last
+    def _open_context(self) -> RunContext:
+        if self._context is None:
+            raise RuntimeError("the handle has no client: pass it to client.resume() first")
+        self._context.session.check_open()
+        return self._context
 
     @property
-    def _is_fresh(self) -> bool:
-        """Whether some part of the service may not know the run yet."""
-        was_named = self._fresh or self.origin is not RunOrigin.ATTACHED
+    def _is_just_created(self) -> bool:
+        """Whether parts of the service may not know the run yet."""
+        was_named = self._just_created or self.origin is not RunOrigin.ATTACHED
         return was_named and not (self.last is not None and self.last.is_final)
 
-    def _watch(self) -> Watch:
-        following = self._open_desk.following
+    @property
+    def _carried_deadline(self) -> datetime | None:
+        """The deadline for tokens and pickles."""
+        if self._latest_wait is None:
+            return self.deadline
+        return self._latest_wait.carried(datetime.now(UTC))
+
+    def _token(self, deadline: datetime | None) -> str:
+        return ResumeToken(
+            service=self.service,
+            connection_id=self.connection_id,
+            run_id=self.run_id,
+            deadline=deadline,
+            just_created=self._is_just_created,
+        ).to_string()
+
+    def _subscribe(self, *, every_poll: bool = False) -> Subscription:
+        poller = self._open_context.poller
         if self.last is not None and self.last.is_final:
-            return following.look_back(self.last)
-        new = self.origin is RunOrigin.STARTED and self.last is None
-        return following.watch(self._key, fresh=self._is_fresh, new=new)
+            return poller.replay(self.last)
+        return poller.subscribe(
+            self._key,
+            just_created=self._is_just_created,
+            was_seen=self.last is not None,
+            is_new=self.origin is RunOrigin.STARTED and self.last is None,
+            every_poll=every_poll,
+        )
 
-    def _seen(self, news: News, ends: float | None) -> Run | None:
-        """The run that was seen, None where the news is of something else; bad news are raised."""
-        match news:
-            case Sighting():
-                self.last = news.run
-                return news.run
-            case Ending():
-                raise self._ended(news)
+    async def _follow_to_end(self, deadline: Deadline, callbacks: "_Callbacks") -> Run:
+        """The final snapshot that this call saw."""
+        seen: Run | None = None
+        subscription = self._subscribe(every_poll=callbacks.on_poll is not None)
+        try:
+            async for event in subscription:
+                if isinstance(event, Throttled) and deadline.is_before(event.until):
+                    when = "and the service allows no poll within"
+                    raise self._timed_out(deadline, when) from event.error
+                update = self._apply_event(event, subscription, seen)
+                if update is not None:
+                    seen = update.run
+                    await callbacks.updated(update)
+                if self.last is not None and not (isinstance(event, Snapshot) and event.is_replay):
+                    await callbacks.polled(self.last)
+        finally:
+            subscription.close()
+        assert seen is not None
+        return seen
+
+    def _apply_event(
+        self, event: PollEvent, subscription: Subscription, seen: Run | None
+    ) -> RunUpdate | None:
+        """The update that the event is for a reader who has `seen` this snapshot; None for none."""
+        self.last = subscription.latest or self.last
+        match event:
+            case Snapshot():
+                changes = diff(seen, event.run)
+                if changes or event.is_final:
+                    return RunUpdate(run=event.run, changes=changes)
+            case PollMissed():
+                run = seen or self.last
+                if event.starts_outage and run is not None:
+                    return RunUpdate(run=run, trouble=event.error)
             case _:
-                if ends is not None and news.until > ends:
-                    raise RetryAfterTooLate(news.error)
-                return None
+                raise self._to_error(event)
+        return None
 
-    def _ended(self, ending: Ending) -> BaseException:
-        """The error of this waiter: each gets its own, from the one that all share."""
-        error = ending.error
-        if ending.outage is not None:
-            unreachable = RunUnreachable(
-                message=f"could not be looked at for {ending.outage:.0f} s: {error}; "
-                "it may well go on, client.resume(error.resume_token) takes it up again",
-                **self._facts(),
-            )
-            unreachable.__cause__ = error
-            return unreachable
-        if not isinstance(error, ExportError):
-            return error
-        own = copy.copy(error)
-        own.__cause__ = error.__cause__
-        return own
+    def _to_error(self, event: PollFailed) -> BaseException:
+        """The error of one waiter: each gets a copy of the error that all share."""
+        error = event.error
+        if event.outage is None:
+            return _copy(error)
+        unreachable = RunUnreachable(
+            message=f"could not be polled for {event.outage:.0f} s: {error}; it may still be "
+            "running, client.resume(error.resume_token) waits for it again",
+            **self._error_fields(self.last),
+        )
+        unreachable.__cause__ = error
+        return unreachable
 
-    def _timed_out(self, limit: Limit, how: str) -> RunTimeout:
-        if self.deadline is limit.deadline:  # it has passed
+    def _timed_out(self, deadline: Deadline, when: str) -> RunTimeout:
+        """The error of a wait that ends at its deadline. Its token has no deadline any more."""
+        if self.deadline is deadline.moment:
             self.deadline = None
-        state = f"still {self.last.state.value}" if self.last else "not yet seen"
+        if self._latest_wait is deadline:
+            self._latest_wait = None
+        state = f"is still {self.last.state.value}" if self.last else "was not read yet"
         return RunTimeout(
-            message=f"is {state} {how} the time allowed; it may well go on, "
-            "client.resume(error.resume_token) takes it up again",
-            **evolve(self, deadline=None)._facts(),
+            message=f"{state} {when} {deadline.seconds:g} s; it may still be running, "
+            "client.resume(error.resume_token) waits for it again",
+            **{**self._error_fields(self.last), "resume_token": self._token(None)},
         )
 
     def _check(self, run: Run) -> None:
@@ -269,14 +343,70 @@ class RunHandle:
         if outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED):
             return
         kind = RunPartlyFailed if outcome == ExecutionResult.PARTIAL_SUCCESS else RunFailed
-        called = run.result.value if run.result else outcome.value
-        told = "" if called == outcome.value else f", while the service calls it {called}"
-        raise kind(message=f"ended with {outcome.value}{told}", **self._facts())
+        reported = run.result or outcome
+        note = (
+            f" (the service reported {reported.value}, but its tasks failed)"
+            if reported != outcome
+            else ""
+        )
+        raise kind(message=f"ended with {outcome.value}{note}", **self._error_fields(run))
 
-    def _facts(self) -> dict[str, Any]:
+    def _error_fields(self, run: Run | None) -> dict[str, Any]:
         return {
             "connection_id": self.connection_id,
             "run_id": self.run_id,
-            "run": self.last,
+            "run": run,
             "resume_token": self.resume_token,
         }
+
+
+@define(eq=False)
+class _Callbacks:
+    """The caller's functions for one wait, called in the caller's task."""
+
+    on_update: OnUpdate | None
+    on_poll: OnPoll | None
+    _cancellations: int = field(init=False)  # of the task, before the wait began
+
+    def __attrs_post_init__(self) -> None:
+        self._cancellations = _cancellations()
+
+    async def updated(self, update: RunUpdate) -> None:
+        if self.on_update is not None:
+            await self._call("on_update", self.on_update, update)
+
+    async def polled(self, run: Run) -> None:
+        if self.on_poll is not None:
+            await self._call("on_poll", self.on_poll, run)
+
+    async def _call(self, name: str, function: Callable[[Any], Any], argument: object) -> None:
+        try:
+            result = function(argument)
+            if inspect.isawaitable(result):
+                await result
+        except asyncio.CancelledError as error:
+            if _cancellations() > self._cancellations:  # the caller's own, or the timeout
+                raise
+            raise RuntimeError(f"{name} raised CancelledError") from error
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+def _copy(error: E) -> E:
+    """A copy of the error, with its traceback, cause and notes.
+
+    Without `__init__`, whose arguments are not known; an error that cannot be made without them is
+    returned itself.
+    """
+    try:
+        copy: E = type(error).__new__(type(error), *error.args)
+    except TypeError:
+        return error
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(error.__traceback__)

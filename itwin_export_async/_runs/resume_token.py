@@ -1,59 +1,89 @@
-"""The resume token: which run, and until when it is waited for. It holds no secret."""
+"""ResumeToken: which run to resume, and until when to wait for it. It holds no secret.
+
+The text is `1.<payload>.<checksum>`: letters, digits, `-`, `_` and `.` only, so that URLs and every
+shell leave it alone. The payload is JSON in base64url; the checksum (CRC-32) finds a text that was
+cut or mistyped. It is no signature: a token may be forged, as two ids may.
+"""
 
 import json
-from datetime import UTC, datetime
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 from attrs import frozen
 
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.urls import validate_id
 
-VERSION = 1
+VERSION = "1"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_LENGTH, _MAX_SHOWN = 8192, 60
 
 
 @frozen(kw_only=True)
 class ResumeToken:
-    """What a resume token says. `deadline` is None where there is none.
+    """The content of a resume token.
 
-    `fresh`: the service had just named the run, and not all of its parts may know it yet.
+    `deadline`: None for no such limit. `just_created`: the service has just named the run, and
+    parts of it may not know the run yet.
     """
 
     service: Service
     connection_id: str
     run_id: str
     deadline: datetime | None = None
-    fresh: bool = False
+    just_created: bool = False
 
+    def to_string(self) -> str:
+        """Return the token's text."""
+        fields: list[Any] = [self.service.value, self.connection_id, self.run_id]
+        fields.append(None if self.deadline is None else self.deadline.timestamp())
+        fields.append(self.just_created)
+        payload = _encode(json.dumps(fields, separators=(",", ":")).encode())
+        return f"{VERSION}.{payload}.{_checksum(payload)}"
 
-def write_token(resumption: ResumeToken) -> str:
-    """The token: a line of JSON, with its version."""
-    told: dict[str, Any] = {
-        "v": VERSION,
-        "service": resumption.service.value,
-        "connection": resumption.connection_id,
-        "run": resumption.run_id,
-    }
-    if resumption.deadline is not None:
-        told["deadline"] = resumption.deadline.isoformat()
-    if resumption.fresh:
-        told["fresh"] = True
-    return json.dumps(told, separators=(",", ":"))
+    @classmethod
+    def from_string(cls, text: str) -> "ResumeToken":
+        """Read a token's text; `ValueError` if it is not one, or was changed."""
+        try:
+            return cls._parse(text)
+        except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+            shown = repr(text)
+            if len(shown) > _MAX_SHOWN:
+                shown = f"{shown[:_MAX_SHOWN]}..."
+            raise ValueError(
+                f"not a valid resume token ({exc}): {shown}; pass run.resume_token unchanged"
+            ) from exc
 
-
-def read_token(token: Any) -> ResumeToken:
-    """What the token says; a `ValueError` for a text that is none."""
-    try:
-        told = json.loads(token)
-        if told["v"] != VERSION:
-            raise ValueError(f"version {told['v']!r} is not known")
-        deadline = told.get("deadline")
-        return ResumeToken(
-            service=Service(told["service"]),
-            connection_id=validate_id("connection", told["connection"]),
-            run_id=validate_id("run", told["run"]),
-            deadline=deadline and datetime.fromisoformat(deadline).astimezone(UTC),
-            fresh=told.get("fresh") is True,
+    @classmethod
+    def _parse(cls, text: str) -> "ResumeToken":
+        if not isinstance(text, str):
+            raise TypeError(f"it must be a string, not {type(text).__name__}")
+        if len(text) > _MAX_LENGTH or text.count(".") != 2:
+            raise ValueError("it must have three parts")
+        version, payload, checksum = text.strip().split(".")
+        if version != VERSION:
+            raise ValueError(f"its version {version!r} is unknown")
+        if checksum != _checksum(payload):
+            raise ValueError("its checksum does not match")
+        service, connection_id, run_id, deadline, just_created = json.loads(_decode(payload))
+        return cls(
+            service=Service(service),
+            connection_id=validate_id("connection_id", connection_id),
+            run_id=validate_id("run_id", run_id),
+            deadline=None if deadline is None else _EPOCH + timedelta(seconds=deadline),
+            just_created=just_created is True,
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise ValueError(f"this is no resume token of this release: {exc}") from exc
+
+
+def _encode(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _decode(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _checksum(payload: str) -> str:
+    return _encode(crc32(payload.encode()).to_bytes(4, "big"))

@@ -281,6 +281,6 @@ class RunStarter:
             run_id=address.run_id,
             origin=origin,
             service=self.service,
-            desk=self.desk,
+            context=self.desk,
             sas_url=None if origin is RunOrigin.JOINED else self.sas_url,
         )

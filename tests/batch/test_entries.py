@@ -44,13 +44,13 @@ from itwin_export_async._models import (
     RunOrigin,
 )
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._runs.resume_token import ResumeToken, write_token
+from itwin_export_async._runs.resume_token import ResumeToken
 from tests.support.samples import NOW, export_options, run
 
 REQUEST = ExportRequest(imodel_id="m1", destination="out/")
 KNOWN = new_entry(REQUEST)
 STARTING = starting(KNOWN, "c1", NOW)
-TOKEN = write_token(ResumeToken(service=Service.EXPORT, connection_id="c1", run_id="r1"))
+TOKEN = ResumeToken(service=Service.EXPORT, connection_id="c1", run_id="r1").to_string()
 STARTED = started(STARTING, TOKEN, RunOrigin.STARTED)
 ENDED = run(start_date_time=NOW, end_date_time=NOW + timedelta(minutes=7))
 FINISHED = finished(STARTED, ENDED)

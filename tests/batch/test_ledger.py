@@ -21,7 +21,7 @@ from itwin_export_async._batch.entries import (
 )
 from itwin_export_async._batch.ledger import APPLICATION_ID, VERSION, Ledger, finish_uninterrupted
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._runs.resume_token import ResumeToken, write_token
+from itwin_export_async._runs.resume_token import ResumeToken
 
 REQUEST = ExportRequest(imodel_id="m1", destination="out/", key="k1")
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
@@ -107,7 +107,7 @@ async def test_what_was_left_of_a_connection_and_what_is_owned(path: Path) -> No
             await ledger.claim(request)
         left = starting(new_entry(first), "c1", NOW)
         begun = starting(new_entry(second), "c1", NOW)
-        token = write_token(ResumeToken(service=Service.EXPORT, connection_id="c1", run_id="r2"))
+        token = ResumeToken(service=Service.EXPORT, connection_id="c1", run_id="r2").to_string()
         own = started(begun, token, RunOrigin.STARTED)
         for entry in (left, own, starting(new_entry(third), "c2", NOW)):
             await ledger.write(entry)

@@ -1,17 +1,22 @@
-"""What the poll loops know and share: earlier runs, and the calls that all of them have."""
+"""RunPoller: what the poll tasks share, which is earlier runs and the rate limit."""
 
 import asyncio
+import gc
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 
 from itwin_export_async import (
     AdaptiveSchedule,
     ExportClient,
     FixedSchedule,
+    NotFound,
     PollContext,
     RateLimit,
     RetryPolicy,
@@ -19,23 +24,24 @@ from itwin_export_async import (
     RunUpdate,
 )
 from itwin_export_async._models import ExecutionResult, ExecutionState, Run
-from itwin_export_async._polling.history import History
+from itwin_export_async._polling.history import RunHistory
+from itwin_export_async._polling.poller import RunKey, RunPoller
+from itwin_export_async._polling.state import PollFailed, PollMissed, Snapshot, Throttled
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator
-from itwin_export_async.transport import Request, Response
-from tests.support.fakes import Answers, answer
+from tests.support.fakes import EPOCH, Answers, answer
 
 
 @define
-class Curious:
-    """A schedule that notes what it is shown."""
+class Recorder:
+    """A schedule that keeps its contexts."""
 
     seconds: float = 10.0
-    views: list[PollContext] = field(factory=list)
+    contexts: list[PollContext] = field(factory=list)
 
-    def next_wait(self, view: PollContext) -> float:
-        self.views.append(view)
-        return self.seconds * view.pressure
+    def next_wait(self, context: PollContext) -> float:
+        self.contexts.append(context)
+        return self.seconds * context.pressure
 
 
 async def started(client: ExportClient, emulator: Emulator, imodel_id: str) -> RunHandle:
@@ -44,7 +50,7 @@ async def started(client: ExportClient, emulator: Emulator, imodel_id: str) -> R
 
 
 async def waited(runs: Iterable[RunHandle], seconds: float) -> None:
-    """Wait for all of them for so long, and leave."""
+    """Wait for the runs for so long, and leave."""
     waits = [asyncio.create_task(run.wait()) for run in runs]
     await asyncio.sleep(seconds)
     for wait in waits:
@@ -52,7 +58,7 @@ async def waited(runs: Iterable[RunHandle], seconds: float) -> None:
     await asyncio.wait(waits)
 
 
-async def test_earlier_runs_are_asked_for_once_and_only_for_a_long_run(emulator: Emulator) -> None:
+async def test_history_is_loaded_once_and_only_for_a_long_run(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     async with ExportClient(emulator.token(), transport=emulator) as client:
         emulator.plan_next_run(imodel_id, duration=40)
@@ -64,7 +70,7 @@ async def test_earlier_runs_are_asked_for_once_and_only_for_a_long_run(emulator:
         assert emulator.count("list_runs") == 1
 
 
-async def test_what_earlier_runs_took_is_shown_to_the_schedule(emulator: Emulator) -> None:
+async def test_schedule_gets_the_durations_of_earlier_runs(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     emulator.plan_next_run(imodel_id, duration=100)
     emulator.plan_next_run(imodel_id, duration=200)
@@ -72,18 +78,18 @@ async def test_what_earlier_runs_took_is_shown_to_the_schedule(emulator: Emulato
     async with ExportClient(emulator.token(), transport=emulator) as other:
         await (await started(other, emulator, imodel_id)).wait()
         await (await started(other, emulator, imodel_id)).wait()
-    schedule = Curious()
+    schedule = Recorder()
     async with ExportClient(emulator.token(), transport=emulator, schedule=schedule) as client:
         await (await started(client, emulator, imodel_id)).wait()
-        known = [sorted(view.history) for view in schedule.views]
+        known = [sorted(context.history) for context in schedule.contexts]
         assert known[0] == []
         assert known[-1] == pytest.approx([100, 200], abs=2)
         await (await started(client, emulator, imodel_id)).wait()
-        assert sorted(schedule.views[-1].history) == pytest.approx([100, 200, 300], abs=2)
+        assert sorted(schedule.contexts[-1].history) == pytest.approx([100, 200, 300], abs=2)
 
 
 @pytest.mark.parametrize("refusal", [answer(404, "{}"), answer(500), answer(200, "garbage")])
-async def test_a_list_that_cannot_be_had_is_done_without(
+async def test_poller_works_without_a_history(
     client: ExportClient, emulator: Emulator, refusal: Response
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -93,35 +99,37 @@ async def test_a_list_that_cannot_be_had_is_done_without(
     assert emulator.count("list_runs") == 1
 
 
-async def test_a_schedule_is_shown_age_looks_state_and_changes(emulator: Emulator) -> None:
+async def test_schedule_gets_age_polls_state_and_changes(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     emulator.plan_next_run(imodel_id, duration=100)
-    schedule = Curious()
+    schedule = Recorder()
     async with ExportClient(emulator.token(), transport=emulator, schedule=schedule) as client:
         await (await started(client, emulator, imodel_id)).wait()
-    first, *later = schedule.views
+    first, *later = schedule.contexts
     assert (first.age, first.polls, first.state, first.pressure) == (0.0, 0, None, 1.0)
-    assert [view.polls for view in later] == list(range(1, len(later) + 1))
-    assert [view.age for view in later] == pytest.approx([10.0 * v.polls - 9 for v in later], abs=2)
-    assert {view.state for view in later} >= {ExecutionState.EXECUTING}
-    assert min(view.since_change for view in later) == 0
-    assert max(view.since_change for view in later) >= 10
+    assert [context.polls for context in later] == list(range(1, len(later) + 1))
+    assert [context.age for context in later] == pytest.approx(
+        [10.0 * c.polls - 9 for c in later], abs=2
+    )
+    assert {context.state for context in later} >= {ExecutionState.EXECUTING}
+    assert min(context.since_change for context in later) == 0
+    assert max(context.since_change for context in later) >= 10
 
 
-async def test_a_run_joined_late_is_as_old_as_the_service_says(emulator: Emulator) -> None:
+async def test_age_of_a_run_joined_late_is_the_services(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     emulator.plan_next_run(imodel_id, duration=1000)
-    schedule = Curious()
+    schedule = Recorder()
     async with ExportClient(emulator.token(), transport=emulator, schedule=schedule) as client:
         run = await started(client, emulator, imodel_id)
         await asyncio.sleep(500)
         await client.attach(run.connection_id, run.run_id).wait()
-    assert schedule.views[0].age == pytest.approx(500, abs=2)
+    assert schedule.contexts[0].age == pytest.approx(500, abs=2)
 
 
-async def test_many_runs_share_the_calls_that_there_are() -> None:
+async def test_runs_share_the_rate_limit() -> None:
     seen: Counter[str] = Counter()
-    schedule = Curious(seconds=1.0)
+    schedule = Recorder(seconds=1.0)
 
     def serve(request: Request) -> Response:
         seen[request.url] += 1
@@ -134,13 +142,13 @@ async def test_many_runs_share_the_calls_that_there_are() -> None:
     runs = [count for url, count in seen.items() if "/runs/r" in url]
     assert sum(seen.values()) <= 31 * 60
     assert len(runs) == 30
-    assert max(runs) <= 2 * min(runs)  # nobody starves
-    assert sum(runs) > 0.7 * 30 * 60  # and the calls are made use of
-    assert max(view.pressure for view in schedule.views) > 10
+    assert max(runs) <= 2 * min(runs)  # no run starves
+    assert sum(runs) > 0.7 * 30 * 60  # and the calls are used
+    assert max(context.pressure for context in schedule.contexts) > 10
 
 
-async def test_demand_ends_with_the_followed() -> None:
-    schedule = Curious(seconds=0.5)
+async def test_demand_ends_with_the_subscribers() -> None:
+    schedule = Recorder(seconds=0.5)
     running = answer(200, '{"run": {"id": "r", "state": "Executing"}}')
     limit = RateLimit(per_minute=60)
     async with ExportClient(
@@ -152,13 +160,13 @@ async def test_demand_ends_with_the_followed() -> None:
             wait.cancel()
         await asyncio.wait(many)
         await asyncio.sleep(100)
-        schedule.views.clear()
+        schedule.contexts.clear()
         schedule.seconds = 10.0
         last = asyncio.create_task(client.attach("c", "r").wait())
         await asyncio.sleep(100)
         last.cancel()
         await asyncio.wait([last])
-    assert {view.pressure for view in schedule.views} == {1.0}
+    assert {context.pressure for context in schedule.contexts} == {1.0}
 
 
 def ended(run_id: str, seconds: float) -> Run:
@@ -172,26 +180,26 @@ def ended(run_id: str, seconds: float) -> Run:
     )
 
 
-async def test_only_so_many_connections_are_remembered(client: ExportClient) -> None:
-    history = History(client.session)
+async def test_history_keeps_a_bounded_number_of_connections(client: ExportClient) -> None:
+    history = RunHistory(client.session)
     for n in range(1200):
-        history.past(Service.EXPORT, f"c{n}").add(ended("r", 60.0))
-    assert history.past(Service.EXPORT, "c1199").durations == (60.0,)
-    assert history.past(Service.EXPORT, "c0").durations == ()
+        history.of(Service.EXPORT, f"c{n}").add(ended("r", 60.0))
+    assert history.of(Service.EXPORT, "c1199").durations == (60.0,)
+    assert history.of(Service.EXPORT, "c0").durations == ()
 
 
-async def test_of_a_connection_the_last_runs_are_remembered_each_once(client: ExportClient) -> None:
-    past = History(client.session).past(Service.EXPORT, "c")
+async def test_history_keeps_the_last_runs_of_a_connection_once_each(client: ExportClient) -> None:
+    history = RunHistory(client.session).of(Service.EXPORT, "c")
     for n in range(1, 70):
-        past.add(ended(f"r{n}", n))
-        past.add(ended(f"r{n}", n))
-    assert past.durations == tuple(range(20, 70))
+        history.add(ended(f"r{n}", n))
+        history.add(ended(f"r{n}", n))
+    assert history.durations == tuple(range(20, 70))
 
 
 async def gap_under_scarcity(chance: float) -> float:
-    """Seconds between two looks at each of 60 runs, which have 60 calls a minute.
+    """Seconds between two polls of each of 60 runs under 60 calls a minute.
 
-    `chance` takes the place of what is drawn for a wait: 0 is the shortest, 1 the longest.
+    `chance` takes the place of the jitter: 0 is the shortest interval, 1 the longest.
     """
     transport = Answers(answer(200, '{"run": {"id": "r", "state": "Executing"}}'))
     retry = RetryPolicy(jitter=lambda longest: chance * longest)
@@ -203,13 +211,13 @@ async def gap_under_scarcity(chance: float) -> float:
     return 60 * 3600 / len(transport.requests)
 
 
-async def test_waits_that_scarcity_stretches_differ_by_chance() -> None:
+async def test_stretched_intervals_have_jitter() -> None:
     shortest, longest = await gap_under_scarcity(0.0), await gap_under_scarcity(1.0)
-    assert shortest == pytest.approx(61, abs=1)  # each has its turn, and no call is left over
+    assert shortest == pytest.approx(61, abs=1)  # every run is polled, and no call is left over
     assert 1.1 * shortest < longest < 1.5 * shortest
 
 
-async def test_many_connections_at_once_are_asked_once_each() -> None:
+async def test_history_of_each_connection_is_loaded_once() -> None:
     lists: Counter[str] = Counter()
 
     def serve(request: Request) -> Response:
@@ -226,7 +234,7 @@ async def test_many_connections_at_once_are_asked_once_each() -> None:
     assert set(lists.values()) == {1}
 
 
-async def test_a_run_is_remembered_although_many_connections_came_after_it() -> None:
+async def test_history_keeps_a_run_that_was_polled_through_many_connections() -> None:
     over = False
 
     def serve(request: Request) -> Response:
@@ -235,7 +243,7 @@ async def test_a_run_is_remembered_although_many_connections_came_after_it() -> 
         told = ending if over and "/c0/" in request.url else '"state": "Executing"'
         return answer(200, f'{{"run": {{"id": "r", {told}}}}}')
 
-    schedule = Curious()
+    schedule = Recorder()
     async with ExportClient(
         "t", transport=Answers(serve), schedule=schedule, rate_limit=RateLimit()
     ) as client:
@@ -253,10 +261,10 @@ async def test_a_run_is_remembered_although_many_connections_came_after_it() -> 
         await asyncio.sleep(1)
         next_one.cancel()
         await asyncio.wait([next_one])
-    assert schedule.views[-1].history == (60.0,)
+    assert schedule.contexts[-1].history == (60.0,)
 
 
-async def test_a_watcher_that_leaves_in_the_moment_of_news_is_not_told() -> None:
+async def test_subscriber_that_is_cancelled_during_an_event_does_not_get_it() -> None:
     answers = iter(["Queued", "Completed"])
 
     def serve(request: Request) -> Response:
@@ -273,7 +281,7 @@ async def test_a_watcher_that_leaves_in_the_moment_of_news_is_not_told() -> None
     assert staying.result().is_final
 
 
-async def test_a_slow_watcher_misses_nothing() -> None:
+async def test_slow_subscriber_misses_no_change() -> None:
     states = ["Queued", "Executing", "Finalizing", "Completed"]
     answers = iter(states)
 
@@ -281,17 +289,30 @@ async def test_a_slow_watcher_misses_nothing() -> None:
         body = f'{{"run": {{"id": "r", "state": "{next(answers)}", "result": "Success"}}}}'
         return answer(200, body)
 
-    async def dawdle(update: RunUpdate) -> None:
-        told.append(update.run.state.value)
+    async def slow(update: RunUpdate) -> None:
+        states_seen.append(update.run.state.value)
         await asyncio.sleep(100)
 
-    told: list[str] = []
+    states_seen: list[str] = []
     async with ExportClient("t", transport=Answers(serve), schedule=FixedSchedule(5)) as client:
-        await client.attach("c", "r").wait(on_update=dawdle)
-    assert told == states
+        await client.attach("c", "r").wait(on_update=slow)
+    assert states_seen == states
 
 
-async def test_the_default_schedule_makes_use_of_history(emulator: Emulator) -> None:
+async def test_equal_snapshots_are_kept_once() -> None:
+    body = '{"run": {"id": "kept", "state": "Executing", "jobs": [{"id": "j", "state": "Idle"}]}}'
+    transport = Answers(answer(200, body))
+    async with ExportClient("t", transport=transport, schedule=FixedSchedule(5)) as client:
+        wait = asyncio.create_task(client.attach("c", "kept").wait())
+        await asyncio.sleep(32)
+        kept = [one for one in gc.get_objects() if isinstance(one, Run) and one.id == "kept"]
+        wait.cancel()
+        await asyncio.wait([wait])
+    assert len(transport.requests) == 7
+    assert len(kept) == 1
+
+
+async def test_default_schedule_uses_the_history(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     for _ in range(7):
         emulator.plan_next_run(imodel_id, duration=1200)
@@ -302,9 +323,393 @@ async def test_the_default_schedule_makes_use_of_history(emulator: Emulator) -> 
             await (await started(other, emulator, imodel_id)).wait()
     before = emulator.count("get_run")
     async with ExportClient(
-        emulator.token(lifetime=1e6), transport=emulator, schedule=AdaptiveSchedule()
+        emulator.token(lifetime=1e6), transport=emulator, schedule=AdaptiveSchedule(poll_cost=3.0)
     ) as client:
         run = await started(client, emulator, imodel_id)
         final = await run.wait()
     assert final.duration == pytest.approx(1200, abs=5)
     assert emulator.count("get_run") - before < 25
+
+
+RUNNING = '{"run": {"id": "r", "state": "Executing"}}'
+DONE = '{"run": {"id": "r", "state": "Completed", "result": "Success"}}'
+EXPORT_RUN = RunKey(service=Service.EXPORT, connection_id="c", run_id="r")
+
+
+class Slow:
+    """A transport that responds after `seconds`, with a running run unless given a response."""
+
+    def __init__(self, seconds: float, *responses: Response) -> None:
+        self.seconds = seconds
+        self.responses = list(responses)
+        self.at: list[float] = []
+
+    async def send(self, request: Request, /) -> Response:
+        self.at.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self.seconds)
+        return self.responses.pop(0) if self.responses else answer(200, RUNNING)
+
+    def stream(self, request: Request, /) -> NoReturn:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+
+async def waits(run: RunHandle, *timeouts: float) -> None:
+    """Wait with each timeout in turn; every wait ends at its timeout."""
+    for timeout in timeouts:
+        with pytest.raises(RunTimeout):
+            await run.wait(timeout=timeout)
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.25])
+async def test_short_waits_in_a_row_cost_one_poll(latency: float) -> None:
+    transport = Slow(latency)
+    async with ExportClient("t", transport=transport) as client:
+        await waits(client.attach("c", "r"), *[0.1] * 5)
+    assert len(transport.at) == 1
+
+
+async def test_poll_state_is_kept_for_one_interval_after_the_last_wait() -> None:
+    transport, schedule = Slow(0.0), Recorder()
+    async with ExportClient("t", transport=transport, schedule=schedule) as client:
+        run = client.attach("c", "r")
+        await waits(run, 1)
+        await asyncio.sleep(7)
+        await waits(run, 11)  # from 8 to 19: the poll at 10 comes in its time
+        await asyncio.sleep(6)
+        await waits(run, 1)  # at 25, which is overdue
+        assert transport.at == [0, 10, 25]
+        await asyncio.sleep(30)
+        await waits(run, 1)  # at 56: too late
+    assert transport.at == [0, 10, 25, 56]
+    assert [context.polls for context in schedule.contexts] == [1, 2, 3, 1]
+
+
+async def test_poll_state_is_dropped_after_the_last_poll_fails() -> None:
+    transport = Slow(5.0, answer(403, '{"error": {"code": "No", "message": "no"}}'))
+    async with ExportClient("t", transport=transport, schedule=FixedSchedule(10)) as client:
+        run = client.attach("c", "r")
+        await waits(run, 1)
+        await asyncio.sleep(5)
+        await waits(run, 6)
+    assert transport.at == [0, 6]
+
+
+async def test_error_of_the_schedule_without_a_subscriber_is_dropped() -> None:
+    class Broken:
+        def next_wait(self, context: PollContext) -> float:
+            raise ZeroDivisionError
+
+    transport = Slow(5.0)
+    async with ExportClient("t", transport=transport, schedule=Broken()) as client:
+        run = client.attach("c", "r")
+        await waits(run, 1)
+        await asyncio.sleep(5)
+        with pytest.raises(ZeroDivisionError):
+            await run.wait()
+    assert len(transport.at) == 2
+
+
+async def test_loading_the_history_does_not_delay_a_poll() -> None:
+    at: list[float] = []
+
+    class SlowList(Slow):
+        async def send(self, request: Request, /) -> Response:
+            if request.url.endswith("/runs"):
+                await asyncio.sleep(25)
+                return answer(200, '{"runs": []}')
+            at.append(asyncio.get_running_loop().time())
+            return answer(200, RUNNING)
+
+    async with ExportClient("t", transport=SlowList(0.0), schedule=FixedSchedule(10)) as client:
+        with pytest.raises(RunTimeout):
+            await client.attach("c", "r").wait(timeout=95)
+    assert at == [10.0 * n for n in range(10)]
+
+
+async def test_closing_the_client_cancels_a_history_that_is_loading() -> None:
+    class Hanging(Slow):
+        async def send(self, request: Request, /) -> Response:
+            if request.url.endswith("/runs"):
+                await asyncio.Event().wait()
+            return answer(200, RUNNING)
+
+    transport = Hanging(0.0)
+    async with ExportClient("t", transport=transport, schedule=FixedSchedule(40)) as client:
+        await waits(client.attach("c", "r"), 100)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_poll_task_does_not_run_in_the_context_of_a_waiter() -> None:
+    trace = ContextVar("trace", default="none")
+    traces: list[str] = []
+
+    def serve(request: Request) -> Response:
+        traces.append(trace.get())
+        return answer(200, '{"runs": []}' if request.url.endswith("/runs") else RUNNING)
+
+    trace.set("of the waiter")
+    async with ExportClient("t", transport=Answers(serve), schedule=FixedSchedule(40)) as client:
+        await waits(client.attach("c", "r"), 100)
+    assert traces == ["none"] * 4
+
+
+def poller(client: ExportClient, seconds: float = 100.0, max_outage: float = 900.0) -> RunPoller:
+    return RunPoller(client.session, FixedSchedule(seconds), max_outage)
+
+
+async def until_closed(poller: RunPoller, key: RunKey) -> None:
+    """Subscribe until the poller is closed."""
+    subscription = poller.subscribe(key)
+    try:
+        async for event in subscription:
+            if isinstance(event, PollFailed):
+                raise event.error
+    finally:
+        subscription.close()
+
+
+@pytest.mark.parametrize(
+    ("filters", "polled"),
+    [
+        ({}, ["c1/runs/r1", "c1/runs/r2", "c2/runs/r1"]),
+        ({"connection_id": "c1"}, ["c1/runs/r1", "c1/runs/r2"]),
+        ({"run_id": "r1"}, ["c1/runs/r1", "c2/runs/r1"]),
+        ({"connection_id": "c2", "run_id": "r1"}, ["c2/runs/r1"]),
+        ({"connection_id": "c3"}, []),
+    ],
+)
+async def test_poll_now_polls_the_runs_it_names(filters: dict[str, str], polled: list[str]) -> None:
+    transport = Answers(answer(200, RUNNING))
+    async with ExportClient("t", transport=transport) as client, asyncio.TaskGroup() as group:
+        ours = poller(client)
+        for connection_id, run_id in (("c1", "r1"), ("c1", "r2"), ("c2", "r1")):
+            key = RunKey(service=Service.EXPORT, connection_id=connection_id, run_id=run_id)
+            group.create_task(_closed(until_closed(ours, key)))
+        await asyncio.sleep(10)
+        assert ours.runs_polled == 3
+        transport.requests.clear()
+        ours.poll_now(**filters)
+        await asyncio.sleep(1)
+        assert [r.url.partition("/connections/")[2] for r in transport.requests] == polled
+        await asyncio.sleep(60)
+        assert len(transport.requests) == len(polled)
+        await ours.close()
+        await asyncio.sleep(0)
+        assert ours.runs_polled == 0
+
+
+async def _closed(work: Coroutine[Any, Any, None]) -> None:
+    with pytest.raises(RuntimeError, match="the client was closed"):
+        await work
+
+
+async def test_poll_now_during_a_poll_polls_once_more() -> None:
+    transport = Slow(5.0)
+    async with ExportClient("t", transport=transport) as client:
+        ours = poller(client)
+        waiter = asyncio.create_task(_closed(until_closed(ours, EXPORT_RUN)))
+        await asyncio.sleep(1)
+        ours.poll_now()
+        ours.poll_now()
+        await asyncio.sleep(50)
+        await ours.close()
+        await waiter
+    assert transport.at == [0, 5]
+
+
+@pytest.mark.parametrize("status", [200, 429, 503])
+async def test_poll_now_respects_a_retry_after(status: int) -> None:
+    transport = Slow(1.0, answer(status, RUNNING, Retry_After="30"))
+    async with ExportClient("t", transport=transport) as client:
+        ours = poller(client, 20.0)
+        waiter = asyncio.create_task(_closed(until_closed(ours, EXPORT_RUN)))
+        await asyncio.sleep(0.5)
+        ours.poll_now()
+        await asyncio.sleep(10)
+        ours.poll_now()
+        await asyncio.sleep(40)
+        await ours.close()
+        await waiter
+    assert transport.at == [0, 31]
+
+
+async def test_poll_now_leaves_a_run_without_a_subscriber_alone() -> None:
+    transport = Slow(0.0)
+    async with ExportClient("t", transport=transport) as client:
+        ours = poller(client)
+        subscription = ours.subscribe(EXPORT_RUN)
+        await asyncio.sleep(1)
+        subscription.close()
+        ours.poll_now()
+        await asyncio.sleep(1)
+        await ours.close()
+    assert len(transport.at) == 1
+
+
+async def test_subscription_queues_no_events_without_a_change() -> None:
+    throttled = answer(429, "{}", Retry_After="60")
+    transport = Answers(answer(200, RUNNING), *[throttled] * 49, answer(200, DONE))
+    async with ExportClient("t", transport=transport) as client:
+        ours = poller(client, 10.0)
+        slow = [ours.subscribe(EXPORT_RUN, every_poll=every) for every in (False, True)]
+        await asyncio.sleep(30 * 60)
+        late = ours.subscribe(EXPORT_RUN)
+        assert [type(await anext(late)) for _ in range(2)] == [Snapshot, Throttled]
+        await asyncio.sleep(30 * 60)
+        kinds = [[type(event) async for event in reader] for reader in (*slow, late)]
+        await ours.close()
+    assert kinds == [[Snapshot, Snapshot], [Snapshot, Snapshot], [Snapshot]]
+
+
+async def test_late_wait_ends_at_once_where_the_retry_after_is_beyond_its_deadline() -> None:
+    transport = Answers(answer(200, RUNNING), answer(429, "{}", Retry_After="600"))
+    async with ExportClient("t", transport=transport, schedule=FixedSchedule(10)) as client:
+        run = client.attach("c", "r")
+        early = asyncio.create_task(run.wait(timeout=1000))
+        await asyncio.sleep(100)
+        with pytest.raises(RunTimeout, match="allows no poll within 60 s"):
+            await run.wait(timeout=60)
+        assert asyncio.get_running_loop().time() == 100
+        early.cancel()
+        await asyncio.wait([early])
+
+
+@pytest.mark.parametrize(("runs", "first"), [(1, 1.0), (50, 1.0), (2000, None)])
+async def test_first_poll_of_a_new_run_is_soon_unless_calls_are_scarce(
+    runs: int, first: float | None
+) -> None:
+    at: list[float] = []
+
+    def serve(_: Request) -> Response:
+        at.append(asyncio.get_running_loop().time())
+        return answer(200, RUNNING)
+
+    async with ExportClient(
+        "t", transport=Answers(serve), rate_limit=RateLimit(per_minute=1200)
+    ) as client:
+        ours = RunPoller(client.session, AdaptiveSchedule(), 900.0)
+        for n in range(runs):
+            key = RunKey(service=Service.EXPORT, connection_id="c", run_id=f"r{n}")
+            ours.subscribe(key, is_new=True, just_created=True)
+        await asyncio.sleep(200)
+        await ours.close()
+    if first is not None:
+        assert at[:runs] == [first] * runs
+    else:
+        assert sum(moment <= 1.0 for moment in at) < runs / 4
+        assert len(at) > runs  # later, and not left out
+
+
+async def test_many_runs_leave_time_to_the_event_loop() -> None:
+    transport = Answers(answer(200, RUNNING))
+    async with ExportClient(
+        "t", transport=transport, schedule=FixedSchedule(1), rate_limit=RateLimit()
+    ) as client:
+        await waited((client.attach("c", f"r{n}") for n in range(500)), 20)
+    assert 0.7 * 250 < (len(transport.requests) - 500) / 20 < 1.1 * 250
+
+
+@pytest.mark.parametrize(("seconds", "goal"), [(2.0, 3.0), (20.0, 4.0), (420.0, 15.0)])
+async def test_end_of_a_run_is_noticed_soon_by_default(seconds: float, goal: float) -> None:
+    lags = []
+    for seed in range(20):
+        emulator = Emulator(seed=seed, epoch=EPOCH)
+        async with ExportClient(emulator.token(lifetime=1e6), transport=emulator) as client:
+            imodel_id = emulator.add_imodel()
+            emulator.plan_next_run(imodel_id, duration=seconds * (0.8 + seed / 50))
+            run = await started(client, emulator, imodel_id)
+            began = asyncio.get_running_loop().time()
+            await run.wait()
+            elapsed = asyncio.get_running_loop().time() - began
+            lags.append(elapsed - seconds * (0.8 + seed / 50))
+    assert 0 <= sum(lags) / len(lags) <= goal
+
+
+def records(caplog: pytest.LogCaptureFixture, level: int) -> list[logging.LogRecord]:
+    return [r for r in caplog.records if r.name == "itwin_export_async.runs" and r.levelno == level]
+
+
+async def test_outage_is_one_warning_and_its_end_one_info(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "itwin_export_async.runs")
+    transport = Answers(*[answer(200, RUNNING)] * 3, *[answer(503, "{}")] * 120, answer(200, DONE))
+    async with ExportClient("t", transport=transport, schedule=FixedSchedule(30)) as client:
+        await asyncio.gather(*(client.attach("c", f"r{n}").wait() for n in range(3)))
+    (begin,) = records(caplog, logging.WARNING)
+    assert begin.getMessage().startswith("outage: run r")
+    assert "503" in begin.getMessage()
+    assert begin.itwin["connection_id"] == "c"  # type: ignore[attr-defined]
+    infos = [record.getMessage() for record in records(caplog, logging.INFO)]
+    assert sum(info.startswith("outage ended: run r") for info in infos) == 1
+    assert sum("finished: Success" in info for info in infos) == 3
+    assert len(infos) == 4
+    failed = [r for r in records(caplog, logging.DEBUG) if "will retry" in r.getMessage()]
+    assert len(failed) == 24
+
+
+async def test_outage_is_seen_from_outside_until_it_ends() -> None:
+    transport = Answers(
+        answer(200, RUNNING), *[answer(404, "<html>")] * 2, answer(200, RUNNING), answer(404)
+    )
+    async with ExportClient("t", transport=transport) as client:
+        ours = poller(client, 100.0, max_outage=300.0)
+        waiter = asyncio.create_task(until_closed(ours, EXPORT_RUN))
+        seen = []
+        for _ in range(7):
+            await asyncio.sleep(99)
+            seen.append(ours.outage_since is not None)
+            await asyncio.sleep(1)
+        assert seen == [False, True, True, False, True, True, True]
+        with pytest.raises(NotFound):
+            await waiter
+        assert ours.outage_since is None
+        await ours.close()
+
+
+async def test_new_run_that_is_unknown_yet_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+    unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "no"}}')
+    transport = Answers(unknown, answer(429, "{}"), answer(200, DONE))
+    async with ExportClient("t", transport=transport) as client:
+        ours = poller(client, 5.0)
+        subscription = ours.subscribe(EXPORT_RUN, just_created=True, every_poll=True)
+        kinds = [type(event) async for event in subscription]
+        subscription.close()
+        await ours.close()
+    assert kinds == [PollMissed, Throttled, Snapshot]
+    assert records(caplog, logging.WARNING) == []
+
+
+async def test_failed_run_is_a_warning_with_its_reason(
+    client: ExportClient, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "itwin_export_async.runs")
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, "Error")
+    run = await started(client, emulator, imodel_id)
+    emulator.plan_next_run(emulator.add_imodel(), "Success")
+    await asyncio.gather(run.wait(check=False), run.wait(check=False))
+    (record,) = [r for r in records(caplog, logging.WARNING) if run.run_id in r.getMessage()]
+    assert "failed: Error" in record.getMessage()
+    assert "TAE_" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert record.itwin == {  # type: ignore[attr-defined]
+        "run_id": run.run_id,
+        "connection_id": run.connection_id,
+    }
+
+
+async def test_finished_run_is_an_info_with_its_duration_and_its_imodel(
+    client: ExportClient, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "itwin_export_async.runs")
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, duration=420)
+    run = evolve(await started(client, emulator, imodel_id), imodel_id=imodel_id)
+    await run.wait()
+    (record,) = [r for r in records(caplog, logging.INFO) if "finished" in r.getMessage()]
+    assert f"run {run.run_id} finished: Success after 420 s" in record.getMessage()
+    assert record.itwin["imodel_id"] == imodel_id  # type: ignore[attr-defined]

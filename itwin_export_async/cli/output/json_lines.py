@@ -8,7 +8,7 @@ from attrs import asdict
 
 from itwin_export_async import ResponseError, RunFailed
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._runs.resume_token import ResumeToken, write_token
+from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async.cli.errors import failed_tasks, headline, remedy
 from itwin_export_async.cli.export_record import Record
 
@@ -50,9 +50,8 @@ def _error(record: Record, error: Exception) -> dict[str, Any]:
 
 def _token(connection_id: str, run_id: str) -> str:
     """What takes the run up again, without a deadline."""
-    return write_token(
-        ResumeToken(service=Service.EXPORT, connection_id=connection_id, run_id=run_id)
-    )
+    token = ResumeToken(service=Service.EXPORT, connection_id=connection_id, run_id=run_id)
+    return token.to_string()
 
 
 def _moment(moment: datetime | None) -> str | None:
