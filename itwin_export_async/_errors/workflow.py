@@ -1,5 +1,7 @@
 """What goes wrong in the work itself: consent, files, runs."""
 
+from typing import Literal
+
 from attrs import define, field
 
 from itwin_export_async._errors.http import ExportError
@@ -18,14 +20,24 @@ class AuthorizationRequired(ExportError):
         return f"the user has not yet agreed to exports in their name; they can at {page}"
 
 
+DownloadReason = Literal[
+    "not_finished", "no_output", "not_available", "refused", "incomplete", "mismatch", "disk"
+]
+
+
 @define(eq=False, kw_only=True, slots=False)
 class DownloadError(ExportError):
     """A file could not be fetched whole. Nothing stands under its final name.
 
-    `file_id` is the Storage id, `destination` the path it was meant for.
+    `reason` classifies the failure: `not_finished` (the run is still active), `no_output` (the run
+    produced no file), `not_available` (the file is not readable, or not yet), `refused` (the blob
+    store denies access), `incomplete` (the bytes could not be read to the end), `mismatch` (length,
+    version or digest differ) or `disk` (the file cannot be written). `file_id` is the Storage id,
+    `destination` the path.
     """
 
     message: str = field(converter=redacted)
+    reason: DownloadReason = "incomplete"
     file_id: str = ""
     destination: str = ""
 
