@@ -27,6 +27,7 @@ from itwin_export_async._errors import (
     TransportError,
     UploadError,
 )
+from itwin_export_async._files.blob_reader import BlobReader
 from itwin_export_async._files.storage import StorageClient
 from itwin_export_async._http.credentials import (
     ClientCredentials,
@@ -56,6 +57,7 @@ from itwin_export_async._models import (
     Run,
     RunErrorInfo,
     RunOrigin,
+    RunOutput,
     RunUpdate,
     SourceFile,
     StateChange,
@@ -84,6 +86,7 @@ __all__ = [
     "AuthenticationType",
     "AuthorizationInformation",
     "AuthorizationRequired",
+    "BlobReader",
     "ClientCredentials",
     "Conflict",
     "Connection",
@@ -127,6 +130,7 @@ __all__ = [
     "RunFailed",
     "RunHandle",
     "RunOrigin",
+    "RunOutput",
     "RunPartlyFailed",
     "RunTimeout",
     "RunUnreachable",

@@ -23,7 +23,7 @@ from itwin_export_async._models.options import (
     OutputOptions,
 )
 from itwin_export_async._models.runs import Job, Run, RunErrorInfo, Task, TaskErrorInfo
-from itwin_export_async._models.storage import StoredFile
+from itwin_export_async._models.storage import RunOutput, StoredFile
 from itwin_export_async._models.updates import RunOrigin, RunUpdate, StateChange
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Run",
     "RunErrorInfo",
     "RunOrigin",
+    "RunOutput",
     "RunUpdate",
     "SourceFile",
     "StateChange",

@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "PIECE", 10)
+    monkeypatch.setattr(uploads, "BLOCK_SIZE", 10)
 
 
 async def test_a_file_is_sent_and_listed(
@@ -237,7 +237,7 @@ async def test_folders_are_listed_page_by_page(
 
 
 def test_a_piece_is_no_larger_than_the_store_takes() -> None:
-    assert uploading.PIECE <= 256 * 1024 * 1024
+    assert uploading.BLOCK_SIZE <= 256 * 1024 * 1024
 
 
 async def test_a_cancelled_upload_is_never_complete(
