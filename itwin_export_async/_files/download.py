@@ -5,7 +5,7 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def check_destination(
     destination: str | os.PathLike[str],
     *,
     name: str = "destination",
-    protected: Iterable[Path] = (),
+    protected: Collection[Path] = (),
 ) -> Target:
     """Where a download to this destination goes. Makes nothing.
 

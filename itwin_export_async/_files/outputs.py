@@ -145,7 +145,9 @@ class Outputs:
                     if len(ids) > 1:
                         continue
                 if began >= deadline:
-                    raise _unavailable(error, ids, note, destination) from error
+                    raise _unavailable(error, ids, note, destination) from (
+                        error.__cause__ or error
+                    )
             log.info("an output of run %s is not readable yet; retry in %.1f s", run.id, pause)
             await asyncio.sleep(max(0.0, min(pause, deadline - clock())))
             pause += 1.0

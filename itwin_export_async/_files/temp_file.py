@@ -8,9 +8,10 @@ default executor belongs to the caller.
 import asyncio
 import errno
 import os
+import re
 import secrets
 import stat
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -26,9 +27,10 @@ T = TypeVar("T")
 PIECE_SIZE = 4 * 1024 * 1024
 MAX_THREADS = 4
 MAX_NUMBER = 10_000
+MAX_LINKS = 40
+_STREAM = re.compile(r"/dev/(std(in|out|err)|fd/\d+)|/proc/[^/]+/fd/\d+")
 _FLAGS = ("O_NOFOLLOW", "O_BINARY")  # Windows has only the second
 _OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | sum(getattr(os, name, 0) for name in _FLAGS)
-_FILE_TYPES = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder"}
 
 MayReplace = Callable[[Path], bool]
 """Whether a file that exists at this path may be replaced."""
@@ -206,7 +208,7 @@ async def temp_file(
 
 
 def place_file(
-    source: Path, path: Path, *, may_replace: MayReplace, protected: Iterable[Path] = ()
+    source: Path, path: Path, *, may_replace: MayReplace, protected: Collection[Path] = ()
 ) -> Path:
     """Move a complete file to `path`, in one step, and return its final path.
 
@@ -264,9 +266,20 @@ def file_type(path: Path) -> str | None:
         mode = path.stat().st_mode
     except (OSError, ValueError):  # the writing will say what is wrong
         return None
-    if stat.S_ISREG(mode):
-        return "a file"
-    return "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a file" if stat.S_ISREG(mode) and not _is_stream(path) else "a device or pipe"
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path leads to a standard stream, which is a regular file where it is redirected."""
+    for _ in range(MAX_LINKS):
+        if _STREAM.fullmatch(os.path.normpath(path)):
+            return True
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return False
 
 
 def _mode_of(path: Path, otherwise: int) -> int:

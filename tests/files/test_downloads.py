@@ -377,9 +377,7 @@ async def test_two_downloads_to_one_path_do_not_mix(tmp_path: Path) -> None:
         return blob() if "blobs" in request.url else SIGNED
 
     async with ExportClient("t", transport=Answers(serve)) as client:
-        await asyncio.gather(
-            *(client.storage.download("f1", tmp_path / "f.ifc") for _ in range(2))
-        )
+        await asyncio.gather(*(client.storage.download("f1", tmp_path / "f.ifc") for _ in range(2)))
     assert (tmp_path / "f.ifc").read_bytes() == FILE
     assert os.listdir(tmp_path) == ["f.ifc"]
 
