@@ -27,7 +27,6 @@ T = TypeVar("T")
 PIECE_SIZE = 4 * 1024 * 1024
 MAX_THREADS = 4
 MAX_NUMBER = 10_000
-MAX_LINKS = 40
 _STREAM = re.compile(r"/dev/(std(in|out|err)|fd/\d+)|/proc/[^/]+/fd/\d+")
 _FLAGS = ("O_NOFOLLOW", "O_BINARY")  # Windows has only the second
 _OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | sum(getattr(os, name, 0) for name in _FLAGS)
@@ -180,12 +179,12 @@ class TempFile:
         return final
 
     def _discard(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # a full disk may reject even what is thrown away
-                self._file.close()
-            with suppress(OSError):  # the earlier error counts
-                self._path.unlink()
-            self._file = None
+        assert self._file is not None
+        with suppress(OSError):  # a full disk may reject even what is thrown away
+            self._file.close()
+        with suppress(OSError):  # the earlier error counts
+            self._path.unlink()
+        self._file = None
 
     def _unwritable(self, exc: OSError) -> DownloadError:
         return _disk_error(f"cannot be written: {exc.strerror}", self._target or self._folder)
@@ -273,11 +272,9 @@ def file_type(path: Path) -> str | None:
 
 def _is_stream(path: Path) -> bool:
     """Whether a path leads to a standard stream, which is a regular file where it is redirected."""
-    for _ in range(MAX_LINKS):
+    while path.is_symlink():  # it ends: the path leads to a file
         if _STREAM.fullmatch(os.path.normpath(path)):
             return True
-        if not path.is_symlink():
-            break
         path = path.parent / path.readlink()
     return False
 

@@ -246,11 +246,14 @@ async def test_output_that_never_appears_is_an_error_with_all_ids(
     assert not list(tmp_path.iterdir())
 
 
+GATEWAY = '{"error": {"code": "x", "message": "x", "details": [{"code": "OperationNotFound"}]}}'
+
+
+@pytest.mark.parametrize("before", [0, 1])  # the second: between the plain id and the composite
 async def test_404_of_the_gateway_is_no_missing_file(
-    run: RunHandle, emulator: Emulator, tmp_path: Path
+    run: RunHandle, emulator: Emulator, tmp_path: Path, before: int
 ) -> None:
-    body = '{"error": {"code": "x", "message": "x", "details": [{"code": "OperationNotFound"}]}}'
-    emulator.inject("get_file", answer(404, body))
+    emulator.inject("get_file", *[answer(404, "{}")] * before, answer(404, GATEWAY))
     with pytest.raises(NotFound, match="gateway"):
         await run.download(tmp_path)
 

@@ -144,7 +144,7 @@ async def test_signature_that_expires_halfway_is_renewed(tmp_path: Path) -> None
     async with client_of(store) as client:
         path = await client.storage.download("f1", tmp_path / "a.ifc")
     assert path.read_bytes() == CONTENT
-    assert len(store.ranges) == 4
+    assert store.addresses >= 2
 
 
 async def test_exception_of_a_callback_is_no_broken_connection(tmp_path: Path) -> None:
