@@ -9,6 +9,7 @@ import aiohttp
 
 from itwin_export_async._batch.batch import Requests, export_many
 from itwin_export_async._batch.pipeline import Export, Terms, parse_authentication_type
+from itwin_export_async._files.download import Downloader
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.storage import StorageClient
 from itwin_export_async._http.credentials import Auth, auth_from_env, normalize_auth
@@ -92,9 +93,10 @@ class ExportClient:
             raise ValueError(f"max_outage must be at least 0, not {max_outage}")
         self._owns_session = session is None
         self._poller = RunPoller(self._session, checked_schedule(schedule), max_outage)
-        self.storage = StorageClient(self._session)
+        self._downloader = Downloader(self._session)
+        self.storage = StorageClient(self._session, self._downloader)
         """iTwin Storage: where the exported files are."""
-        outputs = Outputs(self._session, self.storage)
+        outputs = Outputs(self._session, self._downloader)
         self._desk = RunContext(session=self._session, poller=self._poller, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
         self._terms = partial(Terms, desk=self._desk, consent=self._consent)
@@ -126,6 +128,7 @@ class ExportClient:
         try:
             await self._poller.close()
         finally:
+            self._downloader.close()
             if self._owns_session:
                 await self._session.__aexit__()
 

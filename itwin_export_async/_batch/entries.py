@@ -247,7 +247,7 @@ def _is_lost(error: Exception) -> bool:
 
 
 def _has_no_file(error: Exception) -> bool:
-    return isinstance(error, DownloadError) and isinstance(error.__cause__, NotFound)
+    return isinstance(error, DownloadError) and error.reason == "not_available"
 
 
 def found(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from itwin_export_async._batch.entries import OutputFile
 from itwin_export_async._errors import DownloadError
-from itwin_export_async._files.storage import is_folder
-from itwin_export_async._files.temp_file import check_target
+from itwin_export_async._files.download import is_folder
+from itwin_export_async._files.temp_file import place_file
 from itwin_export_async._runs.handle import RunHandle
 
 
@@ -49,7 +49,9 @@ class Places:
         """Raise a `DownloadError` if the destination is a file of another export."""
         if not is_folder(destination) and not self.claim([destination], owner):
             raise DownloadError(
-                message="is the destination of another request, too", destination=destination
+                message="is the destination of another request, too",
+                reason="disk",
+                destination=destination,
             )
 
     async def fetch(self, handle: RunHandle, destination: str, owner: str) -> list[Path]:
@@ -63,7 +65,10 @@ class Places:
             return await asyncio.to_thread(lambda: self._move(staged, folder, owner))
         except DownloadError as error:
             raise DownloadError(
-                message=error.message, file_id=error.file_id, destination=destination
+                message=error.message,
+                reason=error.reason,
+                file_id=error.file_id,
+                destination=destination,
             ) from error.__cause__
         finally:
             await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
@@ -71,12 +76,13 @@ class Places:
     def _move(self, staged: Iterable[Path], folder: Path, owner: str) -> list[Path]:
         moved: list[Path] = []
         for path in staged:
-            place, number = folder / path.name, 1
-            while place in moved or not self.claim([place], owner):
-                number += 1
-                place = folder / f"{path.stem}-{number}{path.suffix}"
-            check_target(place)
-            moved.append(path.replace(place))
+            moved.append(
+                place_file(
+                    path,
+                    folder / path.name,
+                    may_replace=lambda place: place not in moved and self.claim([place], owner),
+                )
+            )
         return moved
 
 

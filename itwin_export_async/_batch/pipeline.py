@@ -29,7 +29,7 @@ from itwin_export_async._batch.entries import (
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.output_paths import Places, files_exist, placed
 from itwin_export_async._errors import ExportError, NotFound, RunTimeout, StartTimeout
-from itwin_export_async._files.storage import check_destination
+from itwin_export_async._files.download import check_destination
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import (

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
+from typing import Literal
+
 from attrs import define, field
 from attrs.validators import in_
 

@@ -1,163 +1,267 @@
-"""Files brought to disk whole, in as many goes as it takes.
-
-How long a file is says the blob store, or else Storage: where the two disagree, and where neither
-tells and a broken connection could pass for the end, there is no file.
-"""
+"""Files brought to disk: where they may go, and the way from a stream to a complete file."""
 
 import asyncio
+import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import re
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from attrs import define
+from attrs import field, frozen
 
-from itwin_export_async._errors import (
-    DownloadError,
-    ExportError,
-    PermissionDenied,
-    RateLimited,
-    ResponseError,
-    ServerError,
-    TransportError,
+from itwin_export_async._errors import DownloadError
+from itwin_export_async._files.blob_reader import BlobReader, BlobSource
+from itwin_export_async._files.names import has_suffix, safe_name
+from itwin_export_async._files.temp_file import (
+    DiskThreads,
+    MayReplace,
+    check_folder,
+    file_type,
+    is_same_file,
+    make_folder,
+    temp_file,
 )
-from itwin_export_async._files.progress import Progress, report
-from itwin_export_async._files.temp_file import TempFile
 from itwin_export_async._http.session import Session
 from itwin_export_async._protocol.files import (
-    Content,
-    SizeMismatch,
-    get_blob_request,
-    measured,
-    must_ask_size,
-    parse_blob,
+    download_file_request,
+    get_file_request,
+    parse_download,
+    parse_file,
 )
+from itwin_export_async._redaction import without_query
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("itwin_export_async.files")
 
-Locate = Callable[[], Awaitable[str]]
-"""Gives a signed address that is good for now."""
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a `Path` has one slash left of two
 
-Measure = Callable[[], Awaitable[int | None]]
-"""Asks how many bytes the file has, None when that is not told."""
+Progress = Callable[[int, int | None], Any]
+"""Called with the bytes done and the bytes in total (None where not known); may be async."""
 
 
-@define(eq=False)
-class Download:
-    """One file on its way to `path`.
+async def report(on_progress: Progress | None, done: int, total: int | None) -> None:
+    """Call the progress callback, if there is one, and await it where it is async."""
+    if on_progress is not None:
+        pending = on_progress(done, total)
+        if inspect.isawaitable(pending):
+            await pending
 
-    `can_renew`: whether `locate` brings a new signature when one has expired. `size`: the bytes it
-    has by what was told before, None when nothing was. `measure` is asked where that does not do,
-    None where nobody knows.
+
+@frozen(kw_only=True)
+class Target:
+    """Where a file goes: a folder, in which it gets the name of the stored file unless `name` is
+    given.
     """
 
-    session: Session
-    locate: Locate
-    path: Path
-    on_progress: Progress | None = None
-    can_renew: bool = True
-    size: int | None = None
-    measure: Measure | None = None
+    folder: Path
+    name: str | None = None
 
-    async def fetch(self) -> None:
-        """Fetch in as many goes as it takes, while each go brings something.
+    @property
+    def path(self) -> Path:
+        """The path, as far as it is known."""
+        return self.folder if self.name is None else self.folder / self.name
 
-        Raises a `DownloadError` that names no file.
+
+def check_destination(
+    destination: str | os.PathLike[str],
+    *,
+    name: str = "destination",
+    protected: Collection[Path] = (),
+) -> Target:
+    """Where a download to this destination goes. Makes nothing.
+
+    A destination is a folder if it exists as one, ends with a separator or has no suffix; otherwise
+    it is a file. `protected` are files that no download may replace.
+
+    Raises a `ValueError` that begins with `name` for what can never be one: a URL, a device, a pipe
+    or a link to one, a protected file, a folder whose path is a file. Raises a `DownloadError`
+    where the folder cannot be written.
+    """
+    text = os.fspath(destination)
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string or a path, not {text!r}")
+    if not text.strip() or "\0" in text:
+        raise ValueError(f"{name} {text!r} is not a path")
+    if "://" in text or _URL.match(text):
+        raise ValueError(
+            f"{name} {without_query(text)!r} is a URL: give a local path, or write the chunks of "
+            "storage.open() there"
+        )
+    path, kind = Path(text), file_type(Path(text))
+    if kind == "a device or pipe":
+        raise ValueError(f"{name} {text!r} is {kind}: give the path of a file or folder")
+    if not is_folder(text):
+        if any(is_same_file(path, other) for other in protected):
+            raise ValueError(f"{name} {text!r} is in use by this call: give another path")
+        check_folder(path.parent)
+        return Target(folder=path.parent, name=path.name)
+    if kind == "a file":
+        raise ValueError(
+            f"{name} {text!r} means a folder, but is a file: give a path with a suffix"
+        )
+    check_folder(path)
+    return Target(folder=path)
+
+
+def is_folder(destination: str | os.PathLike[str]) -> bool:
+    """Whether a destination means a folder: it is one, ends with a separator or has no suffix."""
+    text = os.fspath(destination)
+    return text.endswith(("/", os.sep)) or os.path.isdir(text) or not has_suffix(text)
+
+
+async def prepare_folder(folder: Path) -> None:
+    """Make the folder, or raise a `DownloadError` that says why it cannot be written."""
+    await asyncio.to_thread(make_folder, folder)
+
+
+@frozen
+class WrittenFiles:
+    """The files that a client has put into folders, and so may replace. Keeps the latest ones."""
+
+    _states: dict[str, tuple[int, ...]] = field(factory=dict, init=False)
+    _limit: int = field(default=10_000, kw_only=True)
+
+    def add(self, path: Path) -> None:
+        """Remember a file as it is now."""
+        key = os.path.realpath(path)
+        self._states.pop(key, None)
+        if (state := _state(path)) is not None:
+            self._states[key] = state
+        while len(self._states) > self._limit:
+            del self._states[next(iter(self._states))]
+
+    def __contains__(self, path: Path) -> bool:
+        state = self._states.get(os.path.realpath(path))
+        return state is not None and state == _state(path)
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class Downloader:
+    """Downloads of one client: what they read, and where they write."""
+
+    def __init__(self, session: Session) -> None:
+        self.threads = DiskThreads()
+        self._session = session
+        self._written = WrittenFiles()
+
+    def close(self) -> None:
+        """Let the threads end. A later use starts new ones."""
+        self.threads.close()
+
+    def file(
+        self, file_id: str, *, name: str = "", size: int | None = None, destination: str = ""
+    ) -> BlobSource:
+        """A file of Storage. `size` None: it is read where the blob store does not give it."""
+        session = self._session
+
+        async def get_url() -> str:
+            response = await session.send(download_file_request(file_id))
+            return parse_download(response, base_url=session.base_url)
+
+        async def get_size() -> int | None:
+            return parse_file(await session.send(get_file_request(file_id))).size
+
+        return BlobSource(
+            get_url=get_url,
+            get_size=get_size,
+            name=name,
+            size=size,
+            file_id=file_id,
+            destination=destination,
+        )
+
+    async def described_file(self, file_id: str, *, destination: str = "") -> BlobSource:
+        """The same, with name and size from Storage. Raises `NotFound`."""
+        stored = parse_file(await self._session.send(get_file_request(file_id)))
+        name = safe_name(stored.display_name, fallback=file_id)
+        return self.file(file_id, name=name, size=stored.size, destination=destination)
+
+    def blob(self, sas_url: str, *, destination: str = "") -> BlobSource:
+        """A blob of the caller's own, named as in its URL."""
+
+        async def get_url() -> str:
+            return sas_url
+
+        name = safe_name(unquote(urlsplit(sas_url).path), fallback="output")
+        return BlobSource(get_url=get_url, can_renew=False, name=name, destination=destination)
+
+    def reader(
+        self,
+        source: BlobSource,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_range: str | None = None,
+    ) -> BlobReader:
+        """A stream of a file or blob, or of a part of it."""
+        return BlobReader(
+            self._session, self.threads, source, start=start, stop=stop, if_range=if_range
+        )
+
+    async def target(self, destination: str | os.PathLike[str]) -> Target:
+        """The target of a destination, checked as `check_destination` does."""
+        return await self.threads.run(partial(check_destination, destination))
+
+    async def save(
+        self,
+        source: BlobSource,
+        target: Target,
+        on_progress: Progress | None,
+        taken: Collection[Path] = (),
+    ) -> Path:
+        """Write a file or blob to its target, and return the path. Nothing is left of what fails.
+
+        A file that the caller named is replaced, and in a folder a file that this client wrote. No
+        path of `taken` is: those are of the same call. Raises a `DownloadError`.
         """
-        part = TempFile(self.path)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        named = None if target.name is None else target.path
+
+        def may_replace(path: Path) -> bool:
+            return path not in taken and (path == named or path in self._written)
+
+        reader = self.reader(source)
         try:
-            await part.open()
-            failures = furthest = 0
-            while True:
-                address = await self.locate()
-                error = await self._go(address, part, self.measure)
-                if error is None:
-                    break
-                if isinstance(error, PermissionDenied) and not self.can_renew:
-                    raise DownloadError(
-                        message=f"the address does not allow reading, or has expired: {error}"
-                    ) from error
-                failures = 1 if part.done > furthest else failures + 1
-                furthest = max(furthest, part.done)
-                wait = self._wait(error, failures)
-                if wait is None:
-                    raise self._given_up(error, failures) from error
-                log.info("%s: %s; going on after %d bytes", self.path.name, _said(error), part.done)
-                await asyncio.sleep(wait)
-            await part.finish()
-        finally:
-            await part.close()
-
-    def _wait(self, error: ExportError, failures: int) -> float | None:
-        """Seconds until the next go, None when there is to be none."""
-        retry = self.session.retry
-        asked = error.retry_after if isinstance(error, ResponseError) else None
-        if failures >= retry.attempts or (asked is not None and asked > retry.max_retry_after):
-            return None
-        return retry.backoff(failures) if asked is None else asked
-
-    def _given_up(self, error: ExportError, failures: int) -> DownloadError:
-        message = f"gave up at try {failures} of {self.session.retry.attempts}: {_said(error)}"
-        if isinstance(error, PermissionDenied):
-            message += " - the signed address was renewed for each; a proxy or firewall may refuse"
-        return DownloadError(message=message)
-
-    async def _go(
-        self, address: str, part: TempFile, measure: Measure | None
-    ) -> ExportError | None:
-        """One request for what is missing: None when all is there, the passing error otherwise.
-
-        Where `measure` is to be asked, which may take its time, the connection is given back first.
-        """
-        request = get_blob_request(address, done=part.done, etag=part.etag)
-        try:
-            async with self.session.stream_blob(request) as stream:
-                content = parse_blob(
-                    stream.response, done=part.done, etag=part.etag, total=part.total
-                )
-                if content is None:
-                    return None
-                if isinstance(content, ExportError):
-                    return _passing(content)
-                if measure is None or not must_ask_size(content, self.size):
-                    return await self._take(measured(content, self.size), stream.chunks, part)
-        except TransportError as error:
-            return None if part.done == part.total else error
-        try:
-            self.size = await measure()
-        except ExportError as error:
-            if not content.is_bounded:
+            path = await self._write(reader, target, may_replace, on_progress)
+        except DownloadError as error:
+            if error.reason != "mismatch" or reader.etag is not None or not reader.position:
                 raise
-            log.info("%s: its size is not told, only where it ends: %s", self.path.name, error)
-        return await self._go(address, part, None)
+            log.info("%s: without an ETag, starting again: %s", target.path, error)
+            reader = self.reader(source)
+            path = await self._write(reader, target, may_replace, on_progress)
+        if path != named:
+            self._written.add(path)
+        size, seconds = reader.position, clock() - began
+        log.info(
+            "file written: %s (%d bytes in %.1f s)",
+            path,
+            size,
+            seconds,
+            extra={"itwin": {"path": str(path), "size": size, "seconds": seconds}},
+        )
+        return path
 
-    async def _take(
-        self, content: Content, chunks: AsyncIterator[bytes], part: TempFile
-    ) -> DownloadError | None:
-        """Add what comes: None when that is all, what is amiss otherwise."""
-        await part.begin(content)
-        async for piece in chunks:
-            await part.add(piece)
-            if part.total is not None and part.done > part.total:
-                raise SizeMismatch(
-                    message=f"more bytes came than the {part.total} that Storage tells of: "
-                    "the file may be changing"
-                )
-            await report(self.on_progress, part.done, part.total)
-        if part.total in (None, part.done):
-            return None
-        return DownloadError(message=f"{part.done} of {part.total} bytes came")
-
-
-def _said(error: ExportError) -> str:
-    return error.message if isinstance(error, DownloadError) else str(error)
-
-
-def _passing(error: ExportError) -> ExportError:
-    """The error if a new address or another try may cure it; otherwise it is raised."""
-    match error:
-        case DownloadError():
-            raise error
-        case PermissionDenied() | ServerError() | RateLimited():  # 403: it has expired
-            return error
-        case _:
-            raise DownloadError(message=f"the blob store refuses: {error}") from error
+    async def _write(
+        self,
+        reader: BlobReader,
+        target: Target,
+        may_replace: MayReplace,
+        on_progress: Progress | None,
+    ) -> Path:
+        known = None if target.name is None else target.path
+        async with reader, temp_file(self.threads, target.folder, known) as file:
+            async for chunk in reader:
+                await file.write(chunk)
+                await report(on_progress, reader.position, reader.size)
+            return await file.finish(known or target.folder / reader.name, may_replace)

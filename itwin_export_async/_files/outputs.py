@@ -1,57 +1,59 @@
-"""The output files of a finished run, to disk from Storage or from the caller's own blob.
+"""The output files of a finished run: listed, streamed, and downloaded.
 
-A file may not be readable at once after the end, in Storage or in the blob store behind it, or one
-of them may know an earlier length of it; and the id that the run tells may be a part of the one
-that Storage knows. So each round tries the id as given, then, unless Storage knows that, the
-composite of the iTwin's id and it; rounds go on for a while. What keeps the composite from being
-found ends nothing: it may not be needed.
+A file may not be readable at once after the end of its run: Storage or the blob store behind it may
+not know it yet, or report an earlier length. The id that the run gives may also be a part of the id
+that Storage knows. So each round tries the id as given and then, unless Storage knows that, the
+composite of the iTwin's id and it. Rounds are repeated for up to 30 seconds.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 from itwin_export_async._errors import DownloadError, ExportError, NotFound
-from itwin_export_async._files.progress import Progress
-from itwin_export_async._files.storage import StorageClient, fetch_file, is_folder
+from itwin_export_async._files.blob_reader import BlobReader, BlobSource, SizeMismatch
+from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._http.session import Session
-from itwin_export_async._models import Connection, Run
-from itwin_export_async._protocol.files import (
-    SizeMismatch,
-    composite_id,
-    has_output,
-    output_ids,
-    safe_name,
-)
+from itwin_export_async._models import Connection, Run, RunOutput
+from itwin_export_async._protocol.files import composite_id, has_output, output_ids
 from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
 from itwin_export_async._protocol.urls import validate_id
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("itwin_export_async.files")
 
-PATIENCE = 30.0
+T = TypeVar("T")
 
-Missing = NotFound | DownloadError
-"""How an output is not there (yet): unknown to Storage, or known, and nothing in the blob store or
-something of another length."""
-
-Attempt = Callable[[], Awaitable[Path | Missing]]
-"""Brings an output to disk, or says how it is not there."""
+AVAILABILITY_TIMEOUT = 30.0  # seconds for which a file may not be readable after the end of its run
 
 
 class Outputs:
-    """Fetches what runs made. `patience`: seconds for which a file may be unknown to Storage."""
+    """The output files of the runs of one client."""
 
-    def __init__(
-        self, session: Session, storage: StorageClient, *, patience: float = PATIENCE
-    ) -> None:
+    def __init__(self, session: Session, downloader: Downloader) -> None:
         self._session = session
-        self._storage = storage
-        self._patience = patience
+        self._downloader = downloader
 
-    async def fetch(
+    async def find(self, run: Run, *, sas_url: str | None = None) -> tuple[RunOutput, ...]:
+        """The output files of a run, as soon as Storage knows them. Raises `DownloadError`.
+
+        `sas_url`: the caller's own blob that the run wrote to, None where that is Storage.
+        """
+        file_ids = self._check(run, sas_url)
+        if sas_url is not None:
+            source = self._downloader.blob(sas_url)
+            return (_output(source, partial(self._open, run, source)),)
+        outputs = []
+        for file_id in file_ids:
+            source = await self._retry(run, file_id, self._downloader.described_file)
+            outputs.append(_output(source, partial(self._open, run, source)))
+        return tuple(outputs)
+
+    async def download(
         self,
         run: Run,
         destination: str | PathLike[str],
@@ -59,144 +61,149 @@ class Outputs:
         *,
         sas_url: str | None = None,
     ) -> list[Path]:
-        """Bring every output file of the run to disk. Raises `DownloadError`.
+        """Download every output file of the run, and return the paths. Raises `DownloadError`.
 
         `sas_url`: the caller's own blob that the run wrote to, None where that is Storage.
         """
-        file_ids = output_ids(run)
-        if not has_output(run) and (sas_url is not None or not file_ids):
-            raise DownloadError(
-                message=f"run {run.id} ended with {run.outcome.value} and made no output; "
-                "wait() says why",
-                destination=str(destination),
-            )
-        if sas_url is not None:
-            return [await self._blob(sas_url, destination, on_progress)]
-        if not file_ids:
-            raise DownloadError(
-                message=f"run {run.id} names no output file; one that wrote to a blob of yours is "
-                "fetched by storage.download_blob()",
-                destination=str(destination),
-            )
+        file_ids = self._check(run, sas_url, str(destination))
+        downloader = self._downloader
+        target = await downloader.target(destination)
+        place = str(target.path)
         paths: list[Path] = []
-        for file_id in file_ids:
-            paths.append(await self._one(run, file_id, destination, paths, on_progress))
+
+        async def save(file_id: str) -> Path:
+            if sas_url is not None:
+                source = downloader.blob(sas_url, destination=place)
+            elif target.name is None:
+                source = await downloader.described_file(file_id, destination=place)
+            else:
+                source = downloader.file(file_id, destination=place)
+            return await downloader.save(source, target, on_progress, paths)
+
+        for file_id in file_ids if sas_url is None else ("",):
+            paths.append(await self._retry(run, file_id, save, place))  # noqa: PERF401
         return paths
 
-    async def _blob(
-        self, sas_url: str, destination: str | PathLike[str], on_progress: Progress | None
-    ) -> Path:
-        fetch = partial(self._storage.download_blob, sas_url, destination, on_progress=on_progress)
-        path = await self._patiently([partial(_met, fetch)])
-        if isinstance(path, Path):
-            return path
-        raise DownloadError(
-            message=f"there is still no such blob {self._patience:g} s after the end",
-            destination=str(destination),
-        ) from path.__cause__
+    @asynccontextmanager
+    async def _open(
+        self, run: Run, source: BlobSource, *, start: int, stop: int | None, if_range: str | None
+    ) -> AsyncIterator[BlobReader]:
+        async def connect(_: str) -> BlobReader:
+            reader = self._downloader.reader(source, start=start, stop=stop, if_range=if_range)
+            await reader.open()
+            return reader
 
-    async def _one(
-        self,
-        run: Run,
-        file_id: str,
-        destination: str | PathLike[str],
-        taken: list[Path],
-        on_progress: Progress | None,
-    ) -> Path:
-        try:
-            validate_id("exportOutputFileId", file_id)
-        except ValueError as exc:
-            raise DownloadError(message=str(exc), destination=str(destination)) from None
-        fetch = partial(self._try, destination, taken, on_progress)
-        path = await fetch(file_id)
-        if isinstance(path, Path):
-            return path
-        names, note = [file_id], ""
-        if isinstance(path, NotFound):
-            try:
-                names += await self._composites(run, file_id)
-            except ExportError as error:
-                note = f"; no composite id without the connection: {error}"
-        path = await self._patiently([partial(fetch, name) for name in names])
-        if isinstance(path, Path):
-            return path
-        cause: BaseException | None = path
-        if isinstance(path, DownloadError):
-            cause = path.__cause__
-            message = f"{path.message}, still {self._patience:g} s after the first try"
-        else:
-            tried = " and as ".join(names)
-            message = f"Storage knows no such file, tried as {tried} for {self._patience:g} s{note}"
-        raise DownloadError(
-            message=message, file_id=file_id, destination=str(destination)
-        ) from cause
+        async with await self._retry(run, "", connect) as reader:
+            yield reader
 
-    async def _patiently(self, attempts: Sequence[Attempt]) -> Path | Missing:
-        """What the first attempt brings that brings anything, or what the last one met in time.
+    def _check(self, run: Run, sas_url: str | None, destination: str = "") -> tuple[str, ...]:
+        """The ids of the run's files. Raises a `DownloadError` where there is nothing to fetch."""
+        file_ids = tuple(map(_validated, output_ids(run)))
+        if not run.is_completed:
+            raise DownloadError(
+                message=f"run {run.id} is still {run.state.value}; wait() for it first",
+                reason="not_finished",
+                destination=destination,
+            )
+        if not has_output(run) and (sas_url is not None or not file_ids):
+            raise DownloadError(
+                message=f"run {run.id} ended with {run.outcome.value} and has no output; "
+                "wait() raises the reason",
+                reason="no_output",
+                destination=destination,
+            )
+        if sas_url is None and not file_ids:
+            raise DownloadError(
+                message=f"run {run.id} names no output file; an output in a blob of yours is "
+                "downloaded by storage.download_blob()",
+                reason="no_output",
+                destination=destination,
+            )
+        return file_ids
 
-        An attempt that finds the file known is the last of its round. The last round begins when
-        the time is over: a slow answer does not count as patience.
+    async def _retry(
+        self, run: Run, file_id: str, attempt: Callable[[str], Awaitable[T]], destination: str = ""
+    ) -> T:
+        """What `attempt` returns for an id of the file, as soon as the file is readable.
+
+        `file_id` is empty where the file has no id to try. The last round begins at the timeout, so
+        that slow responses do not take from the number of rounds.
         """
         clock = asyncio.get_running_loop().time
-        ends, pause = clock() + self._patience, 1.0
+        deadline, pause = clock() + AVAILABILITY_TIMEOUT, 1.0
+        ids: tuple[str, ...] = (file_id,)
+        note = ""
         while True:
             began = clock()
-            for attempt in attempts:
-                path = await attempt()
-                if isinstance(path, Path):
-                    return path
-                if isinstance(path, DownloadError):
-                    break
-            if began >= ends:
-                return path
-            log.info("an output cannot be read yet; again in %.1f s", pause)
-            await asyncio.sleep(max(0.0, min(pause, ends - clock())))
+            try:
+                return await _first(ids, attempt)
+            except (NotFound, DownloadError) as error:
+                if not _is_late(error):
+                    raise
+                if isinstance(error, NotFound) and file_id and ids == (file_id,) and not note:
+                    ids, note = await self._all_ids(run, file_id)
+                    if len(ids) > 1:
+                        continue
+                if began >= deadline:
+                    raise _unavailable(error, ids, note, destination) from (
+                        error.__cause__ or error
+                    )
+            log.info("an output of run %s is not readable yet; retry in %.1f s", run.id, pause)
+            await asyncio.sleep(max(0.0, min(pause, deadline - clock())))
             pause += 1.0
 
-    async def _try(
-        self,
-        destination: str | PathLike[str],
-        taken: list[Path],
-        on_progress: Progress | None,
-        file_id: str,
-    ) -> Path | Missing:
-        """The file on disk under a name that is free, or how it is not there."""
-
-        async def fetch() -> Path:
-            path, size = Path(destination), None
-            if is_folder(destination):
-                stored = await self._storage.get_file(file_id)
-                path, size = path / safe_name(stored.display_name, fallback=file_id), stored.size
-            path = _untaken(path, taken)
-            return await fetch_file(self._session, file_id, path, size, on_progress)
-
-        return await _met(fetch)
-
-    async def _composites(self, run: Run, file_id: str) -> list[str]:
+    async def _all_ids(self, run: Run, file_id: str) -> tuple[tuple[str, ...], str]:
+        """The ids by which Storage may know the file, and a note on what is missing among them."""
         request = get_connection_request(Service.EXPORT, run.connection_id)
-        connection = parse_connection(await self._session.send(request), Connection)
+        try:
+            connection = parse_connection(await self._session.send(request), Connection)
+        except ExportError as error:
+            return (file_id,), f"; no composite id without the connection: {error}"
         composite = composite_id(connection.itwin_id, file_id)
-        return [] if composite is None else [composite]
+        if composite is None:
+            return (file_id,), "; it has no composite id"
+        return (file_id, composite), ""
 
 
-async def _met(fetch: Callable[[], Awaitable[Path]]) -> Path | Missing:
-    """What this brings to disk, or how it is not there (yet)."""
+def _validated(file_id: str) -> str:
     try:
-        return await fetch()
-    except NotFound as error:
-        if error.is_gateway:
-            raise
-        return error
-    except DownloadError as error:
-        if isinstance(error, SizeMismatch) or isinstance(error.__cause__, NotFound):
-            return error
-        raise
+        return validate_id("exportOutputFileId", file_id)
+    except ValueError as exc:
+        raise DownloadError(message=str(exc), reason="not_available") from None
 
 
-def _untaken(path: Path, taken: list[Path]) -> Path:
-    """The path, or with `-2`, `-3`, ... before its suffix while another output has it."""
-    free, number = path, 1
-    while free in taken:
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
+async def _first(ids: tuple[str, ...], attempt: Callable[[str], Awaitable[T]]) -> T:
+    """What the attempt returns for the first id that Storage knows."""
+    for file_id in ids[:-1]:
+        try:
+            return await attempt(file_id)
+        except NotFound as error:
+            if error.is_gateway:
+                raise
+    return await attempt(ids[-1])
+
+
+def _is_late(error: NotFound | DownloadError) -> bool:
+    """Whether the file may become readable."""
+    if isinstance(error, DownloadError):
+        return error.reason == "not_available" or isinstance(error, SizeMismatch)
+    return not error.is_gateway
+
+
+def _unavailable(
+    error: NotFound | DownloadError, ids: tuple[str, ...], note: str, destination: str
+) -> DownloadError:
+    seconds = f"{AVAILABILITY_TIMEOUT:g} s"
+    if isinstance(error, DownloadError):
+        message, reason = f"{error.message} (still so after {seconds})", error.reason
+    else:
+        tried = " and as ".join(ids)
+        message = f"Storage knows no such file, tried as {tried} for {seconds}{note}"
+        reason = "not_available"
+    return DownloadError(message=message, reason=reason, file_id=ids[0], destination=destination)
+
+
+def _output(
+    source: BlobSource, open_: Callable[..., AbstractAsyncContextManager[BlobReader]]
+) -> RunOutput:
+    return RunOutput(file_id=source.file_id, name=source.name, size=source.size, open=open_)

@@ -1,31 +1,22 @@
-"""Storage: metadata, folders, and whole files in either direction."""
+"""The Storage client: metadata, folders, streams, and whole files in either direction."""
 
-import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from attrs import evolve
-
-from itwin_export_async._errors import DownloadError
-from itwin_export_async._files.download import Download
-from itwin_export_async._files.progress import Progress
-from itwin_export_async._files.temp_file import check_target, make_folder
+from itwin_export_async._files.blob_reader import BlobReader
+from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.upload import upload
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import StoredFile
-from itwin_export_async._protocol.blobs import create_file_request
 from itwin_export_async._protocol.files import (
-    download_file_request,
+    create_file_request,
     get_file_request,
-    parse_download,
-    parse_file,
-    safe_name,
-)
-from itwin_export_async._protocol.folders import (
     list_folder_request,
     list_root_folder_request,
+    parse_file,
     parse_items,
     parse_root_folder,
 )
@@ -35,8 +26,9 @@ from itwin_export_async._protocol.urls import is_valid_signed_url
 class StorageClient:
     """iTwin Storage, as far as exports and synchronizations need it: `ExportClient.storage`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, downloader: Downloader) -> None:
         self._session = session
+        self._downloader = downloader
 
     async def get_file(self, file_id: str) -> StoredFile:
         """A file's metadata. Raises `NotFound` when Storage does not know the id.
@@ -62,7 +54,7 @@ class StorageClient:
     def list_root_folder(
         self, itwin_id: str, *, page_size: int | None = None
     ) -> AsyncPager[StoredFile]:
-        """The files and folders in an iTwin's root folder.
+        """The files and folders in an iTwin's root folder. `page_size` as for `list_folder`.
 
         https://developer.bentley.com/apis/storage/operations/get-top-level-folders-and-files-by-project/
         """
@@ -78,6 +70,29 @@ class StorageClient:
         request = list_root_folder_request(itwin_id, page_size=1, offset=0)
         return parse_root_folder(await self._session.send(request))
 
+    @asynccontextmanager
+    async def open(
+        self, file_id: str, *, start: int = 0, stop: int | None = None, if_range: str | None = None
+    ) -> AsyncIterator[BlobReader]:
+        """A file's content as a stream. Nothing touches a disk.
+
+            async with client.storage.open(file_id) as file:
+                async for chunk in file: ...
+
+        `start` and `stop` are offsets in bytes; `stop` None is the end of the file. With
+        `if_range`, an ETag, they count only for that version of the file; of another version all is
+        read (the reader's `start` says which of the two it is). Broken connections and expired URLs
+        are resumed within the iteration. Raises `NotFound`, and `DownloadError` where the bytes
+        cannot be read to the end or do not add up.
+
+        https://developer.bentley.com/apis/storage/operations/download-file/
+        """
+        source = await self._downloader.described_file(file_id)
+        async with self._downloader.reader(
+            source, start=start, stop=stop, if_range=if_range
+        ) as reader:
+            yield reader
+
     async def upload(
         self,
         path: str | os.PathLike[str],
@@ -87,19 +102,19 @@ class StorageClient:
         description: str | None = None,
         on_progress: Progress | None = None,
     ) -> StoredFile:
-        """Bring a file into a folder of Storage: one to be synchronized, or a mapping file.
+        """Send a file to a folder of Storage: one to be synchronized, or a mapping file.
 
-        `display_name` is its name there, None for the one it has on disk. The service says where
-        the bytes go, they are sent there in pieces with their digests, and only then the file
-        exists. Raises `UploadError` when they cannot be sent whole, what the service refuses
-        (`InvalidRequest` for a name that it does not take, `NotFound` for the folder), and the
-        `OSError` of a file that cannot be read.
+        `display_name` is its name there, None for the one it has on disk. Storage lists the file
+        only once all its bytes have arrived. An upload that outlives its signed URL continues with
+        a new one. Raises `UploadError` when the file cannot be sent whole or changes meanwhile, the
+        errors of Storage (`InvalidRequest` for a name that it rejects, `NotFound` for the folder),
+        and the `OSError` of a file that cannot be read.
 
         https://developer.bentley.com/apis/storage/operations/create-file/
         """
         source = Path(path)
-        announcement = create_file_request(folder_id, display_name or source.name, description)
-        return await upload(self._session, announcement, source, on_progress)
+        request = create_file_request(folder_id, display_name or source.name, description)
+        return await upload(self._session, self._downloader.threads, request, source, on_progress)
 
     async def download(
         self,
@@ -108,20 +123,26 @@ class StorageClient:
         *,
         on_progress: Progress | None = None,
     ) -> Path:
-        """Bring a file to disk and say where it is.
+        """Download a file and return its path.
 
-        `destination` is the file's path, or a folder (one that exists, or ends with a separator)
-        in which it gets the name it has in Storage. Raises `NotFound`, and `DownloadError` when it
-        cannot be fetched whole, known to be whole, or written; then nothing stands under the final
-        name.
+        `destination` is a folder if it exists as one, ends with a separator or has no suffix;
+        otherwise it is the path of the file, and replaces what is there. In a folder the file gets
+        the name it has in Storage, made safe, and a number where another file has that name; a file
+        that this client put there is replaced.
+
+        Raises a `ValueError` for a destination that can never be one (a URL, a device, a pipe),
+        `NotFound`, and `DownloadError` when the file cannot be read whole or written; then nothing
+        stands under the final name.
 
         https://developer.bentley.com/apis/storage/operations/download-file/
         """
-        path, size = Path(destination), None
-        if is_folder(destination):
-            stored = await self.get_file(file_id)
-            path, size = path / safe_name(stored.display_name, fallback=file_id), stored.size
-        return await fetch_file(self._session, file_id, path, size, on_progress)
+        downloader = self._downloader
+        target = await downloader.target(destination)
+        if target.name is None:
+            source = await downloader.described_file(file_id, destination=str(target.path))
+        else:
+            source = downloader.file(file_id, destination=str(target.path))
+        return await downloader.save(source, target, on_progress)
 
     async def download_blob(
         self,
@@ -130,69 +151,15 @@ class StorageClient:
         *,
         on_progress: Progress | None = None,
     ) -> Path:
-        """Bring a blob of your own to disk, such as the output or the log of a run that wrote to
-        `USER_BLOB_STORAGE`. Its signature must allow reading.
+        """Download a blob of your own, such as the output or the log of a run that wrote to
+        `USER_BLOB_STORAGE`, and return its path. Its signature must allow reading.
 
         `destination` as for `download`; in a folder the file gets the blob's name. Raises
         `DownloadError`.
         """
         if not is_valid_signed_url(sas_url):
-            raise ValueError("sas_url must be an https address, without user and fragment")
-        path = Path(destination)
-        if is_folder(destination):
-            path /= safe_name(unquote(urlsplit(sas_url).path), fallback="output")
-
-        async def locate() -> str:
-            return sas_url
-
-        download = Download(self._session, locate, path, on_progress, can_renew=False)
-        try:
-            await download.fetch()
-        except DownloadError as error:
-            raise _named(error, "", path) from error.__cause__
-        return path
-
-
-async def fetch_file(
-    session: Session, file_id: str, path: Path, size: int | None, on_progress: Progress | None
-) -> Path:
-    """Bring a file of Storage to this path. `size`: the bytes it has, None when not known yet.
-
-    Raises as `StorageClient.download`. The `DownloadError` comes from a `NotFound` where Storage
-    knows the file and the blob store does not, and is `SizeMismatch` where they know it differently.
-    """
-
-    async def locate() -> str:
-        return parse_download(await session.send(download_file_request(file_id)))
-
-    async def measure() -> int | None:
-        return parse_file(await session.send(get_file_request(file_id))).size
-
-    download = Download(session, locate, path, on_progress, size=size, measure=measure)
-    try:
-        await download.fetch()
-    except DownloadError as error:
-        raise _named(error, file_id, path) from error.__cause__
-    return path
-
-
-def _named(error: DownloadError, file_id: str, path: Path) -> DownloadError:
-    place = error.destination or str(path)  # the folder, where that is the trouble
-    return evolve(error, file_id=file_id, destination=place)
-
-
-def is_folder(destination: str | os.PathLike[str]) -> bool:
-    """Whether a destination means a folder: it is one, or ends with a separator."""
-    text = os.fspath(destination)
-    return text.endswith(("/", os.sep)) or os.path.isdir(text)
-
-
-def check_destination(destination: str) -> None:
-    """Raise a `DownloadError` if the destination is what no file may replace."""
-    if not is_folder(destination):
-        check_target(Path(destination))
-
-
-async def prepare_folder(folder: Path) -> None:
-    """Make the folder, or raise a `DownloadError` that says why it cannot be written."""
-    await asyncio.to_thread(make_folder, folder)
+            raise ValueError("sas_url must be an https URL without user and fragment")
+        downloader = self._downloader
+        target = await downloader.target(destination)
+        source = downloader.blob(sas_url, destination=str(target.path))
+        return await downloader.save(source, target, on_progress)

@@ -1,288 +1,325 @@
-"""A file while it grows, as `name.part`, until it is complete.
+"""A file while it grows, under a random name in the folder of its final name.
 
-It gets its final name only when its digest is right, where one was told, and it is on the disk. One
-writer at a time: the file is locked where the system has locks, so that two downloads to one place
-cannot mix. Whoever tidies up meanwhile may make room for another download: what is moved or removed
-is always the file that was opened. Nothing is written through a link: what it leads to may be dear
-to somebody. What comes is written at once while the disk is quick, because a moment's work is less
-than the way to a thread and back. After the first write that was slow, and wherever a digest is
-due, threads do it, a large piece at a time, beside the reading. A thread that outlives its
-cancelled caller finds the file closed and does nothing.
+The final name appears in one step, once the file is complete and on the disk. On any failure or
+cancellation the temporary file is removed. All disk work runs in threads of the client; the loop's
+default executor belongs to the caller.
 """
 
 import asyncio
 import errno
-import hashlib
 import os
+import re
+import secrets
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from threading import Lock
-from time import perf_counter
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 from itwin_export_async._errors import DownloadError
-from itwin_export_async._protocol.files import Content
+from itwin_export_async._files.names import numbered
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+T = TypeVar("T")
 
-_PIECE = 4 * 1024 * 1024
-_PATIENCE = 0.01
-_FLAGS = ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # the last on Windows alone, which has no other
-_OPENING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | sum(getattr(os, name, 0) for name in _FLAGS)
-_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder"}
+PIECE_SIZE = 4 * 1024 * 1024
+MAX_THREADS = 4
+MAX_NUMBER = 10_000
+_STREAM = re.compile(r"/dev/(std(in|out|err)|fd/\d+)|/proc/[^/]+/fd/\d+")
+_FLAGS = ("O_NOFOLLOW", "O_BINARY")  # Windows has only the second
+_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | sum(getattr(os, name, 0) for name in _FLAGS)
+
+MayReplace = Callable[[Path], bool]
+"""Whether a file that exists at this path may be replaced."""
+
+
+class DiskThreads:
+    """A few threads for the blocking work of one client, started at first use."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run blocking work in a thread. Do not cancel the future: the work would go on unseen."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="itwin-export-files")
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of blocking work. A cancellation is raised once the work is done."""
+        future = self.start(work)
+        try:
+            await asyncio.wait([future])
+        finally:
+            await settle(future)
+        return future.result()
+
+    def close(self) -> None:
+        """Let the threads end as soon as they are idle."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+            self._pool = None
+
+
+async def settle(future: asyncio.Future[T] | None) -> None:
+    """Wait until the work is done, whatever comes of it, also while being cancelled."""
+    while future is not None and not future.done():
+        with suppress(asyncio.CancelledError):  # the caller raises its own
+            await asyncio.wait([future])
+    if future is not None and not future.cancelled():
+        future.exception()  # counts as retrieved
+
+
+class PieceQueue:
+    """Passes chunks to a thread in pieces of `size` bytes, one piece after another.
+
+    At most two pieces are in memory: one in the thread, one that fills up meanwhile.
+    """
+
+    def __init__(
+        self, threads: DiskThreads, consume: Callable[[list[bytes]], None], size: int
+    ) -> None:
+        self._threads = threads
+        self._consume = consume
+        self._size = size
+        self._chunks: list[bytes] = []
+        self._bytes = 0
+        self._job: asyncio.Future[None] | None = None
+
+    def append(self, chunk: bytes) -> None:
+        """Add a chunk. Call `ready` between two of them."""
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
+
+    async def ready(self) -> None:
+        """Start on a full piece, once the one before is done. Raises what its work raised."""
+        if self._bytes >= self._size:
+            await self._next()
+
+    async def flush(self) -> None:
+        """Wait until all chunks are consumed. Raises what the work raised."""
+        while self._chunks or self._job is not None:
+            await self._next()
+
+    async def settle(self) -> None:
+        """Wait until no thread works for the queue, and ignore what its work raised."""
+        await settle(self._job)
+
+    async def _next(self) -> None:
+        if (job := self._job) is not None:
+            await asyncio.wait([job])
+            self._job = None
+            job.result()
+        if self._chunks:
+            chunks, self._chunks, self._bytes = self._chunks, [], 0
+            self._job = self._threads.start(partial(self._consume, chunks))
 
 
 class TempFile:
-    """The growing file that shall become `path`. `done` and `total` are in bytes.
+    """The growing file. Made by `temp_file`."""
 
-    `patience`: seconds from which a write is slow.
-    """
-
-    def __init__(self, path: Path, *, patience: float = _PATIENCE) -> None:
-        self.done = 0
-        self.total: int | None = None
-        self.etag: str | None = None
-        self._path = path
-        self._place = path.with_name(path.name + ".part")
-        self._patience = patience
-        self._is_quick = True
-        self._md5: bytes | None = None
-        self._digest: Any = None  # of what was written, where the whole file's was told
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self._writing: asyncio.Future[None] | None = None
+    def __init__(self, threads: DiskThreads, folder: Path, target: Path | None) -> None:
+        self._threads = threads
+        self._folder = folder
+        self._target = target
+        self._path = folder / f".itwin-export-{secrets.token_hex(8)}.part"
         self._file: BinaryIO | None = None
-        self._closed = False
-        self._lock = Lock()
+        self._pieces = PieceQueue(threads, self._write, PIECE_SIZE)
+
+    async def write(self, chunk: bytes) -> None:
+        """Add a chunk. Raises a `DownloadError` when the disk does not take it."""
+        self._pieces.append(chunk)
+        try:
+            await self._pieces.ready()
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
+
+    async def finish(self, path: Path, may_replace: MayReplace) -> Path:
+        """Bring the file to the disk, then to its final name, and return that.
+
+        That is `path`, with a number where a file exists that may not be replaced.
+        """
+        try:
+            await self._pieces.flush()
+            return await self._threads.run(partial(self._commit, path, may_replace))
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
 
     async def open(self) -> None:
-        """Make the file and its folder.
-
-        Raises a `DownloadError` when they cannot be made, or another download writes the file.
-        """
-        await self._in_thread(self._open)
-
-    async def begin(self, content: Content) -> None:
-        """Take up a new answer, from the start again where it is the whole file."""
-        if content.start == 0:
-            if self.done:
-                await self._written()
-                self._waiting, self._waiting_bytes, self.done = [], 0, 0
-                await self._in_thread(self._truncate)
-            self._md5 = content.md5
-            self._digest = hashlib.md5(usedforsecurity=False) if content.md5 else None
-            self._is_quick = self._is_quick and self._digest is None
-        self.total = content.total
-        self.etag = content.etag
-
-    async def add(self, piece: bytes) -> None:
-        """Take one more piece."""
-        self._waiting.append(piece)
-        self._waiting_bytes += len(piece)
-        self.done += len(piece)
-        if self._is_quick or self._waiting_bytes >= _PIECE:
-            await self._written()
-            self._pass_on()
-
-    async def finish(self) -> None:
-        """Check the digest, and give the file its final name once it is on the disk."""
-        await self._written()
-        await self._in_thread(self._commit)
+        """Create the file, and its folder where that is missing. Raises a `DownloadError`."""
+        await self._threads.run(self._open)
 
     async def close(self) -> None:
-        """Leave nothing half-done behind."""
-        writing = self._writing
-        if writing is not None and not writing.cancel():
-            writing.exception()  # another error is on its way: this one counts no more
-        if not self._closed:
-            await asyncio.shield(asyncio.to_thread(self._discard))
-
-    def _pass_on(self) -> None:
-        """What was taken goes to the disk: at once, or while more comes."""
-        pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if not self._is_quick:
-            self._writing = self._begin_in_thread(lambda: self._write(pieces))
-            return
-        try:
-            self._write(pieces)
-        except OSError as exc:
-            raise _unwritable(exc) from exc
-
-    async def _written(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await _ended(writing)
-
-    async def _in_thread(self, work: Callable[[], None]) -> None:
-        await _ended(self._begin_in_thread(work))
-
-    def _begin_in_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
-        def locked() -> None:
-            with self._lock:
-                if not self._closed:
-                    work()
-
-        return asyncio.get_running_loop().run_in_executor(None, locked)
+        """Remove the file unless it was finished."""
+        if self._file is not None:
+            await self._pieces.settle()
+            await self._threads.run(self._discard)
 
     def _open(self) -> None:
-        make_folder(self._path.parent)
-        check_target(self._path)
-        while True:
-            _check_place(self._place)
-            file = _opened(self._place)
-            if _is_locked(file):
-                file.close()
-                raise DownloadError(message="another download is writing it")
-            if _is_at(file, self._place) and _obstacle(os.fstat(file.fileno())) is None:
-                break
-            file.close()  # it was finished and moved away, or replaced, between opening and locking
-        self._file = file
-        self._truncate()
+        make_folder(self._folder)
+        mode = 0o666 if self._target is None else _mode_of(self._target, 0o666)
+        try:
+            self._file = os.fdopen(os.open(self._path, _OPEN_FLAGS, mode), "wb")
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
 
-    def _truncate(self) -> None:
+    def _write(self, chunks: list[bytes]) -> None:
         assert self._file is not None
-        if os.fstat(self._file.fileno()).st_size or self._file.tell():
-            self._file.truncate(0)
+        self._file.writelines(chunks)
 
-    def _write(self, pieces: list[bytes]) -> None:
+    def _commit(self, path: Path, may_replace: MayReplace) -> Path:
         assert self._file is not None
-        began = perf_counter()
-        self._file.writelines(pieces)
-        self._is_quick = self._is_quick and perf_counter() - began < self._patience
-        if self._digest is not None:
-            for piece in pieces:
-                self._digest.update(piece)
-
-    def _commit(self) -> None:
-        assert self._file is not None
-        self._write(self._waiting)
-        if self._digest is not None and self._digest.digest() != self._md5:
-            raise DownloadError(
-                message="the file that came does not fit its MD5: download it again; if it still "
-                "does not, what is stored is damaged and has to be made anew"
-            )
         self._file.flush()
         os.fsync(self._file.fileno())
-        if not _is_at(self._file, self._place):
-            name = self._place.name
-            raise DownloadError(message=f"{name} was removed or replaced while it grew: try again")
-        _close_first(self._file)
-        self._place.replace(self._path)
         self._file.close()
-        self._closed = True
+        final = place_file(self._path, path, may_replace=may_replace)
+        self._file = None
+        return final
 
     def _discard(self) -> None:
-        with self._lock:
-            if self._file is not None and not self._closed:
-                # what was closed first, nobody could remove while it was open
-                is_ours = self._file.closed or _is_at(self._file, self._place)
-                with suppress(OSError):  # a full disk may refuse even what is thrown away
-                    _close_first(self._file)
-                with suppress(OSError):  # what went wrong before counts more
-                    if is_ours:
-                        self._place.unlink()
-                with suppress(OSError):
-                    self._file.close()
-            self._closed = True
+        assert self._file is not None
+        with suppress(OSError):  # a full disk may reject even what is thrown away
+            self._file.close()
+        with suppress(OSError):  # the earlier error counts
+            self._path.unlink()
+        self._file = None
+
+    def _unwritable(self, exc: OSError) -> DownloadError:
+        return _disk_error(f"cannot be written: {exc.strerror}", self._target or self._folder)
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder where it is missing.
+@asynccontextmanager
+async def temp_file(
+    threads: DiskThreads, folder: Path, target: Path | None = None
+) -> AsyncIterator[TempFile]:
+    """A file that grows in `folder`, and is removed at the end unless it was finished.
 
-    Raises a `DownloadError` that says why it cannot be written.
+    `target` is the path that it will replace, where that is known.
     """
+    file = TempFile(threads, folder, target)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "Permission denied")
-    except OSError as exc:
-        raise DownloadError(
-            message=f"the folder cannot be written: {exc.strerror}",
-            destination=str(folder),
-        ) from exc
+        await file.open()
+        yield file
+    finally:
+        await file.close()
 
 
-def check_target(path: Path) -> None:
-    """Raise a `DownloadError` where something has this name that no file may replace.
+def place_file(
+    source: Path, path: Path, *, may_replace: MayReplace, protected: Collection[Path] = ()
+) -> Path:
+    """Move a complete file to `path`, in one step, and return its final path.
 
-    A file may replace a file, and a link to one or to nothing, not what the link leads to; but not
-    a device, a pipe or a folder, nor a link to any, such as `/dev/stdout`.
+    An existing file is replaced only where `may_replace` allows it, and keeps its mode; otherwise
+    the name gets `-2`, `-3`, ... A `protected` path is never replaced, whatever it is called here.
+    Raises a `DownloadError` where a folder, device or pipe has the path of a file to replace, and
+    an `OSError` where the disk refuses.
     """
+    for name in islice(numbered(path.name), MAX_NUMBER):
+        candidate = path.with_name(name)
+        if any(is_same_file(candidate, other) for other in protected):
+            continue
+        if may_replace(candidate):
+            _check_type(candidate)
+            _copy_mode(candidate, source)
+            return source.replace(candidate)
+        with suppress(FileExistsError):
+            return _move_to_free(source, candidate)
+    raise _disk_error(f"cannot be written: {MAX_NUMBER} files have this name", path)
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, or would if it existed."""
+    with suppress(OSError):
+        if path.samefile(other):
+            return True
+    return os.path.normcase(os.path.realpath(path)) == os.path.normcase(os.path.realpath(other))
+
+
+def _move_to_free(source: Path, path: Path) -> Path:
+    """Move a file to a path that is free. Raises `FileExistsError` where it is not."""
+    try:
+        path.hardlink_to(source)  # unlike a rename, it never replaces a file
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        return source.rename(path)
+    with suppress(OSError):
+        source.unlink()
+    return path
+
+
+def _check_type(path: Path) -> None:
+    """Raise a `DownloadError` where a folder, device or pipe, or a link to one, has this path."""
+    type_ = file_type(path)
+    if type_ not in (None, "a file"):
+        raise _disk_error(f"cannot be written: it is {type_}", path)
+
+
+def file_type(path: Path) -> str | None:
+    """What is at a path, links followed; None where nothing is."""
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # there is nothing, or the writing will tell what is wrong
-        return
-    if not stat.S_ISREG(mode):
-        raise DownloadError(
-            message=f"cannot be written: it is {_kind(mode)}", destination=str(path)
-        )
+    except (OSError, ValueError):  # the writing will say what is wrong
+        return None
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a file" if stat.S_ISREG(mode) and not _is_stream(path) else "a device or pipe"
 
 
-async def _ended(writing: asyncio.Future[None]) -> None:
-    try:
-        await writing
-    except OSError as exc:
-        raise _unwritable(exc) from exc
-
-
-def _unwritable(exc: OSError) -> DownloadError:
-    return DownloadError(message=f"cannot be written: {exc.strerror}")
-
-
-def _kind(mode: int) -> str:
-    return _KINDS.get(stat.S_IFMT(mode), "neither file nor folder")
-
-
-def _obstacle(status: os.stat_result) -> str | None:
-    """What it is, when it is more than a file that has this one name."""
-    if not stat.S_ISREG(status.st_mode):
-        return _kind(status.st_mode)
-    return "a file with another name besides" if status.st_nlink > 1 else None
-
-
-def _check_place(place: Path) -> None:
-    """Raise a `DownloadError` that says what stands where the file is to grow, if it is none."""
-    try:
-        obstacle = _obstacle(place.lstat())
-    except FileNotFoundError:
-        return
-    if obstacle is not None:
-        raise DownloadError(message=f"cannot be written: {place.name} is {obstacle}; remove it")
-
-
-def _opened(place: Path) -> BinaryIO:
-    """The file at this place, or a new one; not what a link leads to, nor a pipe to wait for."""
-    return os.fdopen(os.open(place, _OPENING, 0o666), "ab")
-
-
-def _is_locked(file: BinaryIO) -> bool:
-    """Whether another writer has it; otherwise it is ours until it is closed."""
-    if fcntl is None:  # pragma: no cover - Windows has no such locks
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:  # a file system without locks has no other writer to tell
-        return exc.errno in (errno.EAGAIN, errno.EACCES)
+def _is_stream(path: Path) -> bool:
+    """Whether a path leads to a standard stream, which is a regular file where it is redirected."""
+    while path.is_symlink():  # it ends: the path leads to a file
+        if _STREAM.fullmatch(os.path.normpath(path)):
+            return True
+        path = path.parent / path.readlink()
     return False
 
 
-def _close_first(file: BinaryIO) -> None:
-    """Where there are no locks: Windows neither renames nor removes what is open.
-
-    Elsewhere the lock has to hold until the file has its place.
-    """
-    if fcntl is None:  # pragma: no cover - Windows has no such locks
-        file.close()
-
-
-def _is_at(file: BinaryIO, place: Path) -> bool:
-    """Whether the open file is still the one at this place."""
+def _mode_of(path: Path, otherwise: int) -> int:
     try:
-        return os.path.samestat(os.fstat(file.fileno()), place.lstat())
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
     except OSError:
-        return False
+        return otherwise
+
+
+def _copy_mode(path: Path, source: Path) -> None:
+    """Give the source the mode of the file that it replaces."""
+    mode = _mode_of(path, -1)
+    if mode < 0 or not hasattr(os, "fchmod"):
+        return
+    file = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        os.fchmod(file, mode)
+    finally:
+        os.close(file)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder where it is missing. Raises a `DownloadError` where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise _disk_error(f"the folder cannot be written: {exc.strerror}", folder) from exc
+    check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a `DownloadError` where the folder cannot be written or made. Makes nothing."""
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    code = 0
+    if not existing.is_dir():
+        code = errno.ENOTDIR
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        code = errno.EACCES
+    if code:
+        raise _disk_error(f"the folder cannot be written: {os.strerror(code)}", folder)
+
+
+def _disk_error(message: str, path: Path) -> DownloadError:
+    return DownloadError(message=message, reason="disk", destination=str(path))

@@ -1,34 +1,50 @@
-"""Storage: files by id, and their content from the blob store behind it.
+"""The Storage API: files and folders by id, downloads, and the steps around an upload.
 
-A download is two steps: Storage answers with a redirect (302) to a signed address in the blob
-store, and that is fetched without the bearer token, which the blob store would refuse and must not
-see. The signature expires soon, so that the address is asked for just before it is used.
+A download starts with a redirect (302) to a signed URL of the blob store. The signature expires
+soon, so the URL is requested just before it is used. An upload has three steps: create the file,
+send the bytes to a signed URL, complete the file. The requests to the blob store are in `blobs`.
 
 https://developer.bentley.com/apis/storage/operations/
 """
 
 import base64
 import re
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import field, frozen
 
-from itwin_export_async._errors import DownloadError, ExportError, ProtocolError
+from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import ExecutionResult, Run, StoredFile
-from itwin_export_async._protocol.codec import decode
+from itwin_export_async._protocol.codec import decode, encode, href, json_object
 from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
-from itwin_export_async._protocol.urls import is_valid_signed_url, quote_segment
+from itwin_export_async._protocol.paging import Page, page_of, page_query
+from itwin_export_async._protocol.urls import (
+    is_loopback,
+    is_valid_signed_url,
+    origin,
+    quote_segment,
+    validate_id,
+)
 from itwin_export_async._redaction import without_query
 
 OCTETS = "application/vnd.bentley.itwin-platform.v1+octet-stream"
-_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\.|$)", re.IGNORECASE)
-_LONGEST_NAME = 240  # bytes; file systems take 255, and `.part` and `-2` need some
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_COMPRESSED = re.compile(r"gzip|compress|deflate|br|zstd", re.IGNORECASE)
-_CHANGED = "the file changed while it was fetched"
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
+_MAX_NAME_LENGTH = 255
+_FOLDER = re.compile(r".*/folders/(?P<id>[^/]+)/?", re.IGNORECASE)
+_COMPLETE = re.compile(r".*/files/(?P<id>[^/]+)/complete/?", re.IGNORECASE)
+
+
+@frozen(kw_only=True)
+class Upload:
+    """A file that was created and has no content yet. The URLs are signed: a secret.
+
+    The bytes go to `upload_url`; `complete_url` is called after them.
+    """
+
+    file_id: str
+    upload_url: str = field(repr=False)
+    complete_url: str = field(repr=without_query)
 
 
 def get_file_request(file_id: str) -> Request:
@@ -46,7 +62,7 @@ def parse_file(response: Response) -> StoredFile:
 
 
 def download_file_request(file_id: str) -> Request:
-    """Ask where a file's content can be fetched."""
+    """Request the signed URL of a file's content."""
     return Request(
         method="GET",
         url=f"/storage/files/{quote_segment('file_id', file_id)}/download",
@@ -54,158 +70,140 @@ def download_file_request(file_id: str) -> Request:
     )
 
 
-def parse_download(response: Response) -> str:
-    """The signed address of the content, to be used byte for byte as it is."""
+def parse_download(response: Response, *, base_url: str) -> str:
+    """The signed URL of the content, byte for byte as the service gave it."""
     match response.status:
         case 302 | 303 | 307:
-            address = response.headers.get("Location", "")
-            if not is_valid_signed_url(address):
+            url = response.headers.get("Location", "")
+            if not is_usable_signed_url(url, base_url=base_url):
                 raise ProtocolError(
-                    message=f"the redirect to {without_query(address)!r} cannot be followed",
+                    message=f"the redirect to {without_query(url)!r} cannot be followed",
                     method=response.method,
                     url=response.url,
                 )
-            return address
+            return url
         case _:
             raise error_from_response(response)
 
 
-def get_blob_request(address: str, *, done: int, etag: str | None) -> Request:
-    """Fetch the content, or what is missing of it after `done` bytes of the version `etag`."""
-    headers = {"Accept-Encoding": "identity"}
-    if done and etag:
-        headers |= {"Range": f"bytes={done}-", "If-Match": etag}
-    return Request(method="GET", url=address, headers=headers)
+def is_usable_signed_url(url: str, *, base_url: str) -> bool:
+    """Whether bytes may be read from, or sent to, a URL that the API at `base_url` gave.
 
-
-@frozen(kw_only=True)
-class Content:
-    """What a blob's answer holds: bytes from `start` on, of `total` (None when not told).
-
-    `md5` is the digest of the whole file, None where the answer has none. `is_bounded`: whether the
-    answer tells where it ends, so that one which broke off is known.
+    Plain http to this machine is for an API on this machine: any other API could have the client
+    read or write a local service.
     """
-
-    start: int
-    total: int | None = None
-    etag: str | None = None
-    md5: bytes | None = None
-    is_bounded: bool = True
+    if not is_valid_signed_url(url):
+        return False
+    return origin(url)[0] == "https" or is_loopback(base_url)
 
 
-def parse_blob(
-    response: Response, *, done: int, etag: str | None = None, total: int | None = None
-) -> Content | ExportError | None:
-    """What the answer holds, None where nothing is missing after the `done` bytes that are here.
-
-    They are of the version `etag`, which has `total` of them, as far as that was told. A refusal is
-    returned: an expired signature is asked for anew. What comes compressed is refused: it is
-    decoded on the way, so that nothing told of it fits what arrives, and no decoder says that it
-    broke off.
-    """
-    match response.status:
-        case 200 | 206 if _COMPRESSED.search(response.headers.get("Content-Encoding", "")):
-            return DownloadError(
-                message="it came compressed, as after a proxy, although it was asked for as it is: "
-                "nothing tells whether it is whole"
-            )
-        case 200:
-            return _content(response, 0, _length(response))
-        case 206:
-            return _rest(response, done, etag, total)
-        case 416 if done and total is None and _ends_at(done, response, etag):
-            return None
-        case 412 | 416:
-            return DownloadError(message=_CHANGED)
-        case _:
-            return error_from_response(response)
+def list_folder_request(folder_id: str, *, page_size: int | None, offset: int) -> Request:
+    """Read one page of a folder's items."""
+    path = f"/storage/folders/{quote_segment('folder_id', folder_id)}/list"
+    return Request(method="GET", url=f"{path}{page_query({}, page_size, offset)}")
 
 
-def _rest(
-    response: Response, done: int, etag: str | None, total: int | None
-) -> Content | DownloadError:
-    """What a range holds. Caches may give that of another version, whatever was asked for."""
-    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if not found or int(found[1]) != done:
-        return DownloadError(message="the server sent another range than it was asked for")
-    rest = _content(response, done, int(found[2]))
-    if done and (rest.etag not in (None, etag) or total not in (None, rest.total)):
-        return DownloadError(message=_CHANGED)
-    return evolve(rest, etag=etag) if done else rest
+def list_root_folder_request(itwin_id: str, *, page_size: int | None, offset: int) -> Request:
+    """Read one page of the items of an iTwin's root folder."""
+    parameters = {"iTwinId": validate_id("itwin_id", itwin_id)}
+    return Request(method="GET", url=f"/storage/{page_query(parameters, page_size, offset)}")
 
 
-def _ends_at(done: int, response: Response, etag: str | None) -> bool:
-    """Whether the refusal of a range says that there is nothing behind it."""
-    told = response.headers.get("Content-Range"), response.headers.get("ETag", etag)
-    return told == (f"bytes */{done}", etag)
+def parse_items(response: Response) -> Page[StoredFile]:
+    """One page of files and folders."""
+    return page_of(response, "items", StoredFile)
 
 
-def _length(response: Response) -> int | None:
-    told = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
-    return int(told[0]) if told else None
+def parse_root_folder(response: Response) -> str:
+    """The id of the root folder, which only a link of its listing contains."""
+    parse_items(response)  # raises the error of an error response
+    folder_id = _id_in(href(json_object(response), "folder") or "", _FOLDER)
+    if folder_id is None:
+        raise _unusable_link(response, "folder", "is missing, or names no folder")
+    return folder_id
 
 
-def _is_bounded(response: Response) -> bool:
-    """Whether the end of the answer is told: otherwise the connection's is taken for it.
-
-    (RFC 9112, section 6.3.)
-    """
-    outermost = response.headers.get("Transfer-Encoding", "").rpartition(",")[2]
-    return _length(response) is not None or outermost.strip().lower() == "chunked"
-
-
-def _content(response: Response, start: int, total: int | None) -> Content:
-    whole = response.headers.get("x-ms-blob-content-md5")
-    if whole is None and start == 0:
-        whole = response.headers.get("Content-MD5")
-    try:
-        md5 = base64.b64decode(whole or "", validate=True)
-    except ValueError:
-        md5 = b""
-    etag = response.headers.get("ETag", "")
-    return Content(
-        start=start,
-        total=total,
-        etag=None if etag.startswith("W/") else etag or None,  # If-Match takes strong ones only
-        md5=md5 if len(md5) == 16 else None,
-        is_bounded=total is not None or _is_bounded(response),
+def create_file_request(folder_id: str, display_name: str, description: str | None) -> Request:
+    """Create a file without content. Repeatable: Storage never lists a file without content."""
+    if not isinstance(display_name, str):
+        raise TypeError(f"display_name must be a string, not {display_name!r}")
+    if not display_name.strip() or len(display_name) > _MAX_NAME_LENGTH:
+        raise ValueError(f"display_name must have 1 to {_MAX_NAME_LENGTH} characters")
+    body = {"displayName": display_name}
+    if description is not None:
+        if not isinstance(description, str):
+            raise TypeError(f"description must be a string, not {description!r}")
+        body["description"] = description
+    return Request(
+        method="POST",
+        url=f"/storage/folders/{quote_segment('folder_id', folder_id)}/files",
+        headers={"Content-Type": "application/json"},
+        body=encode(body),
+        retryable=True,
     )
 
 
-def must_ask_size(content: Content, size: int | None) -> bool:
-    """Whether Storage is to be asked for the size of the file. `size`: what it told before.
+def update_content_request(file_id: str) -> Request:
+    """Request new signed URLs for the content of a file."""
+    return Request(
+        method="POST",
+        url=f"/storage/files/{quote_segment('file_id', file_id)}/updatecontent",
+        retryable=True,
+    )
 
-    That costs a call, so only where the answer does not tell its length (a proxy may well have
-    ended what broke off), or another one: what was told may be older than the content.
+
+def parse_created_file(response: Response, *, base_url: str) -> Upload:
+    """The URLs of an upload. The file's id is found in the URL that completes it, and only there.
+
+    That URL gets the token, so it must belong to the API at `base_url`. It is checked before any
+    byte is sent.
     """
-    if content.total is None:
-        return size is None
-    return size is not None and size != content.total
+    if response.status not in (200, 201, 202):
+        raise error_from_response(response)
+    links = json_object(response)
+    upload_url, complete_url = href(links, "uploadUrl"), href(links, "completeUrl")
+    if upload_url is None or not is_usable_signed_url(upload_url, base_url=base_url):
+        raise _unusable_link(response, "uploadUrl")
+    file_id = _id_in(complete_url or "", _COMPLETE)
+    if complete_url is None or file_id is None or not is_valid_signed_url(complete_url):
+        raise _unusable_link(response, "completeUrl")
+    if origin(complete_url) != origin(base_url):
+        raise _unusable_link(response, "completeUrl", "points to a foreign host")
+    return Upload(file_id=file_id, upload_url=upload_url, complete_url=complete_url)
 
 
-class SizeMismatch(DownloadError):
-    """The blob store and Storage tell of different lengths: one of them may be late."""
+def complete_file_request(upload: Upload) -> Request:
+    """Report that all bytes were sent. Repeatable: completing twice changes nothing."""
+    return Request(method="POST", url=upload.complete_url, retryable=True)
 
 
-def measured(content: Content, size: int | None) -> Content:
-    """The content with its length by Storage where its answer tells none. `size` None: not told.
+def parse_completed_file(response: Response) -> StoredFile:
+    """The new file."""
+    match response.status:
+        case 200 | 201:
+            return decode(response, "file", StoredFile)
+        case _:
+            raise error_from_response(response)
 
-    Raises `SizeMismatch` where the two contradict each other, and a `DownloadError` where nothing
-    could tell a file from the beginning of one.
-    """
-    if content.total is not None:
-        if size is not None and size != content.total:
-            raise SizeMismatch(
-                message=f"the blob store has {content.total} bytes, and Storage tells of {size}: "
-                "the file may be changing"
-            )
-        return content
-    if size is None and content.md5 is None and not content.is_bounded:
-        raise DownloadError(
-            message="nothing tells whether it is whole: the answer has no Content-Length, as after "
-            "a proxy that drops it, and no size or digest is known"
-        )
-    return evolve(content, total=size)
+
+def _unusable_link(
+    response: Response, link: str, message: str = "is missing, or is not a usable URL"
+) -> ProtocolError:
+    return ProtocolError(
+        message=message,
+        method=response.method,
+        url=response.url,
+        path=f"_links.{link}.href",
+    )
+
+
+def _id_in(url: str, pattern: re.Pattern[str]) -> str | None:
+    """The `id` that the pattern finds in the URL's path, None where there is no valid one."""
+    try:
+        found = pattern.fullmatch(urlsplit(url).path)
+        return validate_id("id", unquote(found["id"])) if found else None
+    except ValueError:
+        return None
 
 
 def output_ids(run: Run) -> tuple[str, ...]:
@@ -216,7 +214,7 @@ def output_ids(run: Run) -> tuple[str, ...]:
 
 
 def has_output(run: Run) -> bool:
-    """Whether something of the run went well, so that there can be an output."""
+    """Whether part of the run succeeded, so that there can be an output."""
     return run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.PARTIAL_SUCCESS)
 
 
@@ -226,33 +224,12 @@ def was_skipped(run: Run) -> bool:
 
 
 def composite_id(itwin_id: str | None, file_id: str) -> str | None:
-    """The Storage id that a plain GUID may stand for: the iTwin's and its own, packed together.
+    """The Storage id that a plain GUID may stand for: the iTwin's GUID and the file's, packed.
 
-    None when either is no GUID. The service does not document this; it is tried second.
+    None when either is not a GUID. The service does not document this, so it is tried second.
     """
     try:
         packed = UUID(itwin_id).bytes_le + UUID(file_id).bytes_le
     except (ValueError, TypeError, AttributeError):
         return None
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
-
-
-def safe_name(display_name: str, *, fallback: str) -> str:
-    """A file name that stays in its folder and that every file system takes.
-
-    It does not end in `.part`, as the names of files do that are still growing.
-    """
-    name = _cleaned(display_name) or _cleaned(fallback) or "output"
-    return f"{name}_" if name.lower().endswith(".part") else name
-
-
-def _cleaned(text: str) -> str:
-    name = re.split(r"[/\\]", text)[-1].encode(errors="replace").decode()
-    name = _UNFIT.sub("_", name).strip().rstrip(". ")
-    if _RESERVED.match(name):
-        name = f"_{name}"
-    stem, dot, suffix = name.rpartition(".")
-    if not stem or len(suffix.encode()) > 20:
-        stem, dot, suffix = name, "", ""
-    room = _LONGEST_NAME - len((dot + suffix).encode())
-    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + suffix

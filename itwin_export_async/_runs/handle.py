@@ -11,16 +11,22 @@ from typing import Any, TypeVar
 from attrs import define, field, frozen
 
 from itwin_export_async._errors import (
-    DownloadError,
     RunFailed,
     RunPartlyFailed,
     RunTimeout,
     RunUnreachable,
 )
+from itwin_export_async._files.download import Progress
 from itwin_export_async._files.outputs import Outputs
-from itwin_export_async._files.progress import Progress
 from itwin_export_async._http.session import Session
-from itwin_export_async._models import Estimate, ExecutionResult, Run, RunOrigin, RunUpdate
+from itwin_export_async._models import (
+    Estimate,
+    ExecutionResult,
+    Run,
+    RunOrigin,
+    RunOutput,
+    RunUpdate,
+)
 from itwin_export_async._polling.forecast import forecast
 from itwin_export_async._polling.poller import RunKey, RunPoller, Subscription, poll_once
 from itwin_export_async._polling.state import (
@@ -204,25 +210,34 @@ class RunHandle:
         low, median, high = (durations.remaining(age, chance) for chance in (0.1, 0.5, 0.9))
         return Estimate(low=low, median=median, high=high)
 
+    async def outputs(self) -> tuple[RunOutput, ...]:
+        """The output files of the finished run, as soon as Storage knows them.
+
+        Each can be read as a stream by its `open()`. Raises `DownloadError`: `not_finished`,
+        `no_output`, or `not_available` when Storage does not know a file after 30 s.
+        """
+        outputs = self._open_context.outputs
+        return await outputs.find(await self._finished(), sas_url=self._sas_url)
+
     async def download(
         self, destination: str | PathLike[str], *, on_progress: Progress | None = None
     ) -> list[Path]:
         """Download every output file of the finished run, and return the paths.
 
-        `destination` is a folder (one that exists, or ends with a separator), or the path of the
-        file; further files then get `-2`, `-3` before the suffix. Raises `DownloadError`.
+        `destination` is a folder if it exists as one, ends with a separator or has no suffix;
+        otherwise it is the path of the file, and further files get `-2`, `-3` before the suffix.
+        Raises a `ValueError` for a destination that can never be one, and `DownloadError`.
 
-        Output in `USER_BLOB_STORAGE` is downloaded by the handle that started the run, if its
-        address allows reading; for any other handle use `client.storage.download_blob`.
+        The output of `USER_BLOB_STORAGE` is downloaded from there by the handle that started the
+        run, if its URL allows reading; for any other handle use `client.storage.download_blob`.
         """
-        run = self.last if self.last is not None and self.last.is_final else await self.refresh()
-        if not run.is_completed:
-            raise DownloadError(
-                message=f"run {run.id} is still {run.state.value}; wait() for it first",
-                destination=str(destination),
-            )
         outputs = self._open_context.outputs
-        return await outputs.fetch(run, destination, on_progress, sas_url=self._sas_url)
+        run = await self._finished()
+        return await outputs.download(run, destination, on_progress, sas_url=self._sas_url)
+
+    async def _finished(self) -> Run:
+        """The final run, read again unless it was seen to be final."""
+        return self.last if self.last is not None and self.last.is_final else await self.refresh()
 
     @property
     def _key(self) -> RunKey:

@@ -19,8 +19,8 @@ from typing import Any
 from attrs import fields, frozen
 
 from itwin_export_async import ExportOptions, ExportRequest, InputOptions, OutputOptions
-from itwin_export_async._files.storage import is_folder
-from itwin_export_async._protocol.files import safe_name
+from itwin_export_async._files.download import is_folder
+from itwin_export_async._files.names import safe_name
 from itwin_export_async._protocol.urls import validate_id
 from itwin_export_async._redaction import redacted
 from itwin_export_async.cli.errors import is_signed

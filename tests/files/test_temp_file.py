@@ -1,163 +1,185 @@
-"""A file while it grows: what is on the disk when, and what may stand in its way."""
+"""Temporary files: what is on the disk when, and what a final name may replace."""
 
 import asyncio
 import errno
-import hashlib
-import math
 import os
 import resource
+import stat
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
-from threading import Event
-from typing import Any, BinaryIO
 
 import pytest
 
 from itwin_export_async import DownloadError
-from itwin_export_async._files import temp_file as partfile
-from itwin_export_async._protocol.files import Content
+from itwin_export_async._files.temp_file import (
+    PIECE_SIZE,
+    DiskThreads,
+    PieceQueue,
+    TempFile,
+    check_folder,
+    make_folder,
+    place_file,
+    temp_file,
+)
 
 MIB = 1024 * 1024
-AT_ONCE, IN_THREADS = math.inf, 0.0  # how much patience there is with the disk
-LARGE = os.urandom(10 * MIB)
+LARGE = os.urandom(2 * PIECE_SIZE + 5)
 SMALL = b"ISO-10303-21;"
 
 
-@asynccontextmanager
-async def part_of(
-    path: Path, content: Content, *, patience: float = AT_ONCE
-) -> AsyncIterator[partfile.TempFile]:
-    """A part that has taken up an answer."""
-    part = partfile.TempFile(path, patience=patience)
-    try:
-        await part.open()
-        await part.begin(content)
-        yield part
-    finally:
-        await part.close()
-
-
-async def add_all(part: partfile.TempFile, data: bytes) -> None:
-    for start in range(0, len(data), MIB):
-        await part.add(data[start : start + MIB])
-
-
-async def bring(path: Path) -> None:
-    """A small file, whole."""
-    async with part_of(path, Content(start=0)) as part:
-        await part.add(SMALL)
-        await part.finish()
-
-
-class Trips(ThreadPoolExecutor):
-    """Counts what it is given to do."""
-
-    count = 0
-
-    def submit(self, *args: Any, **named: Any) -> Any:
-        self.count += 1
-        return super().submit(*args, **named)
-
-
 @pytest.fixture
-async def trips() -> Trips:
-    """The loop's threads, of which there is one."""
-    trips = Trips(max_workers=1)
-    asyncio.get_running_loop().set_default_executor(trips)
-    return trips
+def threads() -> Iterator[DiskThreads]:
+    threads = DiskThreads()
+    yield threads
+    threads.close()
 
 
-async def test_what_a_quick_disk_takes_is_not_held(tmp_path: Path, trips: Trips) -> None:
-    async with part_of(tmp_path / "f", Content(start=0)) as part:
-        await add_all(part, LARGE)
-        assert (tmp_path / "f.part").stat().st_size == len(LARGE)
-        assert trips.count == 1
-        await part.finish()
-    assert (tmp_path / "f").read_bytes() == LARGE
+@asynccontextmanager
+async def growing(threads: DiskThreads, path: Path) -> AsyncIterator[TempFile]:
+    async with temp_file(threads, path.parent, path) as file:
+        yield file
 
 
-async def test_a_slow_disk_is_left_to_threads(tmp_path: Path, trips: Trips) -> None:
-    async with part_of(tmp_path / "f", Content(start=0), patience=IN_THREADS) as part:
-        await add_all(part, LARGE)
-        assert trips.count == 1 + 2  # four pieces at a time, after the one that showed it
-        await part.finish()
-    assert (tmp_path / "f").read_bytes() == LARGE
+async def write_all(file: TempFile, data: bytes) -> None:
+    for start in range(0, len(data), MIB):
+        await file.write(data[start : start + MIB])
 
 
-@pytest.mark.parametrize("flaw", [b"", b"!"])
-async def test_a_large_file_is_digested_in_threads(
-    tmp_path: Path, trips: Trips, flaw: bytes
+async def bring(threads: DiskThreads, path: Path, data: bytes = SMALL) -> Path:
+    """A whole file."""
+    async with growing(threads, path) as file:
+        await write_all(file, data)
+        return await file.finish(path, lambda _: True)
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, LARGE])
+async def test_finished_file_has_its_name_and_nothing_else_is_left(
+    tmp_path: Path, threads: DiskThreads, data: bytes
 ) -> None:
-    md5 = hashlib.md5(LARGE).digest()
-    async with part_of(tmp_path / "f", Content(start=0, md5=md5)) as part:
-        await add_all(part, LARGE + flaw)
-        assert trips.count == 1 + 2
-        with pytest.raises(DownloadError, match="MD5") if flaw else nullcontext():
-            await part.finish()
-    assert os.listdir(tmp_path) == ([] if flaw else ["f"])
+    path = tmp_path / "new" / "f.ifc"
+    assert await bring(threads, path, data) == path
+    assert path.read_bytes() == data
+    assert os.listdir(path.parent) == ["f.ifc"]
 
 
-@pytest.mark.parametrize("patience", [AT_ONCE, IN_THREADS])
-async def test_a_part_that_starts_again_keeps_nothing_of_the_first_time(
-    tmp_path: Path, patience: float
-) -> None:
-    async with part_of(tmp_path / "f", Content(start=0), patience=patience) as part:
-        await add_all(part, os.urandom(6 * MIB))
-        await part.begin(Content(start=0))
-        await add_all(part, LARGE)
-        await part.finish()
-    assert (tmp_path / "f").read_bytes() == LARGE
+async def test_final_name_appears_only_at_the_end(tmp_path: Path, threads: DiskThreads) -> None:
+    async with growing(threads, tmp_path / "f.ifc") as file:
+        await write_all(file, LARGE)
+        (name,) = os.listdir(tmp_path)
+        assert name.startswith(".itwin-export-")
+        assert await file.finish(tmp_path / "f.ifc", lambda _: True)
+    assert os.listdir(tmp_path) == ["f.ifc"]
 
 
-async def test_a_part_that_is_given_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
-    async with part_of(tmp_path / "f", Content(start=0), patience=IN_THREADS) as part:
-        await add_all(part, LARGE)
+async def test_temporary_names_are_random(tmp_path: Path, threads: DiskThreads) -> None:
+    async with growing(threads, tmp_path / "f.ifc"), growing(threads, tmp_path / "f.ifc"):
+        assert len(os.listdir(tmp_path)) == 2
+
+
+async def test_file_is_removed_when_the_block_fails(tmp_path: Path, threads: DiskThreads) -> None:
+    with pytest.raises(LookupError):
+        async with growing(threads, tmp_path / "f.ifc") as file:
+            await write_all(file, LARGE)
+            raise LookupError
     assert not list(tmp_path.iterdir())
 
 
-class Late(ThreadPoolExecutor):
-    """Does what it is given first only when the second is done."""
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+async def test_failure_between_write_and_rename_leaves_no_half_file(
+    tmp_path: Path, threads: DiskThreads, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_begun = Event()
-        self._second_is_done = Event()
-
-    def submit(self, work: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
-        if self.has_begun.is_set():
-            future = super().submit(work, *args, **named)
-            future.add_done_callback(lambda _: self._second_is_done.set())
-            return future
-
-        def wait_and_work() -> Any:
-            self.has_begun.set()
-            self._second_is_done.wait()
-            return work(*args, **named)
-
-        return super().submit(wait_and_work)
+    (tmp_path / "f.ifc").write_text("older")
+    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+    with pytest.raises(DownloadError, match="cannot be written: Input/output error") as caught:
+        await bring(threads, tmp_path / "f.ifc")
+    assert caught.value.reason == "disk"
+    assert (tmp_path / "f.ifc").read_text() == "older"
+    assert os.listdir(tmp_path) == ["f.ifc"]
 
 
-async def test_a_thread_that_comes_too_late_does_nothing(tmp_path: Path) -> None:
-    late = Late()
-    asyncio.get_running_loop().set_default_executor(late)
-    part = partfile.TempFile(tmp_path / "f")
-    opening = asyncio.create_task(part.open())
+DIES = """
+import asyncio, os, sys
+from pathlib import Path
+from itwin_export_async._files.temp_file import DiskThreads, temp_file
+
+async def main(path: Path) -> None:
+    async with temp_file(DiskThreads(), path.parent, path) as file:
+        await file.write(b"half")
+        await file.finish(path, lambda _: True)
+
+os.fsync = lambda _: os._exit(7)
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_process_that_dies_before_the_rename_leaves_no_final_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DIES, str(tmp_path / "f.ifc")]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 7
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith(".itwin-export-")
+
+
+async def test_cancelled_opening_leaves_nothing(tmp_path: Path, threads: DiskThreads) -> None:
+    may_continue = threading.Event()
+    busy = [threads.start(may_continue.wait) for _ in range(4)]
+    opening = asyncio.create_task(bring(threads, tmp_path / "f.ifc"))
     await asyncio.sleep(0)
-    late.has_begun.wait()
-    opening.cancel()
-    await part.close()
-    late.shutdown()
+    for _ in range(2):
+        opening.cancel()
+        await asyncio.sleep(0)
+    may_continue.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await asyncio.gather(*busy)
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_small_file_goes_to_a_thread_only_to_be_opened_and_finished(
-    tmp_path: Path, trips: Trips
+async def test_full_default_executor_does_not_delay_disk_work(
+    tmp_path: Path, threads: DiskThreads
 ) -> None:
-    await bring(tmp_path / "new" / "f")
-    assert (tmp_path / "new" / "f").read_bytes() == SMALL
-    assert trips.count == 2
+    may_continue = threading.Event()
+    loop = asyncio.get_running_loop()
+    busy = [loop.run_in_executor(None, may_continue.wait) for _ in range(64)]
+    await bring(threads, tmp_path / "f.ifc")
+    may_continue.set()
+    await asyncio.gather(*busy)
+
+
+async def test_threads_start_again_after_close(tmp_path: Path, threads: DiskThreads) -> None:
+    for _ in range(2):
+        await bring(threads, tmp_path / "f.ifc")
+        threads.close()
+        threads.close()
+
+
+async def test_queue_holds_two_pieces_at_most(threads: DiskThreads) -> None:
+    consumed: list[bytes] = []
+    may_continue = threading.Event()
+
+    def consume(chunks: list[bytes]) -> None:
+        may_continue.wait()
+        consumed.extend(chunks)
+
+    queue = PieceQueue(threads, consume, 10)
+    for _ in range(2):
+        queue.append(b"x" * 5)
+        await queue.ready()
+    queue.append(b"y" * 10)
+    waiting = asyncio.create_task(queue.ready())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    may_continue.set()
+    await waiting
+    await queue.flush()
+    await queue.settle()
+    assert b"".join(consumed) == b"xxxxxxxxxxyyyyyyyyyy"
 
 
 @pytest.fixture
@@ -170,268 +192,183 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-async def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="cannot be written: File too large"):
-        async with part_of(tmp_path / "f", Content(start=0)) as part:
-            await add_all(part, LARGE)
+@pytest.mark.parametrize("size", [300_000, len(LARGE)])
+async def test_full_disk_is_an_error_with_its_reason(
+    tmp_path: Path, threads: DiskThreads, size: int
+) -> None:
+    with pytest.raises(DownloadError, match=r"f\.ifc: cannot be written: File too") as caught:
+        await bring(threads, tmp_path / "f.ifc", LARGE[:size])
+    assert caught.value.reason == "disk"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("full_disk")
-@pytest.mark.parametrize("ends_well", [True, False])
-async def test_a_disk_that_fills_up_in_a_thread_is_told_once(
-    tmp_path: Path, trips: Trips, ends_well: bool
+async def test_full_disk_does_not_hide_an_earlier_error(
+    tmp_path: Path, threads: DiskThreads
 ) -> None:
-    """And not at all when something else went wrong meanwhile."""
-    with pytest.raises(DownloadError if ends_well else LookupError, match=r"too large|else"):
-        async with part_of(tmp_path / "f", Content(start=0, md5=b"unknown")) as part:
-            await add_all(part, LARGE[: 4 * MIB])
-            await asyncio.to_thread(int)  # the one thread has written before
-            if not ends_well:
-                raise LookupError("else")
-            await part.finish()
-    assert not list(tmp_path.iterdir())
-
-
-async def test_what_an_earlier_process_left_half_done_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "f.part").write_bytes(b"left" * 1000)
-    await bring(tmp_path / "f")
-    assert (tmp_path / "f").read_bytes() == SMALL
-    assert os.listdir(tmp_path) == ["f"]
-
-
-async def test_a_file_system_without_locks_will_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fcntl = pytest.importorskip("fcntl", reason="only some systems have locks at all")
-
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOTSUP, "not supported")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    await bring(tmp_path / "f")
-    assert (tmp_path / "f").read_bytes() == SMALL
-
-
-async def test_a_part_that_another_download_just_finished_is_not_touched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    locked = partfile._is_locked
-    (tmp_path / "f.part").write_text("finished by another")
-
-    def finish_first(file: BinaryIO) -> bool:
-        if not (tmp_path / "f").exists():
-            (tmp_path / "f.part").rename(tmp_path / "f")
-        else:
-            assert (tmp_path / "f").read_text() == "finished by another"
-        return locked(file)
-
-    monkeypatch.setattr(partfile, "_is_locked", finish_first)
-    await bring(tmp_path / "f")
-    assert (tmp_path / "f").read_bytes() == SMALL
-
-
-@asynccontextmanager
-async def two_parts(path: Path) -> AsyncIterator[tuple[partfile.TempFile, partfile.TempFile]]:
-    """Two of one name, because somebody tidied up in between. The second is half done."""
-    async with part_of(path, Content(start=0)) as first:
-        path.with_name(path.name + ".part").unlink()
-        async with part_of(path, Content(start=0)) as second:
-            await second.add(SMALL[:5])
-            yield first, second
-
-
-async def test_a_part_of_another_download_does_not_get_the_final_name(tmp_path: Path) -> None:
-    async with two_parts(tmp_path / "f") as (first, second):
-        await first.add(SMALL)
-        with pytest.raises(DownloadError, match=r"f\.part was removed or replaced"):
-            await first.finish()
-        await first.close()
-        assert os.listdir(tmp_path) == ["f.part"]
-        await second.add(SMALL[5:])
-        await second.finish()
-    assert (tmp_path / "f").read_bytes() == SMALL
-
-
-async def test_a_download_that_fails_leaves_the_part_of_another_alone(tmp_path: Path) -> None:
-    async with two_parts(tmp_path / "f") as (first, second):
-        await first.close()
-        await second.add(SMALL[5:])
-        await second.finish()
-    assert (tmp_path / "f").read_bytes() == SMALL
-
-
-async def test_a_file_that_is_called_as_a_part_is_not_lost_with_it(tmp_path: Path) -> None:
-    async with part_of(tmp_path / "f", Content(start=0)) as part:
-        await bring(tmp_path / "f.part")
-        with pytest.raises(DownloadError, match="removed or replaced"):
-            await part.finish()
-    assert os.listdir(tmp_path) == ["f.part"]
-    assert (tmp_path / "f.part").read_bytes() == SMALL
-
-
-async def test_a_part_that_somebody_removes_at_last_hides_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    is_at = partfile._is_at
-
-    def remove_then(file: BinaryIO, place: Path) -> bool:
-        was_there = is_at(file, place)
-        place.unlink()
-        return was_there
-
     with pytest.raises(LookupError):
-        async with part_of(tmp_path / "f", Content(start=0)):
-            monkeypatch.setattr(partfile, "_is_at", remove_then)
+        async with growing(threads, tmp_path / "f.ifc") as file:
+            await file.write(LARGE[:PIECE_SIZE])
             raise LookupError
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def victim(tmp_path: Path) -> Iterator[Path]:
-    """A file that is not to be touched."""
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    yield victim
-    assert victim.read_text() == "mine"
+async def test_folder_that_vanishes_is_an_error(tmp_path: Path, threads: DiskThreads) -> None:
+    with pytest.raises(DownloadError, match="cannot be written: No such file"):
+        async with growing(threads, tmp_path / "out" / "f.ifc") as file:
+            await file.write(SMALL)
+            os.rename(tmp_path / "out", tmp_path / "moved")
+            await file.finish(tmp_path / "out" / "f.ifc", lambda _: True)
 
 
-def _link(part: Path) -> None:
-    part.symlink_to("victim")
-
-
-def _dangling_link(part: Path) -> None:
-    part.symlink_to("nowhere")
-
-
-def _further_name(part: Path) -> None:
-    part.hardlink_to(part.with_name("victim"))
-
-
-@pytest.mark.usefixtures("victim")
-@pytest.mark.parametrize(
-    ("put", "what"),
-    [
-        (_link, "a symbolic link"),
-        (_dangling_link, "a symbolic link"),
-        (_further_name, "a file with another name besides"),
-        (Path.mkdir, "a folder"),
-        (os.mkfifo, "neither file nor folder"),
-    ],
-)
-async def test_what_is_no_file_of_its_own_is_not_written_to(
-    tmp_path: Path, put: Callable[[Path], None], what: str
+async def test_temporary_file_is_never_opened_through_a_link(
+    tmp_path: Path, threads: DiskThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path / "f.part")
-    there = (tmp_path / "f.part").lstat()
-    with pytest.raises(DownloadError, match=rf"cannot be written: f\.part is {what}; remove it"):
-        await bring(tmp_path / "f")
-    assert sorted(os.listdir(tmp_path)) == ["f.part", "victim"]
-    assert os.path.samestat((tmp_path / "f.part").lstat(), there)
+    (tmp_path / "victim").write_text("mine")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    (tmp_path / ".itwin-export-guessed.part").symlink_to("victim")
+    with pytest.raises(DownloadError, match="File exists"):
+        await bring(threads, tmp_path / "f.ifc")
+    assert (tmp_path / "victim").read_text() == "mine"
 
 
-def _link_to_a_device(file: Path) -> None:
-    file.symlink_to(os.devnull)
+async def test_replaced_file_keeps_its_mode_and_is_never_more_open(
+    tmp_path: Path, threads: DiskThreads
+) -> None:
+    (tmp_path / "f.ifc").write_text("older")
+    (tmp_path / "f.ifc").chmod(0o600)
+    async with growing(threads, tmp_path / "f.ifc") as file:
+        (part,) = tmp_path.glob(".itwin*")
+        assert stat.S_IMODE(part.stat().st_mode) == 0o600
+        (tmp_path / "f.ifc").chmod(0o664)
+        await file.write(SMALL)
+        await file.finish(tmp_path / "f.ifc", lambda _: True)
+    assert stat.S_IMODE((tmp_path / "f.ifc").stat().st_mode) == 0o664
 
 
-def _link_to_a_folder(file: Path) -> None:
-    file.symlink_to(file.parent)
+async def test_mode_is_left_alone_where_the_system_has_no_fchmod(
+    tmp_path: Path, threads: DiskThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f.ifc").write_text("older")
+    monkeypatch.delattr(os, "fchmod")
+    await bring(threads, tmp_path / "f.ifc")
+    assert (tmp_path / "f.ifc").read_bytes() == SMALL
+
+
+def _link_to_a_device(path: Path) -> None:
+    path.symlink_to(os.devnull)
+
+
+def _link_to_a_folder(path: Path) -> None:
+    path.symlink_to(path.parent)
 
 
 @pytest.mark.parametrize(
     ("put", "what"),
     [
-        (os.mkfifo, "neither file nor folder"),
-        (_link_to_a_device, "neither file nor folder"),
+        (os.mkfifo, "a device or pipe"),
+        (_link_to_a_device, "a device or pipe"),
         (Path.mkdir, "a folder"),
         (_link_to_a_folder, "a folder"),
     ],
 )
-async def test_what_no_file_may_replace_has_its_place_for_good(
-    tmp_path: Path, put: Callable[[Path], None], what: str
+async def test_device_pipe_or_folder_is_never_replaced(
+    tmp_path: Path, threads: DiskThreads, put: Callable[[Path], None], what: str
 ) -> None:
-    put(tmp_path / "f")
-    there = (tmp_path / "f").lstat()
-    with pytest.raises(DownloadError, match=rf"f: cannot be written: it is {what}"):
-        await bring(tmp_path / "f")
-    assert os.listdir(tmp_path) == ["f"]
-    assert os.path.samestat((tmp_path / "f").lstat(), there)
+    put(tmp_path / "f.ifc")
+    there = (tmp_path / "f.ifc").lstat()
+    with pytest.raises(DownloadError, match=rf"f\.ifc: cannot be written: it is {what}") as caught:
+        await bring(threads, tmp_path / "f.ifc")
+    assert caught.value.reason == "disk"
+    assert os.listdir(tmp_path) == ["f.ifc"]
+    assert os.path.samestat((tmp_path / "f.ifc").lstat(), there)
 
 
-@pytest.mark.usefixtures("victim")
-@pytest.mark.parametrize("put", [_link, _dangling_link, _further_name])
-async def test_a_file_replaces_a_link_and_not_what_it_leads_to(
-    tmp_path: Path, put: Callable[[Path], None]
+def _link(path: Path) -> None:
+    path.symlink_to("victim")
+
+
+def _dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _hard_link(path: Path) -> None:
+    path.hardlink_to(path.with_name("victim"))
+
+
+@pytest.mark.parametrize("put", [_link, _dangling_link, _hard_link])
+async def test_file_replaces_a_link_and_not_its_target(
+    tmp_path: Path, threads: DiskThreads, put: Callable[[Path], None]
 ) -> None:
-    put(tmp_path / "f")
-    await bring(tmp_path / "f")
-    assert not (tmp_path / "f").is_symlink()
-    assert (tmp_path / "f").read_bytes() == SMALL
-    assert sorted(os.listdir(tmp_path)) == ["f", "victim"]
+    (tmp_path / "victim").write_text("mine")
+    put(tmp_path / "f.ifc")
+    await bring(threads, tmp_path / "f.ifc")
+    assert not (tmp_path / "f.ifc").is_symlink()
+    assert (tmp_path / "f.ifc").read_bytes() == SMALL
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["f.ifc", "victim"]
 
 
-@pytest.mark.usefixtures("victim")
-async def test_a_link_that_comes_before_the_opening_is_not_followed(
+def staged(folder: Path) -> Path:
+    """A complete file that waits for its name."""
+    path = folder / "staged"
+    path.write_bytes(SMALL)
+    return path
+
+
+@pytest.mark.parametrize("has_hard_links", [True, False])
+def test_placed_file_gets_a_number_where_it_may_not_replace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_hard_links: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_hard_links:
+        monkeypatch.setattr(Path, "hardlink_to", fail)
+    (tmp_path / "f.ifc").write_text("mine")
+    (tmp_path / "f-2.ifc").symlink_to("nowhere")
+    path = place_file(staged(tmp_path), tmp_path / "f.ifc", may_replace=lambda _: False)
+    assert path == tmp_path / "f-3.ifc"
+    assert path.read_bytes() == SMALL
+    assert path.stat().st_nlink == 1
+    assert sorted(os.listdir(tmp_path)) == ["f-2.ifc", "f-3.ifc", "f.ifc"]
+
+
+def test_placed_file_never_replaces_a_protected_one(tmp_path: Path) -> None:
+    ledger = tmp_path / "exports.db"
+    ledger.write_text("ledger")
+    (tmp_path / "exports-2.db").symlink_to(ledger)
+    protected = [ledger, tmp_path / "exports-3.db"]  # the second does not exist yet
+    path = place_file(staged(tmp_path), ledger, may_replace=lambda _: True, protected=protected)
+    assert path == tmp_path / "exports-4.db"
+    assert ledger.read_text() == "ledger"
+
+
+def test_placed_file_finds_a_name_within_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partfile, "_check_place", _link)
-    with pytest.raises(DownloadError, match=r"cannot be written: .*symbolic links"):
-        await bring(tmp_path / "f")
-    assert sorted(os.listdir(tmp_path)) == ["f.part", "victim"]
+    monkeypatch.setattr("itwin_export_async._files.temp_file.MAX_NUMBER", 2)
+    for name in ("f.ifc", "f-2.ifc"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(DownloadError, match="2 files have this name"):
+        place_file(staged(tmp_path), tmp_path / "f.ifc", may_replace=lambda _: False)
 
 
-@pytest.mark.usefixtures("victim")
-async def test_a_link_that_the_system_follows_is_seen_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_folder_is_checked_before_it_is_made(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for check in (check_folder, make_folder):
+        with pytest.raises(DownloadError, match=r"deeper: the folder cannot be written: Not a dir"):
+            check(tmp_path / "file" / "deeper")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("missing", [os.W_OK, os.X_OK])  # both are needed to open a file in it
+def test_folder_without_permission_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int
 ) -> None:
-    check = partfile._check_place
-
-    def check_first(place: Path) -> None:
-        check(place)
-        _link(place)
-
-    monkeypatch.setattr(partfile, "_OPENING", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    monkeypatch.setattr(partfile, "_check_place", check_first)
-    with pytest.raises(DownloadError, match=r"f\.part is a symbolic link; remove it"):
-        await bring(tmp_path / "f")
-
-
-@pytest.mark.usefixtures("victim")
-async def test_a_file_that_gets_the_name_before_the_opening_is_not_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check = partfile._check_place
-
-    def check_first(place: Path) -> None:
-        check(place)
-        if not place.exists():
-            _further_name(place)
-
-    monkeypatch.setattr(partfile, "_check_place", check_first)
-    with pytest.raises(DownloadError, match="a file with another name besides; remove it"):
-        await bring(tmp_path / "f")
-    assert sorted(os.listdir(tmp_path)) == ["f.part", "victim"]
-
-
-@pytest.mark.usefixtures("victim")
-async def test_a_link_that_comes_after_the_opening_is_no_place_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    locked = partfile._is_locked
-
-    def replace_first(file: BinaryIO) -> bool:
-        (tmp_path / "f.part").unlink()
-        _link(tmp_path / "f.part")
-        return locked(file)
-
-    monkeypatch.setattr(partfile, "_is_locked", replace_first)
-    with pytest.raises(DownloadError, match="is a symbolic link"):
-        await bring(tmp_path / "f")
-
-
-async def test_a_pipe_that_comes_before_the_opening_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partfile, "_check_place", os.mkfifo)
-    with pytest.raises(DownloadError, match="cannot be written: No such device"):
-        await bring(tmp_path / "f")
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & missing)
+    with pytest.raises(DownloadError, match="folder cannot be written: Permission denied"):
+        check_folder(tmp_path)

@@ -46,11 +46,11 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "PIECE", 10)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "BLOCK_SIZE", 10)
 
 
-async def test_a_file_is_sent_and_listed(
+async def test_uploaded_file_is_listed_and_comes_back(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:
     stored = await client.storage.upload(file, folder, description="how classes map")
@@ -62,25 +62,25 @@ async def test_a_file_is_sent_and_listed(
     assert file.with_suffix(".back").read_bytes() == file.read_bytes()
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("size", [0, 9, 10, 11, 95, 100, 101])
-async def test_a_large_file_is_sent_in_pieces(
+async def test_large_file_is_sent_in_blocks(
     client: ExportClient, emulator: Emulator, folder: str, file: Path, size: int
 ) -> None:
     file.write_bytes(os.urandom(size))
-    told: list[tuple[int, int | None]] = []
+    calls: list[tuple[int, int | None]] = []
     stored = await client.storage.upload(
-        file, folder, display_name="large.bin", on_progress=lambda *now: told.append(now)
+        file, folder, display_name="large.bin", on_progress=lambda *now: calls.append(now)
     )
     assert emulator.read_file(stored.id) == file.read_bytes()
-    assert told[0] == (0, size)
-    assert told[-1] == (size, size)
+    assert calls[0] == (0, size)
+    assert calls[-1] == (size, size)
     assert emulator.count("put_block") == (0 if size <= 10 else -(-size // 10))
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("size", [5, 50])
-async def test_what_fails_in_passing_is_sent_again(
+async def test_transient_failure_is_retried(
     client: ExportClient, emulator: Emulator, folder: str, file: Path, size: int
 ) -> None:
     file.write_bytes(os.urandom(size))
@@ -92,7 +92,7 @@ async def test_what_fails_in_passing_is_sent_again(
     assert len(await client.storage.list_folder(folder)) == 1
 
 
-async def test_an_expired_signature_is_asked_for_anew(
+async def test_expired_signature_of_a_small_file_is_renewed(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:
     emulator.inject("put_blob", answer(403), answer(403))
@@ -101,7 +101,96 @@ async def test_an_expired_signature_is_asked_for_anew(
     assert [item.id async for item in client.storage.list_folder(folder)] == [stored.id]
 
 
-async def test_a_lost_announcement_is_made_again(
+class Expiring(Answers):
+    """Signed URLs that are good for two requests each.
+
+    `moves`: whether a new URL leads to another blob. `updates`: whether Storage gives a new URL for
+    a file without content.
+    """
+
+    def __init__(self, *, moves: bool = False, updates: bool = True) -> None:
+        super().__init__(self._serve)
+        self.moves = moves
+        self.updates = updates
+        self.created: list[str] = []
+        self.blocks: dict[str, dict[str, bytes]] = {}
+        self._uses = 0
+        self._urls = 0
+
+    def _serve(self, request: Request) -> Response:
+        path, _, query = request.url.partition("?")
+        if path.endswith(("/files", "/updatecontent")):
+            if path.endswith("/updatecontent") and not self.updates:
+                return answer(404, "{}")
+            self.created.append(path.rpartition("/")[2])
+            self._uses, self._urls = 0, self._urls + 1
+            blob = f"b{self._urls}" if self.moves else "b"
+            return answer(202, LINKS.replace("/b?sig=a", f"/{blob}?sig={self._urls}"))
+        if path.endswith("/complete"):
+            return answer(200, STORED)
+        if self._uses == 2:
+            return answer(403)
+        self._uses += 1
+        name = query.partition("blockid=")[2] or "list"
+        self.blocks.setdefault(path.rpartition("/")[2], {})[name] = request.body or b""
+        return answer(201)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("updates", "created"),
+    [
+        (True, ["files", "updatecontent", "updatecontent"]),
+        (False, ["files", "files", "files"]),  # a creation that gives the same blob will do
+    ],
+)
+async def test_upload_that_outlives_its_signature_continues_with_the_next_block(
+    file: Path, updates: bool, created: list[str]
+) -> None:
+    file.write_bytes(os.urandom(45))
+    transport = Expiring(updates=updates)
+    async with ExportClient("token", transport=transport) as client:
+        await client.storage.upload(file, "folder")
+    assert transport.created == created
+    blocks = transport.blocks["b"]
+    assert list(blocks)[-1] == "list"
+    assert b"".join(list(blocks.values())[:-1]) == file.read_bytes()
+    puts = [request for request in transport.requests if request.method == "PUT"]
+    assert len(puts) == 5 + 1 + 2  # blocks, list, refusals
+
+
+@pytest.mark.usefixtures("small_blocks")
+async def test_blocks_are_sent_again_where_a_new_signature_leads_to_another_blob(
+    file: Path,
+) -> None:
+    file.write_bytes(os.urandom(45))
+    transport = Expiring(moves=True)
+    async with ExportClient("token", transport=transport) as client:
+        with pytest.raises(UploadError, match="403"):
+            await client.storage.upload(file, "folder")
+    assert len(transport.created) == 5  # no attempt came further than the one before
+    assert not any("complete" in request.url for request in transport.requests)
+
+
+@pytest.mark.usefixtures("small_blocks")
+async def test_slow_upload_continues_after_its_signature_has_expired(
+    client: ExportClient, emulator: Emulator, folder: str, file: Path
+) -> None:
+    file.write_bytes(os.urandom(95))
+    emulator.download_lifetime, emulator.latency = 60.0, 20.0
+    stored = await client.storage.upload(file, folder)
+    assert emulator.read_file(stored.id) == file.read_bytes()
+    assert emulator.count("create_file") == 1
+    assert emulator.count("update_content") >= 3
+
+
+async def test_device_or_pipe_is_no_file_to_upload(client: ExportClient, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ifc")
+    with pytest.raises(ValueError, match=r"path .* is a device or pipe"):
+        await client.storage.upload(tmp_path / "pipe.ifc", "folder")
+
+
+async def test_creation_without_a_response_is_repeated(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:
     emulator.inject("create_file", ConnectionResetError(), apply_effect=True)
@@ -109,7 +198,7 @@ async def test_a_lost_announcement_is_made_again(
     assert await client.storage.list_folder(folder) == (stored,)
 
 
-async def test_a_signature_that_never_holds_is_given_up(
+async def test_signature_that_is_always_refused_is_an_error(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:
     emulator.inject("put_blob", *[answer(403)] * 5)
@@ -119,7 +208,7 @@ async def test_a_signature_that_never_holds_is_given_up(
     assert await client.storage.list_folder(folder) == ()
 
 
-async def test_a_store_that_refuses_is_told(
+async def test_refusal_of_the_store_is_an_upload_error(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:
     emulator.inject("put_blob", answer(400))
@@ -128,7 +217,7 @@ async def test_a_store_that_refuses_is_told(
     assert emulator.count("put_blob") == 1
 
 
-async def test_what_storage_refuses_is_told(
+async def test_errors_of_storage_propagate(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:
     with pytest.raises(NotFound, match="FolderNotFound"):
@@ -138,7 +227,7 @@ async def test_what_storage_refuses_is_told(
     assert emulator.count("put_blob") == 0
 
 
-async def test_a_caller_without_rights_is_told_at_once(file: Path) -> None:
+async def test_missing_right_is_an_error_at_once(file: Path) -> None:
     transport = Answers(answer(403))
     async with ExportClient("token", transport=transport) as client:
         with pytest.raises(PermissionDenied):
@@ -146,7 +235,7 @@ async def test_a_caller_without_rights_is_told_at_once(file: Path) -> None:
     assert len(transport.requests) == 1
 
 
-async def test_the_token_stays_away_from_the_blob_store(file: Path) -> None:
+async def test_token_is_not_sent_to_the_blob_store(file: Path) -> None:
     transport = Answers(answer(202, LINKS), answer(201), answer(200, STORED))
     async with ExportClient("token", transport=transport) as client:
         await client.storage.upload(file, "folder")
@@ -165,7 +254,7 @@ async def test_the_token_stays_away_from_the_blob_store(file: Path) -> None:
         LINKS.replace("https://blobs.", "http://blobs."),
     ],
 )
-async def test_foreign_addresses_get_neither_token_nor_bytes(file: Path, links: str) -> None:
+async def test_foreign_urls_get_neither_token_nor_bytes(file: Path, links: str) -> None:
     transport = Answers(answer(202, links))
     async with ExportClient("token", transport=transport) as client:
         with pytest.raises(ProtocolError):
@@ -173,7 +262,7 @@ async def test_foreign_addresses_get_neither_token_nor_bytes(file: Path, links: 
     assert len(transport.requests) == 1
 
 
-async def test_a_completion_that_was_lost_and_then_refused_is_looked_at(file: Path) -> None:
+async def test_completion_without_a_response_is_checked_when_refused(file: Path) -> None:
     transport = Answers(
         answer(202, LINKS),
         answer(201),
@@ -187,18 +276,16 @@ async def test_a_completion_that_was_lost_and_then_refused_is_looked_at(file: Pa
     assert transport.requests[-1].url.endswith("/storage/files/f1")
 
 
-async def test_a_completion_that_is_refused_is_told(file: Path) -> None:
+async def test_refused_completion_is_an_error(file: Path) -> None:
     transport = Answers(answer(202, LINKS), answer(201), answer(422))
     async with ExportClient("token", transport=transport) as client:
         with pytest.raises(InvalidRequest):
             await client.storage.upload(file, "folder")
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("change", [b"longer than it was before it was sent", b"short", b"x" * 15])
-async def test_a_file_that_changes_meanwhile_is_not_sent_as_if_whole(
-    file: Path, change: bytes
-) -> None:
+async def test_file_that_changes_meanwhile_is_an_error(file: Path, change: bytes) -> None:
     file.write_bytes(b"a" * 15)
 
     def changed(_: Request) -> Response:
@@ -213,12 +300,12 @@ async def test_a_file_that_changes_meanwhile_is_not_sent_as_if_whole(
     assert not any("complete" in request.url for request in transport.requests)
 
 
-async def test_a_file_that_is_not_there_is_an_os_error(client: ExportClient) -> None:
+async def test_missing_file_is_an_os_error(client: ExportClient) -> None:
     with pytest.raises(FileNotFoundError):
         await client.storage.upload("/no/such/file", "folder")
 
 
-async def test_the_root_folder_is_found(client: ExportClient, folder: str) -> None:
+async def test_root_folder_is_found(client: ExportClient, folder: str) -> None:
     assert await client.storage.get_root_folder_id(ITWIN) == folder
     assert await client.storage.list_root_folder(ITWIN) == ()
 
@@ -235,11 +322,11 @@ async def test_folders_are_listed_page_by_page(
     assert len(await client.storage.list_root_folder(ITWIN)) == 5
 
 
-def test_a_piece_is_no_larger_than_the_store_takes() -> None:
-    assert uploading.PIECE <= 256 * 1024 * 1024
+def test_block_is_no_larger_than_the_store_takes() -> None:
+    assert uploading.BLOCK_SIZE <= 256 * 1024 * 1024
 
 
-async def test_a_cancelled_upload_is_never_complete(
+async def test_cancelled_upload_is_never_complete(
     client: ExportClient, emulator: Emulator, folder: str, file: Path
 ) -> None:
     emulator.latency = 1.0
@@ -252,7 +339,7 @@ async def test_a_cancelled_upload_is_never_complete(
 
 
 @pytest.mark.parametrize("there", [True, False])
-async def test_an_upload_that_is_cancelled_while_it_opens_the_file_leaves_none_open(
+async def test_upload_cancelled_while_it_opens_the_file_leaves_none_open(
     client: ExportClient, file: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     opened: list[Any] = []

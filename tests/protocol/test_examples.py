@@ -16,7 +16,6 @@ from itwin_export_async._errors import (
     ResponseError,
 )
 from itwin_export_async._models import ExportOptions, InputOptions, OutputOptions, SourceFile
-from itwin_export_async._protocol.blobs import create_file_request
 from itwin_export_async._protocol.codec import encode
 from itwin_export_async._protocol.connections import (
     create_connection_request,
@@ -24,6 +23,7 @@ from itwin_export_async._protocol.connections import (
     update_connection_request,
 )
 from itwin_export_async._protocol.error_responses import error_from_response
+from itwin_export_async._protocol.files import create_file_request
 from itwin_export_async._protocol.runs import create_run_request
 from itwin_export_async._protocol.source_files import (
     add_source_file_request,

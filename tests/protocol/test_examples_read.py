@@ -21,14 +21,18 @@ from itwin_export_async._models import (
     TaskErrorInfo,
 )
 from itwin_export_async._protocol.authorization import parse_authorization
-from itwin_export_async._protocol.blobs import parse_completed_file, parse_created_file
 from itwin_export_async._protocol.codec import decode, decode_list
 from itwin_export_async._protocol.connections import (
     parse_connections,
     parse_created_connection,
 )
-from itwin_export_async._protocol.files import parse_file
-from itwin_export_async._protocol.folders import parse_items, parse_root_folder
+from itwin_export_async._protocol.files import (
+    parse_completed_file,
+    parse_created_file,
+    parse_file,
+    parse_items,
+    parse_root_folder,
+)
 from itwin_export_async._protocol.messages import Response
 from itwin_export_async._protocol.paging import new_items
 from itwin_export_async._protocol.runs import (

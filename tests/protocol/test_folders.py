@@ -1,9 +1,9 @@
-"""Folders: what is asked, and what the answers say."""
+"""Folders of Storage: requests and responses."""
 
 import pytest
 
 from itwin_export_async._errors import ExportError, InvalidRequest, NotFound, ProtocolError
-from itwin_export_async._protocol.folders import (
+from itwin_export_async._protocol.files import (
     list_folder_request,
     list_root_folder_request,
     parse_items,
@@ -17,7 +17,7 @@ def root(href: object, *items: object) -> str:
     return parse_root_folder(answer({"items": list(items), "_links": links}))
 
 
-def test_a_folder_is_listed_page_by_page() -> None:
+def test_folder_is_listed_page_by_page() -> None:
     first, later = (
         list_folder_request("f/1", page_size=size, offset=offset)
         for size, offset in ((None, 0), (50, 100))
@@ -27,7 +27,7 @@ def test_a_folder_is_listed_page_by_page() -> None:
     assert (dict(first.headers), first.body, first.retryable) == ({}, None, True)
 
 
-def test_a_root_folder_is_listed_by_its_itwin() -> None:
+def test_root_folder_is_listed_by_its_itwin() -> None:
     first = list_root_folder_request("i/1&x", page_size=None, offset=0)
     assert (first.method, first.url) == ("GET", "/storage/?iTwinId=i%2F1%26x")
     later = list_root_folder_request("i1", page_size=1, offset=3)
@@ -36,7 +36,7 @@ def test_a_root_folder_is_listed_by_its_itwin() -> None:
 
 
 @pytest.mark.parametrize("id", ["", " ", "..", "f1\r\n", None, 7])
-def test_what_is_no_id_is_not_asked_for(id: str) -> None:
+def test_invalid_id_is_refused(id: str) -> None:
     with pytest.raises((TypeError, ValueError), match="folder_id"):
         list_folder_request(id, page_size=None, offset=0)
     with pytest.raises((TypeError, ValueError), match="itwin_id"):
@@ -50,10 +50,10 @@ def test_what_is_no_id_is_not_asked_for(id: str) -> None:
         ("https://api.bentley.com/storage/folders/f1/", "f1"),
         ("https://api.bentley.com/storage/v1/Folders/f1?x=folders/f2#y", "f1"),
         ("/storage/folders/f%2F1", "f/1"),
-        ("https://elsewhere.example.com/folders/f1", "f1"),  # nothing is asked there
+        ("https://elsewhere.example.com/folders/f1", "f1"),  # only the id of it is used
     ],
 )
-def test_the_root_folder_is_the_one_that_the_link_names(href: str, id: str) -> None:
+def test_root_folder_is_the_one_that_the_link_names(href: str, id: str) -> None:
     assert root(href) == id
 
 
@@ -65,13 +65,13 @@ def test_the_root_folder_is_the_one_that_the_link_names(href: str, id: str) -> N
      "https://api.bentley.com/folders/f%0A1", "https://api.bentley.com/storage/files/f1",
      "https://[api/storage/folders/f1", "https://api.bentley.com/storage/folders/f1/list"],
 )  # fmt: skip
-def test_a_root_folder_that_no_link_names_is_no_answer(href: object) -> None:
+def test_root_folder_without_a_usable_link_is_a_protocol_error(href: object) -> None:
     with pytest.raises(ProtocolError) as caught:
         root(href)
     assert caught.value.path == "_links.folder.href"
 
 
-def test_a_listing_without_links_names_no_root_folder() -> None:
+def test_listing_without_links_names_no_root_folder() -> None:
     bodies: tuple[object, ...] = (
         {"items": []},
         {"items": [], "_links": None},
@@ -91,7 +91,7 @@ def test_a_listing_without_links_names_no_root_folder() -> None:
         ("storage.list_folder.200.json", 204, ProtocolError),
     ],
 )
-def test_a_refusal_is_an_error(name: str, status: int, kind: type[ExportError]) -> None:
+def test_error_response_is_an_error(name: str, status: int, kind: type[ExportError]) -> None:
     for read in (parse_items, parse_root_folder):
         with pytest.raises(kind) as caught:
             read(answer(example(name), status))
@@ -99,7 +99,7 @@ def test_a_refusal_is_an_error(name: str, status: int, kind: type[ExportError]) 
         assert gateway == name.startswith("platform")
 
 
-def test_what_the_service_leaves_out_of_an_item_is_not_made_up() -> None:
+def test_missing_members_of_an_item_are_none() -> None:
     (item,) = parse_items(answer({"items": [{"id": "f1", "type": "folder", "size": None}]})).items
     assert (item.id, item.display_name, item.is_folder, item.size) == ("f1", "", True, None)
     assert (item.path, item.created_date_time, item.parent_folder_id) == (None, None, None)

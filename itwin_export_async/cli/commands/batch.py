@@ -20,7 +20,7 @@ from itwin_export_async import (
     RunUpdate,
     TokenError,
 )
-from itwin_export_async._files.storage import prepare_folder
+from itwin_export_async._files.download import prepare_folder
 from itwin_export_async._runs.starter import checked_if_active
 from itwin_export_async.cli.batch_file import read_sheet
 from itwin_export_async.cli.errors import RefusedLedger, failed_tasks, headline, remedy

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from itwin_export_async import AdaptiveSchedule, ClientCredentials, ExportClient, ExportOptions
-from itwin_export_async._files.storage import prepare_folder
+from itwin_export_async._files.download import prepare_folder
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.console import tell, window
 from itwin_export_async.cli.output.format import duration, size

@@ -43,8 +43,13 @@ def create_file(world: Platform, call: Call) -> Response:
 def update_content(world: Platform, call: Call) -> Response:
     """`POST /storage/files/{fileId}/updatecontent`
 
-    What the file holds stays until the upload is complete.
+    The file keeps its content until the upload is complete. A file that was created and has no
+    content yet keeps its blob, and the blocks sent to it.
     """
+    _, guid = pair(call.ids[0]) or ("", "")
+    created = world.drive.uploads.get(guid)
+    if created is not None and guid not in world.drive.files:
+        return _upload(world, call, created)
     stored = readable(world, call)
     return _upload(world, call, evolve(stored, blob=f"/{stored.itwin_id}/{new_guid(world.ids)}"))
 

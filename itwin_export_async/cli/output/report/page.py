@@ -15,7 +15,7 @@ from statistics import median
 from urllib.parse import quote
 
 from itwin_export_async import RequestStats, __version__
-from itwin_export_async._files.storage import prepare_folder
+from itwin_export_async._files.download import prepare_folder
 from itwin_export_async._redaction import redacted
 from itwin_export_async.cli.errors import FailedTask, failed_tasks, headline, remedy
 from itwin_export_async.cli.export_record import File, Record
