@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from math import inf
 from types import MappingProxyType
 from typing import Any, Literal
@@ -472,4 +473,6 @@ class Emulator(Settings):
 def _check_choice(name: str, value: object, known: Iterable[str]) -> None:
     names = sorted(known) if isinstance(known, frozenset) else list(known)
     if value not in names:
-        raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}")
+        similar = get_close_matches(str(value), names, n=1)
+        hint = f" (did you mean {similar[0]}?)" if similar else ""
+        raise ValueError(f"unknown {name} {value!r}{hint}: use one of {', '.join(names)}")

@@ -83,7 +83,7 @@ class Watched:
             return await answer.text()
 
     async def state(self) -> dict[str, Any]:
-        async with self.http.get(f"{self.served.base_url}/emulator/state.json") as answer:
+        async with self.http.get(f"{self.served.base_url}/emulator/state") as answer:
             assert answer.status == 200
             assert answer.headers["Cache-Control"] == "no-store"
             state = await answer.json()
@@ -108,7 +108,7 @@ async def test_an_emulator_in_which_nothing_has_happened() -> None:
     assert state["service"]["now"].startswith("2026-03-01T12:00:0")
     assert state["totals"]["requests"] == 0
     assert "No runs yet" in page
-    assert "ViolationLog" not in page
+    assert "Violations" not in page
 
 
 async def test_looking_is_free() -> None:
@@ -123,7 +123,7 @@ async def test_looking_is_free() -> None:
 async def test_only_the_api_of_a_served_emulator_has_it() -> None:
     async with watched() as it:
         blobs = it.emulator.user_blob("x").partition("/exports")[0]
-        for path in ("/", "/emulator/state.json"):
+        for path in ("/", "/emulator/state"):
             async with it.http.get(f"{blobs}{path}") as answer:
                 assert answer.status in (400, 403, 404)
             async with it.http.post(f"{it.served.base_url}{path}") as answer:
@@ -299,7 +299,7 @@ def test_a_call_over_the_limit_is_a_sin_and_does_not_count() -> None:
         (sin,) = state["violations"]
         assert (sin["operation"], sin["method"]) == ("list_connections", "GET")
         assert sin["path"] == "/export/connections"
-        assert "more calls than the tier allows" in sin["words"]
+        assert "more calls than the tier allows" in sin["message"]
         assert state["totals"]["violations"] == 1
         assert state["requests"][0]["status"] == 429
         assert 'id="violations">Violations' in page
@@ -317,11 +317,11 @@ async def test_what_befell_a_request() -> None:
         state = await it.state()
         page = await it.page()
     quiet, scripted = state["requests"]
-    assert (scripted["status"], scripted["fault"], quiet["fault"]) == (429, "scripted", None)
+    assert (scripted["status"], scripted["fault"], quiet["fault"]) == (429, "injected", None)
     assert (scripted["seconds"], quiet["seconds"]) == (pytest.approx(0.05), 0)
     assert [record["number"] for record in state["requests"]] == [2, 1]
     assert state["calls"]["lastMinute"]["made"] == 2
-    assert "<em>scripted</em>" in page
+    assert "<em>injected</em>" in page
     assert "after 0.1 s" in page
 
 
@@ -355,9 +355,10 @@ async def test_names_are_text_and_no_more() -> None:
     async with watched(run_seconds=0) as it:
         await hostile(it)
         page = await it.page()
-        state = await it.state()
+        async with it.http.get(f"{it.served.base_url}/emulator/dashboard") as answer:
+            fragment = await answer.text()
     assert page.count("&quot;&gt;&lt;script&gt;document.title") >= 3
-    for text in (page, state["html"]):
+    for text in (page, fragment):
         assert "<img" not in text
         assert "<script>document" not in text
         assert "<script>alert" not in text
@@ -425,7 +426,7 @@ AT_WORK = """<script>
   summary.focus();
   setTimeout(() => {
     const kept = opened.isConnected && opened.open && document.activeElement === summary;
-    document.body.append(kept ? "nobody was disturbed" : "focus was lost");
+    document.body.append(kept ? "focus was kept" : "focus was lost");
   }, 2500);
 </script>"""
 
@@ -437,7 +438,8 @@ async def test_the_page_follows_the_state_and_disturbs_nobody() -> None:
         before = await it.page()
         imodel_id = it.emulator.add_imodel("Tunnel")
         await it.start(await it.connect(imodel_id, displayName="nightly"))
-        after = await it.state()
+        async with it.http.get(f"{it.served.base_url}/emulator/dashboard") as shown:
+            after = await shown.text()
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -445,18 +447,18 @@ async def test_the_page_follows_the_state_and_disturbs_nobody() -> None:
         if request.path == "/":
             page = before.replace("</body>", f"{AT_WORK}</body>")
             return web.Response(text=page, content_type="text/html")
-        return web.json_response(after)
+        return web.Response(text=after, content_type="text/html")
 
     async with web_server(answer) as url:
         dom = await asyncio.to_thread(dump_dom, url)
     assert "Tunnel" not in before
     assert dom.count("Tunnel") >= 3
     assert dom.count('class="run"') == 2
-    assert dom.rstrip().endswith("nobody was disturbed</body></html>")
+    assert dom.rstrip().endswith("focus was kept</body></html>")
     assert "<title>taken" not in dom
     assert asked.count("/") == 1
-    assert asked.count("/emulator/state.json") >= 2
-    assert set(asked) == {"/", "/emulator/state.json"}
+    assert asked.count("/emulator/dashboard") >= 2
+    assert set(asked) == {"/", "/emulator/dashboard"}
 
 
 async def test_the_page_says_when_the_emulator_has_gone() -> None:
@@ -471,7 +473,7 @@ async def test_the_page_says_when_the_emulator_has_gone() -> None:
 
     async with web_server(answer) as url:
         dom = await asyncio.to_thread(dump_dom, url)
-    assert "does not answer" in dom
+    assert "does not respond" in dom
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,9 @@ def test_sins_are_named_for_people(call: Caller, emulator: Emulator) -> None:
     with pytest.raises(AssertionError) as caught:
         emulator.assert_no_violations()
     told = str(caught.value)
-    assert told.startswith("what the client must not do and did (2):\n  ")
+    assert told.startswith("2 violations of the client:\n  ")
     assert "no User-Agent header" in told
-    assert "Accept is 'application/json', so that it cannot mean get_connection" in told
+    assert "Accept is 'application/json', so that the request does not match get_connection" in told
     assert f"GET {PATH} (unknown)" in told
     first = emulator.violations[0]
     assert (first.kind, first.method, first.path) == ("no User-Agent", "GET", PATH)
@@ -142,7 +142,7 @@ def test_too_soon_after_a_refusal_of_all_calls(caller_of: CallerOf) -> None:
 
     run_virtual(main())
     assert kinds(emulator) == ["called too soon"], "all in a row are one cause"
-    assert emulator.violations[0].message.endswith("allowed, by 1.00 s")
+    assert emulator.violations[0].message.startswith("1.00 s sooner than the Retry-After")
 
 
 def test_too_soon_after_a_refusal_of_one_request(caller_of: CallerOf) -> None:
@@ -215,20 +215,6 @@ def test_what_was_under_way_is_not_too_soon(caller_of: CallerOf) -> None:
 
     run_virtual(main())
     assert kinds(emulator) == ["called too soon"]
-
-
-def test_waits_that_are_over_are_forgotten(caller_of: CallerOf) -> None:
-    emulator = Emulator()
-    call = caller_of(emulator)
-
-    async def main() -> None:
-        for number in range(1200):
-            emulator.inject("get_connection", busy(503, "1"))
-            call("GET", f"{PATH}{number}")
-            await asyncio.sleep(0.1)
-
-    run_virtual(main())
-    assert len(emulator._gateway.judge._pauses) < 1100
 
 
 def test_more_calls_than_the_tier_allows(caller_of: CallerOf) -> None:
@@ -329,7 +315,7 @@ async def test_sins_over_sockets() -> None:
         for _ in range(5):
             async with http.get(url) as answer:
                 await answer.read()
-        emulator.assert_no_violations()  # all within the time that a request may have been on its way
+        emulator.assert_no_violations()  # the requests may have been on their way
         await asyncio.sleep(0.3)
         async with http.get(url) as answer:
             await answer.read()

@@ -85,7 +85,7 @@ class Site:
         async with asyncio.timeout(30), aiohttp.ClientSession(self._service) as http:
             while states != {"Completed"}:
                 await asyncio.sleep(0.05)
-                async with http.get("/emulator/state.json") as told:
+                async with http.get("/emulator/state") as told:
                     states = {run["state"] for run in (await told.json())["runs"]}
 
     async def close(self) -> None:

@@ -58,7 +58,8 @@ def policy() -> str:
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
 
 
@@ -101,7 +102,7 @@ def _overview(state: State) -> Html:
         ("Speed", joined([Html("&times; "), f"{service['speed']:g}"])),
         ("Tier", service["tier"] or "no limit"),
         ("Active runs", f"{totals['activeRuns']:,}"),
-        *((f"Calls, last {_window(calls['seconds'])}", _share(calls)) for calls in state["calls"]),
+        *((_window(name), _share(calls)) for name, calls in state["calls"].items()),
         *([("Faults without a request", f"{unmet:,}")] if unmet else []),
     ]
     shown = (
@@ -120,8 +121,10 @@ def _share(calls: State) -> Html:
     return joined([f"{made:,} of {allowed:,} ", meter])
 
 
-def _window(seconds: float) -> str:
-    return {60.0: "minute", 3600.0: "hour"}.get(seconds) or f"{seconds:g} s"
+def _window(name: str) -> str:
+    """Return the label of a window such as `lastMinute` or `last6s`."""
+    span = name.removeprefix("last")
+    return f"Calls, last {span.lower() if span.isalpha() else span.replace('s', ' s')}"
 
 
 def _section(name: str, title: str, state: State, content: Html) -> Html:
@@ -246,7 +249,7 @@ def _files(stored: list[State]) -> Html:
 def _violations(violations: list[State]) -> Html:
     rows = (
         (
-            f"{violation['at']} {violation['what']}",
+            f"{violation['at']} {violation['kind']}",
             _clock(violation["at"]),
             violation["message"],
             _request(violation),

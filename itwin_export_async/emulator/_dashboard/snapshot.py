@@ -24,6 +24,7 @@ State: TypeAlias = dict[str, Any]
 
 _MAX_ITEMS, _MAX_REQUESTS = 50, 100
 _COUNTED = frozenset(route.operation for route in ROUTES if route.service == "api")
+_NAMES = {60.0: "lastMinute", 3600.0: "lastHour"}
 _WINDOWS: Mapping[float, int | None] = {60.0: None, 3600.0: None}
 
 
@@ -166,21 +167,18 @@ def _violation(platform: Platform, violation: Violation) -> State:
     }
 
 
-def _calls(records: list[RequestRecord], limiter: RateLimiter | None, now: float) -> list[State]:
-    """Return how many calls there were in each window of the rate limit, and its limit."""
+def _calls(records: list[RequestRecord], limiter: RateLimiter | None, now: float) -> State:
+    """Return how many calls there were in each window, and how many the tier allows in it."""
     windows = _WINDOWS if limiter is None else {**_WINDOWS, **limiter.windows}
-    if limiter is not None and limiter.tier == "Custom":
-        windows = limiter.windows
     first = bisect_right(records, now - max(windows), key=lambda record: record.at)
     calls = [record.at for record in islice(records, first, None) if _counts(record)]
-    return [
-        {
-            "seconds": seconds,
+    return {
+        _NAMES.get(seconds, f"last{seconds:g}s"): {
             "made": len(calls) - bisect_right(calls, now - seconds),
             "allowed": limit,
         }
         for seconds, limit in sorted(windows.items())
-    ]
+    }
 
 
 def _counts(record: RequestRecord) -> bool:

@@ -29,7 +29,7 @@ _IMODEL = ("name", "itwin_id", "authorized", "description", "state", "last_chang
 _CHANGESET = ("imodel_id", "description")
 _VERSION = ("imodel_id", "name", "changeset_id", "state", "description")
 _PERMISSIONS = ("scope_id", "permissions")
-READS = ("/emulator/state", "/emulator/violations", "/emulator/requests")
+READS = ("/emulator/violations", "/emulator/requests")
 WRITES = (
     *("/emulator/plans", "/emulator/faults", "/emulator/imodels", "/emulator/changesets"),
     *("/emulator/namedversions", "/emulator/permissions"),
@@ -37,10 +37,8 @@ WRITES = (
 
 
 def read(emulator: "Emulator", path: str) -> Response:
-    """Answer a GET of the control."""
+    """Return the violations or the latest requests."""
     match path:
-        case "/emulator/state":
-            return json_response(200, emulator.state())
         case "/emulator/violations":
             violations = [
                 {

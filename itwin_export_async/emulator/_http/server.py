@@ -23,6 +23,8 @@ from itwin_export_async.emulator._http.messages import (
     body_chunks,
     body_length,
     error,
+    json_response,
+    no_content,
 )
 from itwin_export_async.emulator._http.pipeline import Pipeline
 from itwin_export_async.emulator._state.platform import PRODUCTION, Endpoints, Platform
@@ -197,32 +199,38 @@ class _Server:
     ) -> web.StreamResponse:
         """Answer for the dashboard and the control. The pipeline never sees these requests."""
         if _is_foreign(request, {f"http://{host}", _origin(self._base or "")}):
-            return _web_response(
-                error(403, "ForeignOrigin", "Pages of other origins must not control the emulator.")
-            )
+            refusal = "Pages of other origins must not control the emulator."
+            return _private(error(403, "ForeignOrigin", refusal))
         method = "GET" if request.method == "HEAD" else request.method
         endpoints = self.endpoints_at(host or self.authority)
         match method, path:
             case "GET", "/":
-                return _html(page(snapshot(self._pipeline, endpoints)))
+                return _private(_html(page(snapshot(self._pipeline, endpoints))))
             case "GET", "/emulator/dashboard":
-                return _html(fragment(snapshot(self._pipeline, endpoints)))
+                return _private(_html(fragment(snapshot(self._pipeline, endpoints))))
+            case "GET", "/emulator/state":
+                return _private(json_response(200, snapshot(self._pipeline, endpoints)))
             case "GET", _ if path in control.READS:
-                return _web_response(control.read(self._emulator, path))
+                return _private(control.read(self._emulator, path))
             case "POST", "/emulator/reset":
                 self._reset()
-                return web.Response(status=204)
+                return _private(no_content(204))
             case "POST", _ if path in control.WRITES:
-                body = await self._read_body(request, path)
-                if body is None:
-                    return _web_response(error(413, "RequestTooLarge", "The body is too large."))
-                if request.content_type != "application/json":
-                    message = "Send the body with Content-Type: application/json."
-                    return _web_response(error(415, "UnsupportedMediaType", message))
-                return _web_response(control.write(self._emulator, path, body))
+                return _private(await self._write_control(request, path))
             case _:
-                known = ", ".join((*control.READS, *control.WRITES, "/emulator/reset"))
-                return _web_response(error(404, "ResourceNotFound", f"The control has {known}."))
+                known = ", ".join(
+                    ("/emulator/state", *control.READS, *control.WRITES, "/emulator/reset")
+                )
+                return _private(error(404, "ResourceNotFound", f"The control has {known}."))
+
+    async def _write_control(self, request: web.BaseRequest, path: str) -> Response:
+        if request.content_type != "application/json":  # a form of another origin cannot send it
+            message = "Send the body with Content-Type: application/json."
+            return error(415, "UnsupportedMediaType", message)
+        body = await self._read_body(request, path)
+        if body is None:
+            return error(413, "RequestTooLarge", "The body is too large.")
+        return control.write(self._emulator, path, body)
 
     def _reset(self) -> None:
         """Reset the emulator to what it held when it was first served."""
@@ -346,14 +354,20 @@ def _web_response(response: Response) -> web.Response:
     return web.Response(status=response.status, headers=response.headers, body=response.body)
 
 
-def _html(text: str) -> web.Response:
+def _html(text: str) -> Response:
+    headers = {"Content-Type": "text/html; charset=utf-8"}
+    return Response(status=200, headers=headers, body=text.encode())
+
+
+def _private(response: Response) -> web.Response:
+    """Return a response of the dashboard or the control, which is never cached or framed."""
     headers = {
+        **response.headers,
         "Cache-Control": "no-store",
         "Content-Security-Policy": policy(),
-        "Content-Type": "text/html; charset=utf-8",
         "X-Content-Type-Options": "nosniff",
     }
-    return web.Response(headers=headers, body=text.encode())
+    return web.Response(status=response.status, headers=headers, body=response.body)
 
 
 def _is_foreign(request: web.BaseRequest, own_origins: set[str]) -> bool:

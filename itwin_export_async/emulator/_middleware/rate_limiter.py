@@ -56,7 +56,7 @@ class RateLimiter:
         """Return the limiter of a tier; a mapping of seconds to calls is a "Custom" tier."""
         if isinstance(tier, str):
             if tier not in TIERS:
-                raise ValueError(f"tier must be one of {', '.join(TIERS)}, got {tier!r}")
+                raise ValueError(f"unknown tier {tier!r}: use one of {', '.join(TIERS)}")
             return cls(TIERS[tier], tier=tier)
         if not isinstance(tier, Mapping) or not tier:
             raise TypeError(f"tier must be a name or a mapping of seconds to calls, got {tier!r}")
