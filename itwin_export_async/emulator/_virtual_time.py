@@ -1,9 +1,9 @@
-"""An event loop in which waiting takes no time.
+"""An event loop with virtual time.
 
-Whenever nothing is left to do but to wait for a timer, the loop's clock jumps to that timer. What
-goes on outside of the loop takes real time, and meanwhile the clock stands still: a job in a
-thread, as by `asyncio.to_thread`, or a socket that may become readable. Even then a timer that is
-really reached goes off, so that a limit on such a wait holds.
+When only timers are left to wait for, the loop's clock jumps to the next timer. Work outside of the
+loop takes real time, and the clock stands still meanwhile: a job in a thread, as by
+`asyncio.to_thread`, or a socket that may become readable. A timer that is reached in real time
+fires even then, so that a timeout on such a wait holds.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """A selector that moves the time on instead of waiting.
+    """A selector that advances the time instead of waiting.
 
-    `outside` is what the loop waits for beside its timers and sockets.
+    `outside` holds the jobs that the loop waits for besides its timers and sockets.
     """
 
     def __init__(self) -> None:
@@ -28,12 +28,14 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.outside: set[object] = set()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready, now or once the time has moved on."""
+        """Return what is ready, now or after the time was advanced."""
         may_be_woken = bool(self.outside) or len(self.get_map()) > 1  # one is the loop's own
         ready = super().select(timeout if may_be_woken else 0)
         if not ready:
             if timeout is None and not may_be_woken:
-                raise RuntimeError("deadlock: every task waits, and nothing is left to wake one")
+                raise RuntimeError(
+                    "deadlock: all tasks wait, and nothing is left that can wake one"
+                )
             self.now += timeout or 0.0
         return ready
 
@@ -41,7 +43,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose time starts at 0 and jumps to the next timer when nothing is ready.
 
-    Raises `RuntimeError` instead of waiting for ever when nothing can wake it again.
+    Raises `RuntimeError` for a deadlock: nothing is left that can wake a task.
     """
 
     def __init__(self) -> None:
@@ -50,13 +52,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._waits)
 
     def time(self) -> float:
-        """Seconds of virtual time since the loop was made."""
+        """Return the seconds of virtual time since the loop was created."""
         return self._waits.now
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """As in every loop; until the job is done the time stands still."""
+        """As in every loop. Time stands still until the job is done."""
         job = (executor or self._default_threads()).submit(func, *args)
         self._waits.outside.add(job)
         future = asyncio.wrap_future(job, loop=self)
@@ -71,7 +73,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().set_default_executor(executor)
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """As in every loop; takes the time its jobs need, whatever `timeout` says."""
+        """As in every loop, but waits for all jobs: `timeout` is ignored."""
         self._waits.outside.add(self)
         try:
             await super().shutdown_default_executor()
@@ -85,11 +87,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._threads
 
     def _job_done(self, job: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop was closed while the job went on
+        with suppress(RuntimeError):  # the loop was closed before the job ended
             self.call_soon_threadsafe(self._waits.outside.discard, job)
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns, run in a virtual-time loop of its own."""
+    """Run a coroutine in a virtual-time loop of its own and return its result."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

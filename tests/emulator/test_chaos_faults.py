@@ -16,7 +16,7 @@ CallerOf = Callable[[Emulator], Any]
 
 NONE: dict[str, Any] = dict.fromkeys(
     (
-        "storms",
+        "rate_limit_storms",
         "errors",
         "resets",
         "losses",
@@ -25,7 +25,7 @@ NONE: dict[str, Any] = dict.fromkeys(
         "token_deaths",
         "races",
         "unknown_young_runs",
-        "expiries",
+        "expired_signatures",
     ),
     0.0,
 )
@@ -91,7 +91,7 @@ def test_in_a_storm_every_call_is_refused_until_it_is_over(
     blob = Request(method="GET", url=emulator.user_blob("a", content=b"a"))
 
     async def main() -> None:
-        emulator.chaos = only(storms=1.0, storm_seconds=(10.0, 10.0))
+        emulator.chaos = only(rate_limit_storms=1.0, storm_seconds=(10.0, 10.0))
         assert call("GET", address).headers["Retry-After"] == "10"
         await asyncio.sleep(4.5)
         answer = call("POST", path, {"exportType": "IFC"})
@@ -117,14 +117,14 @@ def test_errors_come_in_all_shapes_before_and_after_the_effect(caller_of: Caller
     made = 0
     for _ in range(500):
         answer = call("POST", "/export/connections", {"iModelId": imodel_id})
-        before, made = made, len(emulator._world.exports.connections)
+        before, made = made, emulator.state()["totals"]["connections"]
         kind = answer.headers.get("Content-Type", "")
         assert bool(kind) == bool(answer.body)
         seen[answer.status, "Retry-After" in answer.headers, kind, made > before] += 1
     assert {status for status, *_ in seen} == {500, 502, 503, 504}
     assert {kind for _, _, kind, _ in seen} == {"", "text/html", "application/json"}
     refused = {effect for status, asked, _, effect in seen if status == 503 and asked}
-    assert refused == {False}, "who is asked to come again has not been served"
+    assert refused == {False}, "a 503 with Retry-After was not processed"
     assert {effect for status, *_, effect in seen if status == 502} == {False, True}
     assert {asked for status, asked, *_ in seen if status == 500} == {False, True}
     assert {record.fault for record in emulator.requests} == {"500", "502", "503", "504"}
@@ -221,7 +221,7 @@ def test_so_it_is_with_synchronizations(caller_of: CallerOf) -> None:
 
 def test_addresses_of_blobs_expire_early(call: Caller, emulator: Emulator) -> None:
     blob = Request(method="GET", url=emulator.user_blob("a", content=b"a"))
-    emulator.chaos = only(expiries=1.0)
+    emulator.chaos = only(expired_signatures=1.0)
     answer: Response = emulator.handle(blob)
     assert (answer.status, answer.headers["x-ms-error-code"]) == (403, "AuthenticationFailed")
     assert call("GET", "/export/connections/x").status == 404

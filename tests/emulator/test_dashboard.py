@@ -75,7 +75,7 @@ class Watched:
             return await answer.text()
 
     async def state(self) -> dict[str, Any]:
-        async with self.http.get(f"{self.served.base_url}/emulator/state.json") as answer:
+        async with self.http.get(f"{self.served.base_url}/emulator/state") as answer:
             assert answer.status == 200
             assert answer.headers["Cache-Control"] == "no-store"
             state = await answer.json()
@@ -100,7 +100,7 @@ async def test_an_emulator_in_which_nothing_has_happened() -> None:
     assert state["service"]["now"].startswith("2026-03-01T12:00:0")
     assert state["totals"]["requests"] == 0
     assert "No runs yet" in page
-    assert "ViolationLog" not in page
+    assert "Violations" not in page
 
 
 async def test_looking_is_free() -> None:
@@ -115,7 +115,7 @@ async def test_looking_is_free() -> None:
 async def test_only_the_api_of_a_served_emulator_has_it() -> None:
     async with watched() as it:
         blobs = it.emulator.user_blob("x").partition("/exports")[0]
-        for path in ("/", "/emulator/state.json"):
+        for path in ("/", "/emulator/state"):
             async with it.http.get(f"{blobs}{path}") as answer:
                 assert answer.status in (400, 403, 404)
             async with it.http.post(f"{it.served.base_url}{path}") as answer:
@@ -291,7 +291,7 @@ def test_a_call_over_the_limit_is_a_sin_and_does_not_count() -> None:
         (sin,) = state["violations"]
         assert (sin["operation"], sin["method"]) == ("list_connections", "GET")
         assert sin["path"] == "/export/connections"
-        assert "more calls than the tier allows" in sin["words"]
+        assert "more calls than the tier allows" in sin["message"]
         assert state["totals"]["violations"] == 1
         assert state["requests"][0]["status"] == 429
         assert 'id="violations">Violations' in page
@@ -309,11 +309,11 @@ async def test_what_befell_a_request() -> None:
         state = await it.state()
         page = await it.page()
     quiet, scripted = state["requests"]
-    assert (scripted["status"], scripted["fault"], quiet["fault"]) == (429, "scripted", None)
+    assert (scripted["status"], scripted["fault"], quiet["fault"]) == (429, "injected", None)
     assert (scripted["seconds"], quiet["seconds"]) == (pytest.approx(0.05), 0)
     assert [record["number"] for record in state["requests"]] == [2, 1]
     assert state["calls"]["lastMinute"]["made"] == 2
-    assert "<em>scripted</em>" in page
+    assert "<em>injected</em>" in page
     assert "after 0.1 s" in page
 
 
@@ -347,9 +347,10 @@ async def test_names_are_text_and_no_more() -> None:
     async with watched(run_seconds=0) as it:
         await hostile(it)
         page = await it.page()
-        state = await it.state()
+        async with it.http.get(f"{it.served.base_url}/emulator/dashboard") as answer:
+            fragment = await answer.text()
     assert page.count("&quot;&gt;&lt;script&gt;document.title") >= 3
-    for text in (page, state["html"]):
+    for text in (page, fragment):
         assert "<img" not in text
         assert "<script>document" not in text
         assert "<script>alert" not in text
@@ -424,14 +425,15 @@ async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) 
         before = await it.page()
         imodel_id = it.emulator.add_imodel("Tunnel")
         await it.start(await it.connect(imodel_id, displayName="nightly"))
-        after = await it.state()
+        async with it.http.get(f"{it.served.base_url}/emulator/dashboard") as shown:
+            after = await shown.text()
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
         asked.append(request.path)
         if request.path == "/":
             return web.Response(text=before, content_type="text/html")
-        return web.json_response(after)
+        return web.Response(text=after, content_type="text/html")
 
     async with web_server(answer) as url, browser.page(url) as page:
         await page.value(AT_WORK)
@@ -446,7 +448,7 @@ async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) 
     assert "<title>taken" not in dom
     assert asked.count("/") == 1
     assert len(asked) > looked
-    assert {*asked} <= {"/", "/emulator/state.json", "/favicon.ico"}
+    assert {*asked} <= {"/", "/emulator/dashboard", "/favicon.ico"}
 
 
 async def test_the_page_says_when_the_emulator_has_gone(browser: Browser) -> None:
@@ -459,7 +461,7 @@ async def test_the_page_says_when_the_emulator_has_gone(browser: Browser) -> Non
         return web.Response(status=404)
 
     async with web_server(answer) as url, browser.page(url) as shown:
-        await shown.until("document.body.innerText.includes('does not answer')")
+        await shown.until("document.body.innerText.includes('does not respond')")
 
 
 @pytest.mark.parametrize(

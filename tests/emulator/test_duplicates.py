@@ -84,7 +84,7 @@ def test_who_was_shown_the_lost_run_must_not_start_another() -> None:
 
     run_virtual(main())
     assert kinds(exports.emulator) == ["run started twice"]
-    assert "although the client knew of run" in exports.emulator.violations[0].message
+    assert "although the client knew run" in exports.emulator.violations[0].message
 
 
 @pytest.mark.parametrize("result", ["Error", "Canceled"])

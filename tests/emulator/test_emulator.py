@@ -247,13 +247,17 @@ def test_the_emulator_is_a_transport(emulator: Emulator) -> None:
 
 
 def test_mistakes_in_tests_are_told(emulator: Emulator) -> None:
-    with pytest.raises(ValueError, match="no operation"):
+    with pytest.raises(
+        ValueError, match=r"unknown operation 'create_runs' \(did you mean create_run\?\)"
+    ):
         emulator.inject("create_runs", ConnectionResetError())
-    with pytest.raises(ValueError, match=r"no operation start_run, only .*create_run"):
+    with pytest.raises(
+        ValueError, match=r"unknown operation 'start_run'.*: use one of .*create_run"
+    ):
         emulator.count("start_run")
-    with pytest.raises(ValueError, match="no iModel"):
+    with pytest.raises(ValueError, match="no iModel 'nonsense'"):
         emulator.plan_next_run("nonsense", "Error")
-    with pytest.raises(ValueError, match="no service"):
+    with pytest.raises(ValueError, match="unknown service 'imports'"):
         emulator.plan_next_run(emulator.add_imodel(), service="imports")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="speed"):
         Emulator(speed=0)

@@ -42,7 +42,7 @@ def test_a_body_breaks_after_so_many_bytes(
     request = blob_of(emulator, content)
     emulator.inject("get_blob", None, truncate_after=after_bytes)
     assert run_virtual(read(emulator, request)) == content[:after_bytes]
-    assert emulator.requests[-1].fault == "scripted"
+    assert emulator.requests[-1].fault == "injected"
     assert emulator.handle(request).body == content[:]
 
 
@@ -80,11 +80,11 @@ def test_a_late_answer_comes_late_and_has_had_its_effect(caller_of: CallerOf) ->
 
     run_virtual(main())
     late, prompt, broken = emulator.requests[-3:]
-    assert (late.status, late.fault) == (202, "scripted")
+    assert (late.status, late.fault) == (202, "injected")
     assert late.answered_at == pytest.approx(late.at + 40)
     assert prompt.answered_at == prompt.at
     assert prompt.fault is None
-    assert (broken.status, broken.answered_at, broken.fault) == (None, None, "scripted")
+    assert (broken.status, broken.answered_at, broken.fault) == (None, None, "injected")
 
 
 def test_the_truth_can_stand_between_faults(call: Caller, emulator: Emulator) -> None:
@@ -141,10 +141,10 @@ def test_an_export_without_consent_fails_as_a_synchronization_does(caller_of: Ca
 
 
 def test_records_are_kept_within_bounds_and_counted_beyond(call: Caller) -> None:
-    journal = RequestLog(most=100)
+    log = RequestLog(max_records=100)
     for number in range(1, 501):
         record = RequestRecord(
-            number=journal.next_number(),
+            number=log.next_number,
             at=0.0,
             operation="get_run",
             method="GET",
@@ -152,12 +152,12 @@ def test_records_are_kept_within_bounds_and_counted_beyond(call: Caller) -> None
             status=200,
             answered_at=0.0,
         )
-        journal.add(record)
-        assert journal.records[-1].number == number
-        assert len(journal.records) <= 110
-    assert len(journal.records) >= 100
-    assert journal.counts["get_run"] == 500
-    assert journal.counts["get_connection"] == 0
+        log.add(record)
+        assert log.records[-1].number == number
+        assert len(log.records) <= 110
+    assert len(log.records) >= 100
+    assert log.counts["get_run"] == 500
+    assert log.counts["get_connection"] == 0
 
 
 @pytest.mark.usefixtures("integration")

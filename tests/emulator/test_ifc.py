@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from itwin_export_async.emulator._state.ifc_samples import IFC_VERSIONS, ifc_file
+from itwin_export_async.emulator._state.sample_files import IFC_VERSIONS, ifc_file
 
 IN_CI = os.environ.get("CI") == "true"
 

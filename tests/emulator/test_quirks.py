@@ -49,7 +49,7 @@ def test_there_are_none_unless_asked_for(emulator: Emulator) -> None:
     assert emulator.quirks == QUIRKS.keys()
     assert Emulator(quirks="cancelled").quirks == {"cancelled"}
     assert Emulator(quirks=["cancelled", "year_one"]).quirks == {"cancelled", "year_one"}
-    with pytest.raises(ValueError, match="no quirk nonsense, only all, cancelled, "):
+    with pytest.raises(ValueError, match="unknown quirk nonsense: use all or any of cancelled, "):
         Emulator(quirks={"nonsense", "cancelled"})
 
 
@@ -85,13 +85,13 @@ def test_null_lists(call: Caller, emulator: Emulator, started: tuple[str, str]) 
     assert waiting["jobs"][0]["tasks"] is None
     empty = told(call("GET", f"{path}/runs?$skip=5"))
     assert empty["runs"] is None
-    root = emulator.root_folder(next(iter(emulator._world.drive.itwins)))
+    root = emulator.root_folder(emulator.itwin_id(next(iter(emulator.imodels))))
     assert told(call("GET", f"/storage/folders/{root}/folders"))["folders"] is None
 
 
 def test_links(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
     path, _ = started
-    itwin_id = next(iter(emulator._world.drive.itwins))
+    itwin_id = emulator.itwin_id(next(iter(emulator.imodels)))
     top, upload = f"/storage/?iTwinId={itwin_id}", {"displayName": "a.json"}
     files = f"/storage/folders/{emulator.root_folder(itwin_id)}/files"
     consent = "/export/authorizationinformation?redirectUrl=https:%2F%2Fexample.com"

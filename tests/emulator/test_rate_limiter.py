@@ -99,7 +99,7 @@ def test_all_operations_count_alike_and_a_tier_can_be_changed(caller_of: CallerO
         assert statuses(call, 1000) == {404: 1000}
 
     run_virtual(main())
-    with pytest.raises(ValueError, match="no tier Trial, only Community"):
+    with pytest.raises(ValueError, match="unknown tier 'Trial': use one of Community"):
         Emulator(tier="Trial")
 
 
@@ -108,7 +108,9 @@ def test_a_tier_may_have_windows_of_its_own(caller_of: CallerOf) -> None:
     call = caller_of(emulator)
 
     async def main() -> None:
-        assert emulator.tier == "Custom"
+        assert emulator.tier == {6.0: 50, 360.0: 60}
+        assert emulator.state()["service"]["tier"] == "Custom"
+        assert emulator.state()["calls"]["last6s"] == {"made": 0, "allowed": 50}
         assert statuses(call, 51) == {404: 50, 429: 1}
         await asyncio.sleep(6)
         assert statuses(call, 11) == {404: 10, 429: 1}

@@ -4,17 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from aiohttp import web
 from yarl import URL
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator import Emulator, ServerAddress
-from itwin_export_async.emulator._http.server import _broken
+from itwin_export_async.emulator import Emulator, ServerAddress, run_virtual
 
 pytestmark = pytest.mark.usefixtures("integration")
 
@@ -108,19 +105,81 @@ async def test_a_broken_connection_breaks(failure: ConnectionError | TimeoutErro
     assert emulator.count("create_connection") == 2
 
 
-async def test_a_client_that_has_gone_is_left_alone() -> None:
-    gone = Mock(web.Request, transport=None)
-    assert _broken(gone).status == 200
-
-
-async def test_the_addresses_are_real_only_while_it_is_served() -> None:
+async def test_links_name_the_host_that_was_asked() -> None:
     emulator = Emulator()
-    before = emulator._world.addresses
-    async with emulator.serve() as served:
-        assert emulator._world.addresses.api == served.base_url
-        async with emulator.serve(host="::1") as second:
-            assert second.base_url.startswith("http://[::1]:")
-    assert emulator._world.addresses == before
+    imodel_id, file_id = emulator.add_imodel(), emulator.add_file("a.ifc", b"content")
+    headers = headers_with(emulator.token())
+    async with emulator.serve() as served, aiohttp.ClientSession(headers=headers) as http:
+        port = urlsplit(served.base_url).port
+        for base in (served.base_url, f"http://localhost:{port}"):
+            async with http.post(
+                f"{base}/export/connections", json={"iModelId": imodel_id}
+            ) as answer:
+                links = (await answer.json())["connection"]["_links"]
+            assert links["iModel"]["href"].startswith(base)
+            url = f"{base}/storage/files/{file_id}/download"
+            async with http.get(url, allow_redirects=False) as answer:
+                location = URL(answer.headers["Location"], encoded=True)
+            assert location.host == urlsplit(base).hostname
+            async with aiohttp.ClientSession() as plain, plain.get(location) as answer:
+                assert await answer.read() == b"content"
+
+
+async def test_public_url_is_in_links_and_one_port_is_enough() -> None:
+    emulator = Emulator()
+    file_id = emulator.add_file("a.ifc", b"content")
+    headers = headers_with(emulator.token())
+    public = "https://emulator.example.com/itwin"
+    async with emulator.serve(public_url=f"{public}/") as served, aiohttp.ClientSession() as http:
+        assert served.base_url == public
+        own = emulator.user_blob("own", content=b"own")
+        port = emulator.state()["service"]
+        assert port["address"] == public
+    async with emulator.serve(host="0.0.0.0") as served, aiohttp.ClientSession() as http:
+        assert served.base_url.startswith("http://127.0.0.1:")
+        url = f"{served.base_url}/storage/files/{file_id}/download"
+        async with http.get(url, headers=headers, allow_redirects=False) as answer:
+            location = URL(answer.headers["Location"], encoded=True)
+        assert str(location).startswith(f"{served.base_url}/blobs/")
+        async with http.get(location) as answer:
+            assert await answer.read() == b"content"
+        own = emulator.user_blob("own", content=b"own")
+        async with http.get(URL(own, encoded=True)) as answer:
+            assert await answer.read() == b"own"
+
+
+@pytest.mark.parametrize("url", ["ftp://example.com", "example.com", "http://", "http://a?b"])
+async def test_public_url_is_checked(url: str) -> None:
+    with pytest.raises(ValueError, match="public_url must be an http or https URL"):
+        async with Emulator().serve(public_url=url):
+            pass
+
+
+async def test_overlapping_servers_do_not_disturb_each_other() -> None:
+    emulator = Emulator()
+    before = emulator.user_blob("x")
+    async with aiohttp.ClientSession() as http:
+        first, second = emulator.serve(), emulator.serve(host="::1")
+        one = await first.__aenter__()
+        two = await second.__aenter__()
+        assert two.base_url.startswith("http://[::1]:")
+        assert emulator.user_blob("x").startswith("http://[::1]:")
+        await first.__aexit__(None, None, None)
+        async with http.get(f"{two.base_url}/emulator/state") as answer:
+            assert (await answer.json())["service"]["address"] == two.base_url
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await http.get(one.base_url)
+        await second.__aexit__(None, None, None)
+    assert emulator.user_blob("x").partition("?")[0] == before.partition("?")[0]
+
+
+def test_serve_refuses_virtual_time() -> None:
+    async def main() -> None:
+        async with Emulator().serve():
+            pass
+
+    with pytest.raises(RuntimeError, match=r"serve\(\) needs real time"):
+        run_virtual(main())
 
 
 async def test_it_closes_at_once_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:

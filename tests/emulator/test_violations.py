@@ -54,9 +54,9 @@ def test_sins_are_named_for_people(call: Caller, emulator: Emulator) -> None:
     with pytest.raises(AssertionError) as caught:
         emulator.assert_no_violations()
     told = str(caught.value)
-    assert told.startswith("what the client must not do and did (2):\n  ")
+    assert told.startswith("2 violations of the client:\n  ")
     assert "no User-Agent header" in told
-    assert "Accept is 'application/json', so that it cannot mean get_connection" in told
+    assert "Accept is 'application/json', so that the request does not match get_connection" in told
     assert f"GET {PATH} (unknown)" in told
     first = emulator.violations[0]
     assert (first.kind, first.method, first.path) == ("no User-Agent", "GET", PATH)
@@ -143,7 +143,7 @@ def test_too_soon_after_a_refusal_of_all_calls(caller_of: CallerOf) -> None:
 
     run_virtual(main())
     assert kinds(emulator) == ["called too soon"], "all in a row are one cause"
-    assert emulator.violations[0].message.endswith("allowed, by 1.00 s")
+    assert emulator.violations[0].message.startswith("1.00 s sooner than the Retry-After")
 
 
 def test_too_soon_after_a_refusal_of_one_request(caller_of: CallerOf) -> None:

@@ -60,7 +60,7 @@ class Processes:
         async with asyncio.timeout(30), aiohttp.ClientSession(self._url) as http:
             while states != {"Completed"}:
                 await asyncio.sleep(0.05)
-                async with http.get("/emulator/state.json") as response:
+                async with http.get("/emulator/state") as response:
                     states = {run["state"] for run in (await response.json())["runs"]}
 
     async def close(self) -> None:

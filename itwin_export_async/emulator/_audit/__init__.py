@@ -1,1 +1,1 @@
-"""Violations of the services' rules by a client."""
+"""The audit: what clients must not do."""

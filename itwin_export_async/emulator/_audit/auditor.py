@@ -1,13 +1,16 @@
-"""Sees what clients must not do.
+"""The auditor: records what clients must not do.
 
-What a client does can be held against it only if it knew better. So everything has its place in one
-order: when a request was sent, and when its answer was had or lost.
+A client is blamed only for what it knew. All events therefore have a position in one order: when a
+request was sent, and when its answer was received or lost.
 """
 
-from collections.abc import Hashable
+import json
+from collections.abc import Hashable, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import count
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from attrs import frozen
 
@@ -16,22 +19,33 @@ from itwin_export_async.emulator._audit.duplicates import (
     DuplicateConnectionDetector,
     DuplicateRunDetector,
 )
-from itwin_export_async.emulator._audit.request_checks import check_request
 from itwin_export_async.emulator._audit.violations import ViolationLog
+from itwin_export_async.emulator._handlers.validation import RUN_MEMBERS
 from itwin_export_async.emulator._http.exchange import Exchange
+from itwin_export_async.emulator._http.messages import header_of
 from itwin_export_async.emulator._state.platform import Platform
 
 _Cause: TypeAlias = tuple[Hashable, ...]
 
-_TOLERANCE = 0.05  # seconds; a client's timers are no better than that
-_MANY = 1000
+_TOLERANCE = 0.05  # seconds; the accuracy of a client's timers
+_PRUNE_FROM = 1000  # entries
+
+_MEMBERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "create_run": RUN_MEMBERS,
+        "create_connection": {
+            name: {} for name in ("iModelId", "displayName", "authenticationType")
+        },
+    }
+)
 
 
 @frozen(kw_only=True)
-class _Asked:
-    """A wait that the service asked for: told at `order` and `at`, over at `until`.
+class RequestedPause:
+    """A pause that the service requested.
 
-    `since` is when the first of several such waits in a row was asked for.
+    `order` and `at` are when the client received the request, `until` is when the pause ends.
+    `since` is when the first of several pauses in a row began.
     """
 
     order: int
@@ -41,57 +55,57 @@ class _Asked:
 
 
 class Auditor:
-    """Watches all exchanges, and records violations."""
+    """Watches all exchanges and records violations."""
 
-    def __init__(self, world: Platform) -> None:
-        self.violations = ViolationLog()
-        self._world = world
+    def __init__(self, platform: Platform) -> None:
+        self.log = ViolationLog()
+        self._platform = platform
         self._order = count(1)
-        self._runs = DuplicateRunDetector(self.violations, world)
-        self._connections = DuplicateConnectionDetector(self.violations, world)
-        self._pauses: dict[_Cause, _Asked] = {}
-        self._refused: dict[str, tuple[int, float]] = {}
+        self._runs = DuplicateRunDetector(self.log, platform)
+        self._connections = DuplicateConnectionDetector(self.log, platform)
+        self._pauses: dict[_Cause, RequestedPause] = {}
+        self._refused_tokens: dict[str, tuple[int, float]] = {}
         self._crowded_until = 0.0
         self._crowded_since = 0.0
 
     def next_order(self) -> int:
-        """The place of what happens now in the order of events."""
+        """Return the position of an event that happens now."""
         return next(self._order)
 
     def arrived(self, exchange: Exchange) -> None:
-        """A request has come, and nothing has been done yet."""
-        check_request(self.violations, exchange, exchange.service)
+        """A request has arrived; its handler has not been called."""
+        self._check_request(exchange)
         if exchange.service != "api":
             return
         token = exchange.token
-        refused = self._refused.get(token)
-        if refused and _knew(exchange, *refused):
-            words = "its token had been refused with a 401 before"
-            self.violations.record("refused token used again", exchange, words, token)
+        refused = self._refused_tokens.get(token)
+        if refused and _had_been_told(exchange, *refused):
+            message = "its token had been refused with a 401 before"
+            self.log.record("refused token used again", exchange, message, token)
         if not self._pauses:
             return
-        for cause in ((token,), _repeated(exchange)):
+        for cause in ((token,), _same_request(exchange)):
             pause = self._pauses.get(cause)
-            if pause and _knew(exchange, pause.order, pause.at):
+            if pause and _had_been_told(exchange, pause.order, pause.at):
                 self._check_pause(exchange, pause, cause)
 
     def over_limit(self, exchange: Exchange, wait: float) -> None:
-        """A request does not fit into the tier's windows; `wait` seconds later it would."""
+        """A request exceeds the rate limit; it would fit `wait` seconds later."""
         if exchange.at >= self._crowded_until:
             self._crowded_since = exchange.at
         self._crowded_until = exchange.at + wait
-        words = f"more calls than the tier allows: there is no room for another {wait:.1f} s"
-        self.violations.record("over the limit", exchange, words, self._crowded_since)
+        message = f"more calls than the tier allows: the next one fits in {wait:.1f} s"
+        self.log.record("over the limit", exchange, message, self._crowded_since)
 
-    def done(self, exchange: Exchange) -> None:
-        """The services have done what they do."""
-        self._runs.done(exchange)
-        self._connections.done(exchange, self.next_order())
+    def handled(self, exchange: Exchange) -> None:
+        """The handler has been called, or a fault prevented it."""
+        self._runs.handled(exchange)
+        self._connections.handled(exchange, self.next_order())
 
     def delivered(self, exchange: Exchange) -> None:
         """The client has the answer."""
         order = self.next_order()
-        if exchange.is_true:
+        if exchange.is_unaltered:
             self._runs.delivered(exchange, order)
             self._connections.delivered(exchange, order)
         else:
@@ -99,62 +113,129 @@ class Auditor:
         answer = exchange.answer
         if exchange.service != "api" or answer is None or answer.status < 400:
             return
-        at = self._world.clock.now()
+        at = self._platform.clock.now()
         if answer.status == 401 and exchange.token:
-            self._refused.setdefault(exchange.token, (order, at))
+            self._refuse_token(exchange.token, order, at)
         seconds = _retry_after(answer)
         if seconds is None:
             return
         if answer.status == 429:
             self._pause((exchange.token,), order, at, at + seconds)
         elif answer.status == 503 and exchange.caller is not None:
-            self._pause(_repeated(exchange), order, at, at + seconds)
+            self._pause(_same_request(exchange), order, at, at + seconds)
 
     def lost(self, exchange: Exchange) -> None:
-        """The client will never have the answer."""
+        """The client will not get the answer."""
         self._lose(exchange, self.next_order())
 
     def unread(self, exchange: Exchange) -> None:
-        """The client has left a body before its end, for no reason that is known."""
-        words = "the answer's body was left unread: the connection cannot be used again"
-        self.violations.record("body left unread", exchange, words, exchange.operation)
+        """The client has not read a body to its end."""
+        message = "the body of the answer was not read: the connection cannot be reused"
+        self.log.record("body left unread", exchange, message, exchange.operation)
 
     def _lose(self, exchange: Exchange, order: int) -> None:
         self._runs.lost(exchange)
         self._connections.lost(exchange, order)
 
+    def _refuse_token(self, token: str, order: int, at: float) -> None:
+        if len(self._refused_tokens) >= _PRUNE_FROM:
+            del self._refused_tokens[next(iter(self._refused_tokens))]
+        self._refused_tokens.setdefault(token, (order, at))
+
     def _pause(self, cause: _Cause, order: int, at: float, until: float) -> None:
-        if len(self._pauses) > _MANY:
-            self._pauses = {c: p for c, p in self._pauses.items() if p.until > at}
+        if len(self._pauses) > _PRUNE_FROM:
+            self._pauses = {c: pause for c, pause in self._pauses.items() if pause.until > at}
         before = self._pauses.get(cause)
         since = before.since if before and at < before.until else at
-        self._pauses[cause] = _Asked(order=order, at=at, until=until, since=since)
+        self._pauses[cause] = RequestedPause(order=order, at=at, until=until, since=since)
 
-    def _check_pause(self, exchange: Exchange, pause: _Asked, cause: _Cause) -> None:
+    def _check_pause(self, exchange: Exchange, pause: RequestedPause, cause: _Cause) -> None:
         early = pause.until - exchange.at
         if early > _TOLERANCE:
-            words = f"sooner than the Retry-After of an answer before allowed, by {early:.2f} s"
-            self.violations.record("called too soon", exchange, words, *cause, pause.since)
+            message = f"{early:.2f} s sooner than the Retry-After of an earlier answer allows"
+            self.log.record("called too soon", exchange, message, *cause, pause.since)
+
+    def _check_request(self, exchange: Exchange) -> None:
+        """Record what is wrong with the headers, the body and the host of a request."""
+        if exchange.service == "api":
+            self._check_headers(exchange)
+            if exchange.operation in _MEMBERS:
+                self._check_members(exchange)
+        else:
+            self._check_token_host(exchange)
+
+    def _check_headers(self, exchange: Exchange) -> None:
+        if not header_of(exchange.request, "User-Agent"):
+            message = "there is no User-Agent header"
+            self.log.record("no User-Agent", exchange, message)
+        if exchange.context is not None and exchange.context.would_match_with_accept:
+            accept = header_of(exchange.request, "Accept")
+            expected = exchange.context.would_match_with_accept
+            actual = f"Accept is {accept!r}" if accept else "there is no Accept header"
+            message = f"{actual}, so that the request does not match {expected}"
+            self.log.record("wrong Accept", exchange, message, expected)
+
+    def _check_members(self, exchange: Exchange) -> None:
+        try:
+            body = json.loads(exchange.request.body or b"")
+        except (ValueError, RecursionError):
+            return
+        for name, problem in _odd_members(body, _MEMBERS[exchange.operation]):
+            message = f"its body has {name}, which is {problem}"
+            self.log.record(f"{problem} member", exchange, message, name, problem)
+
+    def _check_token_host(self, exchange: Exchange) -> None:
+        header = header_of(exchange.request, "Authorization")
+        if not header or (exchange.service == "identity" and not exchange.token):
+            return
+        context = exchange.context
+        if exchange.operation == "get_blob" and context and context.query.get("sp") == "r":
+            message = "the redirect of a download was followed with the token of the API"
+            self.log.record("redirect with token", exchange, message)
+            return
+        host = exchange.request.url.partition("://")[2].partition("/")[0]
+        message = f"an Authorization header went to {host}"
+        self.log.record("token to a foreign host", exchange, message, host)
 
 
-def _knew(exchange: Exchange, order: int, at: float) -> bool:
-    """Whether the request was sent when its client had been told, at this place and time."""
+def _odd_members(body: Any, known: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+    """Return the members that are unknown or null, at any depth."""
+    if not isinstance(body, dict):
+        return []
+    found = []
+    for name, value in body.items():
+        if name not in known:
+            found.append((path + name, "unknown"))
+        elif value is None:
+            found.append((path + name, "null"))
+        else:
+            found += _odd_members(value, known[name], f"{path}{name}.")
+    return found
+
+
+def _had_been_told(exchange: Exchange, order: int, at: float) -> bool:
+    """Whether the client knew what it was told at this position when it sent the request."""
     return exchange.sent > order and exchange.at - at >= exchange.leeway
 
 
-def _repeated(exchange: Exchange) -> _Cause:
-    """What is the same in a request that its caller repeats; others may ask for the same."""
-    asked = exchange.request
-    return exchange.caller, asked.method, asked.url, asked.body
+def _same_request(exchange: Exchange) -> _Cause:
+    """Return what is equal in a request and its repetitions by the same caller."""
+    request = exchange.request
+    return exchange.caller, request.method, request.url, request.body
 
 
 def _retry_after(answer: Response) -> float | None:
-    """Seconds, by a number or a date, or None."""
-    told = answer.headers.get("Retry-After", "")
-    if told.isdecimal():
-        return float(told)
+    """Return the seconds of a `Retry-After` with a number or a date, None without one."""
+    value = answer.headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
     try:
-        then, now = parsedate_to_datetime(told), parsedate_to_datetime(answer.headers["Date"])
-    except ValueError:
+        until, now = (
+            parsedate_to_datetime(date).replace(tzinfo=UTC)  # -0000 has no zone
+            if date.endswith("-0000")
+            else parsedate_to_datetime(date)
+            for date in (value, answer.headers["Date"])
+        )
+        return (until - now).total_seconds()
+    except (TypeError, ValueError, OverflowError):
         return None
-    return (then - now).total_seconds()

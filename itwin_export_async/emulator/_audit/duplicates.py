@@ -1,10 +1,10 @@
-"""ViolationLog of those who lose an answer: a run, or a connection, that is made a second time.
+"""Duplicates: a run or a connection that is created a second time after a lost answer.
 
-Not every second one is a sin. Who repeats a lost start gets the run that goes on, or a new one
-where that has ended meanwhile: nobody can know better. Nor does a service know how often somebody
-wants the same export. So a second run is one where the client was shown the first in a list and did
-not even look at it; and, with `forbid_repeat_runs`, wherever the client knew of the first at all. A
-connection, however, can always be looked for, and a second one is made by those who did not.
+Not every duplicate is a violation. A client that repeats a lost start gets the active run, or a new
+one if that run has ended, and cannot know better. The service does not know either how often an
+export is wanted. A second run is a violation if the client saw the first one in a list and did not
+poll it; with `forbid_repeat_runs` also if it knew the first one at all. A connection can always be
+found in a list, so a second one is a violation if the client did not list.
 """
 
 import json
@@ -15,22 +15,23 @@ from attrs import define
 from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator._audit.violations import ViolationLog
 from itwin_export_async.emulator._http.exchange import Exchange
-from itwin_export_async.emulator._state.connections import Service
+from itwin_export_async.emulator._state.connections import ConnectionService
 from itwin_export_async.emulator._state.platform import Platform
 from itwin_export_async.emulator._state.run_lifecycle import HAS_OUTPUT, Run
 
 _STARTS = frozenset({"create_run", "start_synchronization"})
 _LISTS = frozenset({"list_runs", "list_synchronizations"})
-_LOOKS = _STARTS | {"get_run", "get_synchronization"}
-_NAMES_RUNS = _LISTS | _LOOKS | {"get_connection", "get_storage_connection"}
-_LOOKS_REMEMBERED = 100
+_POLLS = _STARTS | {"get_run", "get_synchronization"}
+_NAMES_RUNS = _LISTS | _POLLS | {"get_connection", "get_storage_connection"}
+_MAX_LISTS = 100
+_MAX_KEYS = 10_000  # requests whose starts are remembered
 
 
-def _same(body: bytes | None) -> str:
-    """A body in such a way that equal ones are equal."""
+def _canonical(body: bytes | None) -> str:
+    """Return a text that is equal for equal bodies."""
     try:
         return json.dumps(json.loads(body or b"null"), sort_keys=True)
-    except ValueError:
+    except (ValueError, RecursionError):
         return repr(body)
 
 
@@ -42,35 +43,37 @@ class _Start:
     is_lost: bool = False
     told: int | None = None
     listed: int | None = None
-    is_taken_up: bool = False
+    is_followed: bool = False
 
 
 class DuplicateRunDetector:
-    """Sees runs started twice."""
+    """Detects runs that were started twice."""
 
-    def __init__(self, violations: ViolationLog, world: Platform) -> None:
-        self._violations = violations
-        self._world = world
+    def __init__(self, log: ViolationLog, platform: Platform) -> None:
+        self._log = log
+        self._platform = platform
         self._starts: defaultdict[tuple[str, str, str], list[_Start]] = defaultdict(list)
         self._pending: dict[Exchange, _Start] = {}
         self._lost: defaultdict[str, dict[str, _Start]] = defaultdict(dict)
 
-    def done(self, exchange: Exchange) -> None:
-        """The services have done what was asked."""
-        truth = exchange.truth
-        if exchange.operation not in _STARTS or truth is None or truth.status != 202:
+    def handled(self, exchange: Exchange) -> None:
+        """The handler has been called, or a fault prevented it."""
+        response = exchange.handler_response
+        if exchange.operation not in _STARTS or response is None or response.status != 202:
             return
-        connection_id, run_id = _named(truth)
+        connection_id, run_id = _ids_in_location(response)
         run = self._service(exchange).run(connection_id, run_id)
         assert run is not None, "it was started just now"
-        earlier = self._starts[exchange.operation, connection_id, _same(exchange.request.body)]
+        if len(self._starts) >= _MAX_KEYS:
+            del self._starts[next(iter(self._starts))]
+        earlier = self._starts[exchange.operation, connection_id, _canonical(exchange.request.body)]
         for start in earlier:
-            if self._is_twin(start, exchange):
-                words = (
-                    f"run {run.id} was started although the client knew of run {start.run.id}, "
-                    "started by the same request before, which has not failed"
+            if self._is_duplicate(start, exchange):
+                message = (
+                    f"run {run.id} was started although the client knew run {start.run.id}, "
+                    "which an equal request had started and which has not failed"
                 )
-                self._violations.record("run started twice", exchange, words, start.run.id)
+                self._log.record("run started twice", exchange, message, start.run.id)
         self._pending[exchange] = _Start(run=run)
         earlier.append(self._pending[exchange])
 
@@ -81,112 +84,118 @@ class DuplicateRunDetector:
             start.told = order
             self._settle(start.run.connection_id, exchange)
         elif self._lost and exchange.operation in _NAMES_RUNS:
-            self._tell(exchange, order)
+            self._learn(exchange, order)
 
     def lost(self, exchange: Exchange) -> None:
-        """The client will never have the answer."""
+        """The client will not get the answer."""
         start = self._pending.pop(exchange, None)
         if start is not None:
             start.is_lost = True
             self._lost[start.run.connection_id][start.run.id] = start
 
-    def _is_twin(self, start: _Start, exchange: Exchange) -> bool:
+    def _is_duplicate(self, start: _Start, exchange: Exchange) -> bool:
         run = start.run
         if not run.is_active(exchange.at) and run.result not in HAS_OUTPUT:
             return False
-        if self._world.settings.forbid_repeat_runs:
+        if self._platform.settings.forbid_repeat_runs:
             return start.told is not None and start.told < exchange.sent
-        shown = start.listed is not None and start.listed < exchange.sent
-        return start.is_lost and shown and not start.is_taken_up
+        was_listed = start.listed is not None and start.listed < exchange.sent
+        return start.is_lost and was_listed and not start.is_followed
 
     def _settle(self, connection_id: str, exchange: Exchange) -> None:
-        """The client has its run: what it lost by the same request before does not matter now."""
-        for start in self._starts[exchange.operation, connection_id, _same(exchange.request.body)]:
+        """The client has its run: runs that equal requests lost before do not matter any more."""
+        body = _canonical(exchange.request.body)
+        for start in self._starts[exchange.operation, connection_id, body]:
             if start.is_lost:
-                start.is_taken_up = True
+                start.is_followed = True
 
-    def _tell(self, exchange: Exchange, order: int) -> None:
+    def _learn(self, exchange: Exchange, order: int) -> None:
+        """The answer may name runs that the client lost."""
         answer = exchange.answer
         assert answer is not None
-        assert exchange.call is not None
-        if answer.status == 303 and exchange.truth is not None:
-            connection_id, run_id = _named(exchange.truth)
+        assert exchange.context is not None
+        if answer.status == 303 and exchange.handler_response is not None:
+            connection_id, run_id = _ids_in_location(exchange.handler_response)
             known = self._lost.get(connection_id, {}).get(run_id)
             named = [] if known is None else [known]
         else:
-            lost = self._lost.get(exchange.call.ids[0], {})
+            lost = self._lost.get(next(iter(exchange.context.ids), ""), {})
             named = [lost[run_id] for run_id in lost if run_id.encode() in answer.body]
         for start in named:
             start.told = start.told or order
             if exchange.operation in _LISTS:
                 start.listed = start.listed or order
-            elif exchange.operation in _LOOKS:
-                start.is_taken_up = True
+            elif exchange.operation in _POLLS:
+                start.is_followed = True
 
-    def _service(self, exchange: Exchange) -> Service:
+    def _service(self, exchange: Exchange) -> ConnectionService:
         is_export = exchange.operation == "create_run"
-        return self._world.exports if is_export else self._world.synchronizations
+        return self._platform.exports if is_export else self._platform.synchronizations
 
 
 @define(eq=False, kw_only=True)
-class _Made:
-    """A connection that was made; `at` and `lost` are places in the order of events."""
+class _Creation:
+    """A connection that was created.
+
+    `at` and `lost` are positions in the order of events. Lists show it from `visible_at` on.
+    """
 
     connection_id: str
     at: int
+    visible_at: float
     lost: int | None = None
 
 
 class DuplicateConnectionDetector:
-    """Sees connections made twice."""
+    """Detects connections that were created twice."""
 
-    def __init__(self, violations: ViolationLog, world: Platform) -> None:
-        self._violations = violations
-        self._world = world
-        self._lost: defaultdict[str, list[_Made]] = defaultdict(list)
-        self._pending: dict[Exchange, _Made] = {}
-        self._looks: defaultdict[str, deque[int]] = defaultdict(
-            lambda: deque(maxlen=_LOOKS_REMEMBERED)
-        )
+    def __init__(self, log: ViolationLog, platform: Platform) -> None:
+        self._log = log
+        self._platform = platform
+        self._lost: defaultdict[str, list[_Creation]] = defaultdict(list)
+        self._pending: dict[Exchange, _Creation] = {}
+        self._lists: defaultdict[str, deque[int]] = defaultdict(lambda: deque(maxlen=_MAX_LISTS))
 
-    def done(self, exchange: Exchange, order: int) -> None:
-        """The services have done what was asked."""
-        truth = exchange.truth
-        if exchange.operation != "create_connection" or truth is None or truth.status != 201:
+    def handled(self, exchange: Exchange, order: int) -> None:
+        """The handler has been called, or a fault prevented it."""
+        response = exchange.handler_response
+        if exchange.operation != "create_connection" or response is None or response.status != 201:
             return
-        connection = json.loads(truth.body)["connection"]
-        looks = self._looks[connection["iModelId"]]
-        look = looks.popleft() if looks else None  # each creation has a look of its own before it
-        for made in self._lost[_same(exchange.request.body)]:
-            is_there = made.connection_id in self._world.exports.connections
-            knew_nothing = look is not None and look < made.at
-            was_under_way = made.lost is None or exchange.sent < made.lost
-            if is_there and not was_under_way and not knew_nothing:
-                words = (
-                    f"connection {connection['id']} was made although {made.connection_id}, of the "
-                    "same request before, was there to be found"
+        connection = json.loads(response.body)["connection"]
+        lists = self._lists[connection["iModelId"]]
+        listed = lists.popleft() if lists else None  # each creation needs a list of its own
+        for created in self._lost[_canonical(exchange.request.body)]:
+            exists = created.connection_id in self._platform.exports.connections
+            was_visible = exchange.at >= created.visible_at
+            listed_before = listed is not None and listed < created.at
+            was_under_way = created.lost is None or exchange.sent < created.lost
+            if exists and was_visible and not was_under_way and not listed_before:
+                message = (
+                    f"connection {connection['id']} was created although {created.connection_id}, "
+                    "of an equal request before, was in the list"
                 )
-                self._violations.record(
-                    "connection made twice", exchange, words, made.connection_id
-                )
-        self._pending[exchange] = _Made(connection_id=connection["id"], at=order)
+                self._log.record("connection made twice", exchange, message, created.connection_id)
+        delay = self._platform.settings.connection_visibility_delay
+        self._pending[exchange] = _Creation(
+            connection_id=connection["id"], at=order, visible_at=exchange.at + delay
+        )
 
     def delivered(self, exchange: Exchange, order: int) -> None:
         """The client has the answer."""
         if self._pending.pop(exchange, None) is not None:
-            self._lost.pop(_same(exchange.request.body), None)
-        elif exchange.operation == "list_connections" and exchange.call is not None:
-            self._looks[exchange.call.query.get("imodelid", "")].append(order)
+            self._lost.pop(_canonical(exchange.request.body), None)
+        elif exchange.operation == "list_connections" and exchange.context is not None:
+            self._lists[exchange.context.query.get("imodelid", "")].append(order)
 
     def lost(self, exchange: Exchange, order: int) -> None:
-        """The client will never have the answer."""
-        made = self._pending.pop(exchange, None)
-        if made is not None:
-            made.lost = order
-            self._lost[_same(exchange.request.body)].append(made)
+        """The client will not get the answer."""
+        created = self._pending.pop(exchange, None)
+        if created is not None:
+            created.lost = order
+            self._lost[_canonical(exchange.request.body)].append(created)
 
 
-def _named(answer: Response) -> tuple[str, str]:
-    """The connection and the run that a Location names."""
+def _ids_in_location(answer: Response) -> tuple[str, str]:
+    """Return the connection id and the run id in a Location."""
     *_, connection_id, _, run_id = answer.headers["Location"].split("/")
     return connection_id, run_id

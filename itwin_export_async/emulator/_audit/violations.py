@@ -1,18 +1,21 @@
-"""What a client must not do, and has done."""
+"""Violations: what a client must not do, and did."""
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from itwin_export_async.emulator._http.exchange import Exchange
 
+_MAX_VIOLATIONS = 10_000
+
 
 @frozen(kw_only=True)
 class Violation:
     """Something that a client must not do: `kind` names it, `message` explains it.
 
-    `at` is when, in seconds since the first request; `operation`, `method` and `path` are those
-    of the request that did it.
+    `at` is when, in seconds since the first request. `operation`, `method` and `path` are those of
+    the request.
     """
 
     kind: str
@@ -27,30 +30,47 @@ class Violation:
 
 
 class ViolationLog:
-    """The violations of one emulator's clients, each cause recorded once."""
+    """The violations of one emulator's clients. Each cause is recorded once."""
 
     def __init__(self) -> None:
-        self.found: list[Violation] = []
+        self.violations: list[Violation] = []
         self._causes: set[tuple[object, ...]] = set()
 
     def record(self, kind: str, exchange: Exchange, message: str, *cause: object) -> None:
-        """Record a sin, unless one of this kind and cause is recorded already."""
-        if (kind, *cause) in self._causes:
+        """Record a violation, unless there is one of this kind and cause already."""
+        if (kind, *cause) in self._causes or len(self.violations) >= _MAX_VIOLATIONS:
             return
         self._causes.add((kind, *cause))
-        self.found.append(
+        self.violations.append(
             Violation(
                 kind=kind,
                 at=exchange.at,
                 operation=exchange.operation,
                 method=exchange.request.method,
-                path=urlsplit(exchange.request.url).path,
+                path=_path(exchange),
                 message=message,
             )
         )
 
-    def assert_none(self) -> None:
-        """Raise an `AssertionError` that names all violations, if there are any."""
-        if self.found:
-            lines = "".join(f"\n  {sin}" for sin in self.found)
-            raise AssertionError(f"what the client must not do and did ({len(self.found)}):{lines}")
+    def assert_none(self, unmet_faults: Sequence[str]) -> None:
+        """Raise an `AssertionError` that names all violations and all faults without a request."""
+        problems = []
+        if self.violations:
+            lines = "".join(f"\n  {violation}" for violation in self.violations)
+            problems.append(f"{_count(len(self.violations), 'violation')} of the client:{lines}")
+        if unmet_faults:
+            lines = "".join(f"\n  {fault}" for fault in unmet_faults)
+            count = _count(len(unmet_faults), "injected fault")
+            problems.append(f"{count} met no request of its operation:{lines}")
+        if problems:
+            raise AssertionError("\n".join(problems))
+
+
+def _path(exchange: Exchange) -> str:
+    if exchange.context is not None and exchange.context.path:
+        return exchange.context.path
+    return urlsplit(exchange.request.url).path if exchange.context is None else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,1 +1,1 @@
-"""The page and the JSON snapshot of a served emulator."""
+"""The dashboard of an emulator, and the snapshot that it shows."""

@@ -1,56 +1,81 @@
-"""The status page's markup: the one place where a state becomes HTML, for all who show it.
+"""The markup of the dashboard.
 
-The script of the page asks for the same markup again and merges what has changed.
+The script of the page requests the same markup again and merges what has changed.
 """
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
+from html import escape
 from pkgutil import get_data
 from typing import Any, TypeAlias
 
-from itwin_export_async.emulator._dashboard.html import Html, element, joined
-
 State: TypeAlias = Mapping[str, Any]
 
-_TO_BE_FILLED = "<!-- state -->"
-_LONG = 24
+_PLACEHOLDER = "<!-- state -->"
+_MAX_SEGMENT = 24  # characters of one segment of a path
 _RESULTS = {"Success": "good", "PartialSuccess": "doubtful", "Canceled": "doubtful"}
+
+
+class Html(str):
+    """Markup: it is not escaped again."""
+
+    __slots__ = ()
+
+
+def element(name: str, *inner: str, **attributes: object) -> Html:
+    """Return an element with texts, which are escaped, and markup, which is not.
+
+    In the name of an attribute a trailing underscore is dropped and other underscores are hyphens.
+    An attribute that is None is left out.
+    """
+    rendered = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Html(f"<{name}{rendered}>{joined(inner)}</{name}>")
+
+
+def joined(parts: Iterable[str]) -> Html:
+    """Return texts, which are escaped, and markup, which is not, in a row."""
+    return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
 
 
 @cache
 def _frame() -> str:
-    """The document around the state: its style and its script."""
-    found = get_data(__package__, "status.html")
+    """Return the document around the state: its style and its script."""
+    found = get_data(__package__, "page.html")
     assert found is not None
     return found.decode()
 
 
 @cache
 def policy() -> str:
-    """What the page may do: run its own script, and ask where it came from."""
+    """Return the content security policy: the page's own script, and its own origin."""
     script = _frame().partition("<script>")[2].partition("</script>")[0]
-    seal = base64.b64encode(sha256(script.encode()).digest()).decode()
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return (
-        f"default-src 'none'; script-src 'sha256-{seal}'; style-src 'unsafe-inline'; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
 
 
 def page(state: State) -> str:
-    """The whole document."""
-    return _frame().replace(_TO_BE_FILLED, state_html(state))
+    """Return the whole document."""
+    return _frame().replace(_PLACEHOLDER, fragment(state))
 
 
-def state_html(state: State) -> Html:
-    """What is inside its `main`."""
+def fragment(state: State) -> Html:
+    """Return the content of `main`. What the client must not do comes first."""
     return joined(
         [
-            _overview(state),
             _section("violations", "Violations", state, _violations(state["violations"]))
             if state["violations"]
             else Html(),
+            _overview(state),
             element(
                 "div",
                 _section("runs", "Runs", state, _run_list(state["runs"])),
@@ -69,15 +94,16 @@ def _stock(state: State) -> Iterator[Html]:
 
 
 def _overview(state: State) -> Html:
-    service, totals, calls = state["service"], state["totals"], state["calls"]
+    service, totals = state["service"], state["totals"]
+    unmet = len(state["unmetFaults"])
     facts = [
         ("Address", element("code", service["address"])),
         ("Clock, UTC", _clock(service["now"])),
         ("Speed", joined([Html("&times; "), f"{service['speed']:g}"])),
         ("Tier", service["tier"] or "no limit"),
         ("Active runs", f"{totals['activeRuns']:,}"),
-        ("Calls, last minute", _share(calls["lastMinute"])),
-        ("Calls, last hour", _share(calls["lastHour"])),
+        *((_window(name), _share(calls)) for name, calls in state["calls"].items()),
+        *([("Faults without a request", f"{unmet:,}")] if unmet else []),
     ]
     shown = (
         element("div", element("dt", name), element("dd", value), data_key=name)
@@ -93,6 +119,12 @@ def _share(calls: State) -> Html:
     limits = {"max": allowed, "low": 0.75 * allowed, "high": 0.95 * allowed, "optimum": 0}
     meter = element("meter", value=made, aria_hidden="true", **limits)
     return joined([f"{made:,} of {allowed:,} ", meter])
+
+
+def _window(name: str) -> str:
+    """Return the label of a window such as `lastMinute` or `last6s`."""
+    span = name.removeprefix("last")
+    return f"Calls, last {span.lower() if span.isalpha() else span.replace('s', ' s')}"
 
 
 def _section(name: str, title: str, state: State, content: Html) -> Html:
@@ -120,7 +152,7 @@ def _run(run: State) -> Html:
         "summary",
         _state(run),
         element("span", name, class_="name"),
-        element("span", *_course(run), class_="course"),
+        element("span", *_progress(run), class_="progress"),
         element("span", _clock(run["startDateTime"]), class_="when"),
     )
     ids = element("p", "run ", _id(run["id"]), " of connection ", _id(run["connectionId"]))
@@ -130,14 +162,14 @@ def _run(run: State) -> Html:
     return element("li", details, class_="run", data_key=run["id"])
 
 
-def _course(run: State) -> Iterator[Html]:
-    whole = run["seconds"]
+def _progress(run: State) -> Iterator[Html]:
+    total = run["seconds"]
     if "endDateTime" in run:
-        yield element("span", f"took {_duration(whole, of=whole)}")
+        yield element("span", f"took {_duration(total, of=total)}")
         return
-    passed = whole * run["progress"]
-    yield element("progress", value=f"{run['progress']:.3f}", max=1, aria_label="time passed")
-    yield element("span", f"{_duration(passed, of=whole)} of {_duration(whole, of=whole)}")
+    elapsed = total * run["progress"]
+    yield element("progress", value=f"{run['progress']:.3f}", max=1, aria_label="time elapsed")
+    yield element("span", f"{_duration(elapsed, of=total)} of {_duration(total, of=total)}")
 
 
 def _job(job: State) -> Html:
@@ -156,12 +188,12 @@ def _task(task: State) -> Html:
 
 
 def _items(show: Callable[[State], Html], items: Sequence[State]) -> Html:
-    """A list of them, nothing if there are none."""
+    """Return a list of the items, nothing if there are none."""
     return element("ul", *map(show, items)) if items else Html()
 
 
 def _failure(item: State) -> Html:
-    """What a run or a task failed with, nothing if it did not."""
+    """Return the error of a run or a task, nothing without one."""
     if "error" not in item:
         return Html()
     error = item["error"]
@@ -170,7 +202,7 @@ def _failure(item: State) -> Html:
 
 
 def _state(item: State) -> Html:
-    """State and result in words; their colour says nothing more."""
+    """Return state and result as text; the colour adds no information."""
     shown = [element("span", item["state"], class_="state")]
     if item["state"] == "Completed":
         shown += [Html(" "), element("span", item["result"], class_="result")]
@@ -217,28 +249,28 @@ def _files(stored: list[State]) -> Html:
 def _violations(violations: list[State]) -> Html:
     rows = (
         (
-            f"{violation['at']} {violation['what']}",
+            f"{violation['at']} {violation['kind']}",
             _clock(violation["at"]),
-            violation["words"],
-            _asked(violation),
+            violation["message"],
+            _request(violation),
         )
         for violation in violations
     )
-    return _table(("Time", "What the client must not do, and did", "Request"), rows)
+    return _table(("Time", "Violation", "Request"), rows)
 
 
 def _requests(requests: list[State]) -> Html:
     rows = (
-        (f"{record['number']}", _clock(record["at"]), _asked(record), _answer(record))
+        (f"{record['number']}", _clock(record["at"]), _request(record), _answer(record))
         for record in requests
     )
     return _table(("Time", "Request", "Answer"), rows)
 
 
-def _asked(record: State) -> Html:
+def _request(record: State) -> Html:
     short = "/".join(_shortened(part) for part in record["path"].split("/"))
     path = element("code", f"{record['method']} {short}", title=record["path"])
-    return element("span", element("span", record["operation"]), path, class_="asked")
+    return element("span", element("span", record["operation"]), path, class_="request")
 
 
 def _answer(record: State) -> Html:
@@ -254,7 +286,7 @@ def _answer(record: State) -> Html:
 
 
 def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Html:
-    """A table of rows, each its key and then its cells."""
+    """Return a table. Each row is its key and then its cells."""
     head = element("tr", *(element("th", title, scope="col") for title in titles))
     body = (
         element("tr", *(element("td", cell) for cell in cells), data_key=key)
@@ -272,21 +304,21 @@ def _quiet(text: str) -> Html:
 
 
 def _id(text: str) -> Html:
-    """An id in few characters, which is whole when it is copied; its end tells it from others."""
+    """Return an id in a few characters, the last ones included. A copy of it is complete."""
     return element("code", element("span", text[:-4]), text[-4:], class_="id", title=text)
 
 
 def _shortened(part: str) -> str:
-    return part if len(part) <= _LONG else f"{part[:3]}…{part[-4:]}"
+    return part if len(part) <= _MAX_SEGMENT else f"{part[:3]}…{part[-4:]}"
 
 
 def _clock(stamp: str) -> Html:
-    """The time of a moment, to the second."""
+    """Return the time of day, to the second."""
     return element("time", stamp[11:19], datetime=stamp)
 
 
 def _duration(seconds: float, *, of: float) -> str:
-    """Minutes and seconds, or seconds and their tenths where the whole is short."""
+    """Format a duration in minutes and seconds, or in tenths if `of` is short."""
     if of < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

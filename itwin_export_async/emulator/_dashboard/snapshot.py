@@ -1,112 +1,111 @@
-"""What a served emulator tells of itself: a page for people, and the same as JSON.
+"""A snapshot of an emulator in JSON types.
 
-Both are read-only, need no token, and are no requests of the service's own. Nothing in them opens
-anything: no token, no secret, no signed address.
+It contains nothing that grants access: no token, no secret, no signed URL.
 """
 
-import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from heapq import nlargest
 from itertools import islice
 from typing import Any, TypeAlias
 
-from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator._audit.violations import Violation
-from itwin_export_async.emulator._dashboard.page import page, policy, state_html
+from itwin_export_async.emulator._handlers import ROUTES
 from itwin_export_async.emulator._handlers.serializers import run_detail
-from itwin_export_async.emulator._http.pipeline import Gateway
+from itwin_export_async.emulator._http.pipeline import Pipeline
 from itwin_export_async.emulator._http.request_log import RequestRecord
-from itwin_export_async.emulator._http.routes import ROUTES
-from itwin_export_async.emulator._middleware.rate_limiter import TIERS
-from itwin_export_async.emulator._state.connections import Connection, Service
-from itwin_export_async.emulator._state.platform import Platform
+from itwin_export_async.emulator._middleware.rate_limiter import RateLimiter
+from itwin_export_async.emulator._state.connections import Connection, ConnectionService
+from itwin_export_async.emulator._state.imodels import IModel
+from itwin_export_async.emulator._state.platform import Endpoints, Platform
 from itwin_export_async.emulator._state.run_lifecycle import Run
 
 State: TypeAlias = dict[str, Any]
 
-_SHOWN, _SHOWN_REQUESTS = 50, 100
+_MAX_ITEMS, _MAX_REQUESTS = 50, 100
 _COUNTED = frozenset(route.operation for route in ROUTES if route.service == "api")
-_WINDOWS = {"lastMinute": 60.0, "lastHour": 3600.0}
+_NAMES = {60.0: "lastMinute", 3600.0: "lastHour"}
+_WINDOWS: Mapping[float, int | None] = {60.0: None, 3600.0: None}
 
 
-def status_pages(gateway: Gateway) -> Mapping[str, Callable[[], Response]]:
-    """What is to be had by GET, by the path where it is."""
-    return {
-        "/": lambda: _page(state_of(gateway)),
-        "/emulator/state.json": lambda: _document(state_of(gateway)),
-    }
-
-
-def state_of(gateway: Gateway) -> State:
-    """All that is shown, in the service's own words and forms; the newest first, long lists cut."""
-    world, journal, violations = gateway.world, gateway.journal, gateway.judge.violations.found
-    now = world.clock.now()
-    runs = list(_runs(world))
+def snapshot(pipeline: Pipeline, endpoints: Endpoints) -> State:
+    """Return all that is shown. The newest items come first, and long lists are cut."""
+    platform, log, auditor = pipeline.platform, pipeline.log, pipeline.auditor
+    violations = auditor.log.violations
+    now = platform.clock.now()
+    runs = list(_runs(platform))
+    services = _services(platform).values()
+    limiter = pipeline.rate_limiter
     return {
         "service": {
-            "address": world.addresses.api,
-            "now": world.clock.stamp(now),
-            "speed": world.settings.speed,
-            "tier": gateway.limits and gateway.limits.tier,
+            "address": endpoints.api,
+            "now": platform.clock.stamp(now),
+            "speed": platform.settings.speed,
+            "tier": limiter and limiter.tier,
         },
         "totals": {
             "runs": len(runs),
             "activeRuns": sum(run.is_active(now) for _, _, run in runs),
-            "connections": sum(len(service.connections) for service in _services(world).values()),
-            "imodels": len(world.imodels),
-            "files": sum(file.is_there(now) for file in world.drive.files.values()),
-            "requests": journal.counts.total(),
+            "connections": sum(len(service.connections) for service in services),
+            "imodels": len(platform.imodels),
+            "files": sum(file.exists(now) for file in platform.file_store.files.values()),
+            "requests": log.counts.total(),
             "violations": len(violations),
         },
-        "calls": _calls(gateway, now),
+        "calls": _calls(log.records, limiter, now),
         "violations": [
-            _violation(world, violation) for violation in islice(reversed(violations), _SHOWN)
+            _violation(platform, violation)
+            for violation in islice(reversed(violations), _MAX_ITEMS)
         ],
+        "unmetFaults": pipeline.faults.unmet()[:_MAX_ITEMS],
         "runs": [
-            _run(world, *found, now=now)
-            for found in nlargest(_SHOWN, runs[::-1], key=lambda found: found[-1].starts_at)
+            _run(platform, *found, now=now)
+            for found in nlargest(_MAX_ITEMS, runs[::-1], key=lambda found: found[-1].starts_at)
         ],
-        "connections": list(islice(_connections(world), _SHOWN)),
+        "connections": list(islice(_connections(platform), _MAX_ITEMS)),
         "imodels": [
-            {"id": i.id, "name": i.name, "iTwinId": i.itwin_id, "authorized": i.authorized}
-            for i in islice(reversed(world.imodels.values()), _SHOWN)
+            _imodel(platform, imodel, now)
+            for imodel in islice(reversed(platform.imodels.values()), _MAX_ITEMS)
         ],
-        "files": _files(world, now),
+        "files": _files(platform, now),
         "requests": [
-            _request(world, record) for record in islice(reversed(journal.records), _SHOWN_REQUESTS)
+            _request(platform, record) for record in islice(reversed(log.records), _MAX_REQUESTS)
         ],
     }
 
 
-def _services(world: Platform) -> dict[str, Service]:
-    return {"export": world.exports, "synchronization": world.synchronizations}
+def _services(platform: Platform) -> dict[str, ConnectionService]:
+    return {"export": platform.exports, "synchronization": platform.synchronizations}
 
 
-def _runs(world: Platform) -> Iterator[tuple[str, Connection, Run]]:
-    """All runs, with the service and the connection they belong to."""
-    for name, service in _services(world).items():
+def _runs(platform: Platform) -> Iterator[tuple[str, Connection, Run]]:
+    """Yield all runs, each with its service and its connection."""
+    for name, service in _services(platform).items():
         for connection in service.connections.values():
             for run in service.runs(connection).values():
                 yield name, connection, run
 
 
-def _run(world: Platform, service: str, connection: Connection, run: Run, *, now: float) -> State:
-    """A run as the API shows it, and what the API keeps to itself: how long it will take."""
+def _run(
+    platform: Platform, service: str, connection: Connection, run: Run, *, now: float
+) -> State:
+    """Return a run as the API shows it, with its duration and the changeset that it exports."""
     seconds = run.ends_at - run.starts_at
-    passed = min(now - run.starts_at, seconds)
+    elapsed = min(now - run.starts_at, seconds)
+    body = _services(platform)[service].options.get(run.id, {})
     return {
         "service": service,
         "iModelId": connection.imodel.id,
         "iModelName": connection.imodel.name,
+        "changesetId": body.get("inputOptions", {}).get("changesetId"),
         "seconds": seconds,
-        "progress": passed / seconds if seconds else 1.0,
-        **run_detail(run, clock=world.clock, now=now),
+        "progress": elapsed / seconds if seconds else 1.0,
+        **run_detail(run, clock=platform.clock, now=now),
     }
 
 
-def _connections(world: Platform) -> Iterator[State]:
-    for name, service in _services(world).items():
+def _connections(platform: Platform) -> Iterator[State]:
+    for name, service in _services(platform).items():
         for connection in reversed(service.connections.values()):
             yield {
                 "id": connection.id,
@@ -118,24 +117,36 @@ def _connections(world: Platform) -> Iterator[State]:
             }
 
 
-def _files(world: Platform, now: float) -> list[State]:
-    there = [file for file in world.drive.files.values() if file.is_there(now)]
+def _imodel(platform: Platform, imodel: IModel, now: float) -> State:
+    return {
+        "id": imodel.id,
+        "name": imodel.name,
+        "iTwinId": imodel.itwin_id,
+        "authorized": platform.may_read(imodel),
+        "state": imodel.state,
+        "changesets": len(imodel.changesets(now)),
+        "namedVersions": [version.name for version in imodel.named_versions],
+    }
+
+
+def _files(platform: Platform, now: float) -> list[State]:
+    existing = [file for file in platform.file_store.files.values() if file.exists(now)]
     return [
         {
             "id": file.id,
             "name": file.name,
-            "path": world.drive.path(file),
-            "createdDateTime": world.clock.stamp(file.created_at),
+            "path": platform.file_store.path(file),
+            "createdDateTime": platform.clock.stamp(file.created_at),
         }
-        for file in nlargest(_SHOWN, there[::-1], key=lambda file: file.created_at)
+        for file in nlargest(_MAX_ITEMS, existing[::-1], key=lambda file: file.created_at)
     ]
 
 
-def _request(world: Platform, record: RequestRecord) -> State:
-    """A request; `seconds` is how long its answer took, None when there was none."""
+def _request(platform: Platform, record: RequestRecord) -> State:
+    """Return a request; `seconds` is how long its answer took, None without an answer."""
     return {
         "number": record.number,
-        "at": world.clock.stamp(record.at),
+        "at": platform.clock.stamp(record.at),
         "seconds": None if record.answered_at is None else record.answered_at - record.at,
         "operation": record.operation,
         "method": record.method,
@@ -145,50 +156,31 @@ def _request(world: Platform, record: RequestRecord) -> State:
     }
 
 
-def _violation(world: Platform, violation: Violation) -> State:
+def _violation(platform: Platform, violation: Violation) -> State:
     return {
-        "at": world.clock.stamp(violation.at),
-        "what": violation.kind,
-        "words": violation.message,
+        "at": platform.clock.stamp(violation.at),
+        "kind": violation.kind,
+        "message": violation.message,
         "operation": violation.operation,
         "method": violation.method,
         "path": violation.path,
     }
 
 
-def _calls(gateway: Gateway, now: float) -> State:
-    """How many calls there were in the windows of the rate limit, and how many it allows."""
-    records = gateway.journal.records
-    first = bisect_right(records, now - max(_WINDOWS.values()), key=lambda record: record.at)
-    made = [record.at for record in islice(records, first, None) if _counts(record)]
-    allowed = TIERS[gateway.limits.tier] if gateway.limits else {}
+def _calls(records: list[RequestRecord], limiter: RateLimiter | None, now: float) -> State:
+    """Return how many calls there were in each window, and how many the tier allows in it."""
+    windows = _WINDOWS if limiter is None else {**_WINDOWS, **limiter.windows}
+    first = bisect_right(records, now - max(windows), key=lambda record: record.at)
+    calls = [record.at for record in islice(records, first, None) if _counts(record)]
     return {
-        name: {
-            "made": len(made) - bisect_right(made, now - seconds),
-            "allowed": allowed.get(seconds),
+        _NAMES.get(seconds, f"last{seconds:g}s"): {
+            "made": len(calls) - bisect_right(calls, now - seconds),
+            "allowed": limit,
         }
-        for name, seconds in _WINDOWS.items()
+        for seconds, limit in sorted(windows.items())
     }
 
 
 def _counts(record: RequestRecord) -> bool:
-    """Whether the rate limit counts it: a 429 only if it was a fault, not the limit's own."""
+    """Whether the rate limit counts it: a 429 only if it is a fault, not the limit's own."""
     return record.operation in _COUNTED and (record.status != 429 or record.fault is not None)
-
-
-def _page(state: State) -> Response:
-    return _answer("text/html; charset=utf-8", page(state))
-
-
-def _document(state: State) -> Response:
-    return _answer("application/json", json.dumps(state | {"html": state_html(state)}))
-
-
-def _answer(content_type: str, text: str) -> Response:
-    headers = {
-        "Cache-Control": "no-store",
-        "Content-Security-Policy": policy(),
-        "Content-Type": content_type,
-        "X-Content-Type-Options": "nosniff",
-    }
-    return Response(status=200, headers=headers, body=text.encode())

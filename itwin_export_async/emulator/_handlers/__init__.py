@@ -1,1 +1,31 @@
-"""The operations of the emulated services."""
+"""The operations of the emulated services. Each module declares its routes."""
+
+from itwin_export_async.emulator._handlers import (
+    blobs,
+    export,
+    files,
+    folders,
+    identity,
+    imodels,
+    source_files,
+    synchronization,
+    webhooks,
+)
+from itwin_export_async.emulator._http.router import Route
+
+ROUTES: tuple[Route, ...] = tuple(
+    declared
+    for module in (
+        blobs,
+        export,
+        files,
+        folders,
+        identity,
+        imodels,
+        source_files,
+        synchronization,
+        webhooks,
+    )
+    for declared in vars(module).values()
+    if isinstance(declared, Route)
+)

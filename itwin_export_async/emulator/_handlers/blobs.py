@@ -1,7 +1,7 @@
-"""The blob store's operations, as Azure has them: reading, putting whole, putting in blocks.
+"""The blob store's operations, as Azure has them: read, put a blob, put its blocks.
 
-An address must be signed for what is done with it. Like the store behind the real service, this
-one refuses an Authorization header beside a signature.
+A URL must be signed for the operation. Like the store behind the real service, this one refuses an
+`Authorization` header beside a signature.
 """
 
 import base64
@@ -12,139 +12,160 @@ from urllib.parse import urlsplit
 from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._http.messages import ApiError, Streamed, header_of
-from itwin_export_async.emulator._state.blobs import md5_of
-from itwin_export_async.emulator._state.platform import Call, Platform
+from itwin_export_async.emulator._http.messages import ApiError, LazyResponse, header_of
+from itwin_export_async.emulator._http.router import open_to_all
+from itwin_export_async.emulator._state.blobs import content_md5
+from itwin_export_async.emulator._state.platform import Platform, RequestContext
 
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 _BLOCK_LIST = re.compile(
     rb"\s*(?:<\?xml[^>]*\?>)?\s*<BlockList>"
     rb"(?:\s*<(Latest|Uncommitted|Committed)>[^<]*</\1>)*\s*</BlockList>\s*"
 )
 _BLOCK = re.compile(rb"<(Latest|Uncommitted|Committed)>\s*([^<]*?)\s*</")
-_LONGEST_BLOCK_ID = 64
+_MAX_BLOCK_ID = 64
 
 
-def get_blob(world: Platform, call: Call) -> Response:
-    """`GET` of a signed address."""
-    path = _allowed(world, call, "r")
-    blob = world.drive.blobs.get(path, now=call.now)
+@open_to_all("blobs", "GET", "/{}/{}")
+def get_blob(platform: Platform, context: RequestContext) -> Response:
+    """Read a blob, or a range of it."""
+    path = _authorize(platform, context, "r")
+    blob = platform.file_store.blobs.get(path, now=context.now)
     if blob is None:
         return _refusal(404, "BlobNotFound")
-    if header_of(call.request, "If-Match") not in ("", "*", blob.tag):
+    if header_of(context.request, "If-Match") not in ("", "*", blob.etag):
         return _refusal(412, "ConditionNotMet")
     content = blob.write()
     size = len(content)
     headers = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": call.query["rscd"],
+        "Content-Disposition": context.query["rscd"],
         "Content-Length": str(size),
         "Content-Type": "application/octet-stream",
-        "ETag": blob.tag,
+        "ETag": blob.etag,
     }
-    told = blob.checksum(content)
-    if told is not None:
-        headers["Content-MD5"] = told
-    whole = Streamed(status=200, headers=headers, content=content, first=0, stop=size)
-    asked = _RANGE.fullmatch(header_of(call.request, "Range"))
-    return _part(whole, asked) if asked else whole
+    checksum = blob.checksum(content)
+    if checksum is not None:
+        headers["Content-MD5"] = checksum
+    whole = LazyResponse(status=200, headers=headers, content=content, first=0, stop=size)
+    requested = _RANGE.fullmatch(header_of(context.request, "Range"))
+    return _partial_content(whole, requested) if requested else whole
 
 
-def put_blob(world: Platform, call: Call) -> Response:
-    """`PUT` of a whole blob."""
-    path = _allowed(world, call, "w")
-    kind = header_of(call.request, "x-ms-blob-type")
-    if kind != "BlockBlob":
-        return _refusal(400, "InvalidHeaderValue" if kind else "MissingRequiredHeader")
-    content = _content(world, call)
-    world.drive.blobs.uncommitted.pop(path, None)
-    blob = world.drive.blobs.put(path, lambda: content, since=call.now)
-    return _created(world, call, {"ETag": blob.tag, "Content-MD5": md5_of(content)})
+@open_to_all("blobs", "PUT", "/{}/{}")
+def put_blob(platform: Platform, context: RequestContext) -> Response:
+    """Put a whole blob."""
+    path = _authorize(platform, context, "w")
+    blob_type = header_of(context.request, "x-ms-blob-type")
+    if blob_type != "BlockBlob":
+        return _refusal(400, "InvalidHeaderValue" if blob_type else "MissingRequiredHeader")
+    content = _content(platform, context)
+    store = platform.file_store.blobs
+    store.uncommitted.pop(path, None)
+    blob = store.put(path, lambda: content, since=context.now, now=context.now, held=len(content))
+    headers = {"ETag": blob.etag, "Content-MD5": content_md5(content)}
+    return _created(platform, context, headers)
 
 
-def put_block(world: Platform, call: Call) -> Response:
-    """`PUT` of one block, which is no blob yet."""
-    path = _allowed(world, call, "w")
-    if not call.query.get("blockid"):
+@open_to_all("blobs", "PUT", "/{}/{}", comp="block")
+def put_block(platform: Platform, context: RequestContext) -> Response:
+    """Put one block. It belongs to no blob yet."""
+    path = _authorize(platform, context, "w")
+    if not context.query.get("blockid"):
         return _refusal(400, "MissingRequiredQueryParameter")
-    block_id = call.query["blockid"]
+    block_id = context.query["blockid"]
     if not _is_block_id(block_id):
         return _refusal(400, "InvalidQueryParameterValue")
-    blocks = world.drive.blobs.uncommitted.setdefault(path, {})
+    content = _content(platform, context)
+    blocks = platform.file_store.blobs.uncommitted.setdefault(path, {})
     if any(len(other) != len(block_id) for other in blocks):
         return _refusal(400, "InvalidBlobOrBlock")
-    content = _content(world, call)
     blocks[block_id] = content
-    return _created(world, call, {"Content-MD5": md5_of(content)})
+    return _created(platform, context, {"Content-MD5": content_md5(content)})
 
 
-def put_block_list(world: Platform, call: Call) -> Response:
-    """`PUT` of the list that makes blocks a blob."""
-    path = _allowed(world, call, "w")
-    body = call.request.body or b""
+@open_to_all("blobs", "PUT", "/{}/{}", comp="blocklist")
+def put_block_list(platform: Platform, context: RequestContext) -> Response:
+    """Make a blob of blocks."""
+    path = _authorize(platform, context, "w")
+    body = context.request.body or b""
     if not _BLOCK_LIST.fullmatch(body):
         return _refusal(400, "InvalidXmlDocument")
-    store = world.drive.blobs
-    found = list(_blocks(world, call, path, body))
+    store = platform.file_store.blobs
+    parts = list(_blocks(platform, context, path, body))
     spans, position = {}, 0
-    for block_id, content in found:
+    for block_id, content in parts:
         spans[block_id] = slice(position, position + len(content))
         position += len(content)
-    whole = b"".join(content for _, content in found)
-    told = header_of(call.request, "x-ms-blob-content-md5") or None
+    whole = b"".join(content for _, content in parts)
+    checksum = header_of(context.request, "x-ms-blob-content-md5") or None
     store.uncommitted.pop(path, None)
-    blob = store.put(path, lambda: whole, since=call.now, checksum=lambda _: told, blocks=spans)
-    return _created(world, call, {"ETag": blob.tag})
+    blob = store.put(
+        path,
+        lambda: whole,
+        since=context.now,
+        now=context.now,
+        checksum=lambda _: checksum,
+        blocks=spans,
+        held=len(whole),
+    )
+    return _created(platform, context, {"ETag": blob.etag})
 
 
-def _allowed(world: Platform, call: Call, right: str) -> str:
-    """The path of the address, when its signature allows this."""
-    if header_of(call.request, "Authorization"):
+def _authorize(platform: Platform, context: RequestContext, right: str) -> str:
+    """Return the path of the blob. Raises an error unless the signature grants the right."""
+    if header_of(context.request, "Authorization"):
         raise ApiError(_refusal(400, "InvalidAuthenticationInfo"))
-    url = call.request.url
-    rights = world.drive.blobs.rights(url, moment=world.clock.moment(call.now))
+    query = urlsplit(context.request.url).query
+    moment = platform.clock.moment(context.now)
+    rights = platform.file_store.blobs.rights(context.path, query, at=moment)
     if not rights:
         raise ApiError(_refusal(403, "AuthenticationFailed"))
     if right not in rights:
         raise ApiError(_refusal(403, "AuthorizationPermissionMismatch"))
-    return urlsplit(url).path
+    return context.path
 
 
-def _content(world: Platform, call: Call) -> bytes:
-    """The body, when it is short enough and what the sender says it is."""
-    content = call.request.body or b""
-    if len(content) > world.settings.max_put_bytes:
+def _content(platform: Platform, context: RequestContext) -> bytes:
+    """Return the body. Raises an error if it is too long, or does not match its MD5."""
+    content = context.request.body or b""
+    settings = platform.settings
+    if len(content) > settings.max_put_bytes:
         raise ApiError(_refusal(413, "RequestBodyTooLarge"))
-    if header_of(call.request, "Content-MD5") not in ("", md5_of(content)):
+    if platform.file_store.blobs.held_bytes() + len(content) > settings.max_stored_bytes:
+        raise ApiError(_refusal(507, "InsufficientStorage"))
+    if header_of(context.request, "Content-MD5") not in ("", content_md5(content)):
         raise ApiError(_refusal(400, "Md5Mismatch"))
     return content
 
 
 def _is_block_id(text: str) -> bool:
     try:
-        return len(base64.b64decode(text, validate=True)) <= _LONGEST_BLOCK_ID
+        return len(base64.b64decode(text, validate=True)) <= _MAX_BLOCK_ID
     except ValueError:
         return False
 
 
-def _blocks(world: Platform, call: Call, path: str, body: bytes) -> Iterator[tuple[str, bytes]]:
-    """The blocks that a list names: new ones, and those of the blob as it is."""
-    store = world.drive.blobs
-    new = store.uncommitted.get(path, {})
-    blob = store.get(path, now=call.now)
+def _blocks(
+    platform: Platform, context: RequestContext, path: str, body: bytes
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the blocks that a list names: uncommitted ones, and those of the current blob."""
+    store = platform.file_store.blobs
+    uncommitted = store.uncommitted.get(path, {})
+    blob = store.get(path, now=context.now)
     for kind, block_id in _BLOCK.findall(body):
         name = block_id.decode("utf-8", "replace")
-        if kind != b"Committed" and name in new:
-            yield name, new[name]
+        if kind != b"Committed" and name in uncommitted:
+            yield name, uncommitted[name]
         elif kind != b"Uncommitted" and blob is not None and name in blob.blocks:
             yield name, blob.write()[blob.blocks[name]]
         else:
             raise ApiError(_refusal(400, "InvalidBlockList"))
 
 
-def _part(whole: Streamed, asked: re.Match[str]) -> Response:
-    first = int(asked[1])
-    last = min(int(asked[2] or whole.stop), whole.stop - 1)
+def _partial_content(whole: LazyResponse, requested: re.Match[str]) -> Response:
+    first = int(requested[1])
+    last = min(int(requested[2] or whole.stop), whole.stop - 1)
     if first > last:
         refusal = _refusal(416, "InvalidRange")
         length = {"Content-Range": f"bytes */{whole.stop}"}
@@ -157,12 +178,12 @@ def _part(whole: Streamed, asked: re.Match[str]) -> Response:
     return evolve(whole, status=206, headers=headers, first=first, stop=last + 1)
 
 
-def _created(world: Platform, call: Call, headers: dict[str, str]) -> Response:
-    served = {
-        "Last-Modified": world.clock.http_date(call.now),
+def _created(platform: Platform, context: RequestContext, headers: dict[str, str]) -> Response:
+    common = {
+        "Last-Modified": platform.clock.http_date(context.now),
         "x-ms-request-server-encrypted": "true",
     }
-    return Response(status=201, headers=headers | served)
+    return Response(status=201, headers=headers | common)
 
 
 def _refusal(status: int, code: str) -> Response:

@@ -1,84 +1,132 @@
-"""Storage: its files, as they are told of, fetched and done away with.
+"""Storage: files, their downloads, and uploads in three steps.
 
-The contents are in the blob store; a download is a redirect to a signed address there.
+The contents are in the blob store. A download is a redirect to a signed URL there. An upload is
+announced, its content is put into the blob store, and the file exists once it is completed.
 """
 
-from typing import Any
+from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._http.messages import ApiError, empty, error, json_answer
-from itwin_export_async.emulator._state.files import Folder, StoredFile
-from itwin_export_async.emulator._state.platform import Call, Platform
-
-_MEMBER = "1140f95b-1ba0-49d9-bbf4-b53e54d80387"
-
-
-def get_file(world: Platform, call: Call) -> Response:
-    """`GET /storage/files/{fileId}`"""
-    return json_answer(200, {"file": file_item(world, readable(world, call), now=call.now)})
-
-
-def download_file(world: Platform, call: Call) -> Response:
-    """`GET /storage/files/{fileId}/download`"""
-    stored = readable(world, call)
-    return empty(302, location=signed_address(world, stored, rights="r", now=call.now))
+from itwin_export_async.emulator._handlers.folders import find_folder, parse_item
+from itwin_export_async.emulator._handlers.serializers import file_item
+from itwin_export_async.emulator._http.messages import (
+    ApiError,
+    error,
+    json_response,
+    no_content,
+)
+from itwin_export_async.emulator._http.router import BYTES, V1, api
+from itwin_export_async.emulator._state.files import StoredFile
+from itwin_export_async.emulator._state.ids import decode_storage_id, new_guid
+from itwin_export_async.emulator._state.platform import Platform, RequestContext
 
 
-def delete_file(world: Platform, call: Call) -> Response:
-    """`DELETE /storage/files/{fileId}`"""
-    del world.drive.files[readable(world, call).guid]
-    return empty(204)
+@api("GET", "/storage/files/{}")
+def get_file(platform: Platform, context: RequestContext) -> Response:
+    """Return the metadata of a file."""
+    stored = _find_file(platform, context)
+    return json_response(
+        200, {"file": file_item(platform, context.endpoints, stored, now=context.now)}
+    )
 
 
-def readable(world: Platform, call: Call) -> StoredFile:
-    """The file that is asked for, when it is there."""
-    stored = world.file(call.ids[0])
-    if stored is None or not stored.is_there(call.now):
-        raise ApiError(file_not_found())
+@api("GET", "/storage/files/{}/download", accepts=V1 | BYTES)
+def download_file(platform: Platform, context: RequestContext) -> Response:
+    """Redirect to the content of a file."""
+    return no_content(
+        302, location=_signed_url(platform, context, _find_file(platform, context), rights="r")
+    )
+
+
+@api("DELETE", "/storage/files/{}")
+def delete_file(platform: Platform, context: RequestContext) -> Response:
+    """Delete a file."""
+    platform.file_store.remove_file(_find_file(platform, context))
+    return no_content(204)
+
+
+@api("POST", "/storage/folders/{}/files")
+def create_file(platform: Platform, context: RequestContext) -> Response:
+    """Announce the upload of a new file."""
+    folder = find_folder(platform, context)
+    name, description = parse_item(context, "file")
+    guid = new_guid(platform.id_rng)
+    return _announce(
+        platform,
+        context,
+        StoredFile(
+            guid=guid,
+            itwin_id=folder.itwin_id,
+            name=name,
+            description=description,
+            folder_id=folder.id,
+            created_at=context.now,
+            modified_at=context.now,
+            blob=f"/{folder.itwin_id}/{guid}",
+        ),
+    )
+
+
+@api("POST", "/storage/files/{}/updatecontent")
+def update_content(platform: Platform, context: RequestContext) -> Response:
+    """Announce the upload of a new content. The old one stays until the upload is complete."""
+    stored = _find_file(platform, context)
+    blob = f"/{stored.itwin_id}/{new_guid(platform.id_rng)}"
+    return _announce(platform, context, evolve(stored, blob=blob))
+
+
+@api("POST", "/storage/files/{}/complete")
+def complete_file(platform: Platform, context: RequestContext) -> Response:
+    """Complete an upload."""
+    store = platform.file_store
+    _, guid = decode_storage_id(context.ids[0]) or ("", "")
+    uploaded = store.uploads.get(guid)
+    if uploaded is None or store.blobs.get(uploaded.blob, now=context.now) is None:
+        known = uploaded or store.file(context.ids[0])
+        return (
+            _file_not_found()
+            if known is None
+            else error(422, "InvalidStorageRequest", "No content has been uploaded for the file.")
+        )
+    before = store.files.get(guid)
+    if before is not None:
+        store.blobs.remove(before.blob)
+    stored = evolve(
+        uploaded,
+        created_at=before.created_at if before else context.now,
+        modified_at=context.now,
+    )
+    store.files[guid] = stored
+    del store.uploads[guid]
+    item = file_item(platform, context.endpoints, stored, now=context.now)
+    return json_response(200, {"file": item})
+
+
+def _announce(platform: Platform, context: RequestContext, stored: StoredFile) -> Response:
+    platform.file_store.uploads[stored.guid] = stored
+    complete = f"{context.endpoints.api}/storage/files/{stored.id}/complete"
+    upload = _signed_url(platform, context, stored, rights="cw")
+    return json_response(
+        202, {"_links": {"completeUrl": {"href": complete}, "uploadUrl": {"href": upload}}}
+    )
+
+
+def _find_file(platform: Platform, context: RequestContext) -> StoredFile:
+    stored = platform.file(context.ids[0])
+    if stored is None or not stored.exists(context.now):
+        raise ApiError(_file_not_found())
     return stored
 
 
-def file_not_found() -> Response:
-    """The 404 of files."""
+def _file_not_found() -> Response:
     return error(404, "FileNotFound", "Requested file not available.")
 
 
-def signed_address(world: Platform, stored: StoredFile, *, rights: str, now: float) -> str:
-    """The address of a file's content, open for a while."""
-    expiry = world.clock.moment(now + world.settings.download_lifetime)
-    query = world.drive.blobs.sign(stored.blob, rights=rights, expiry=expiry, name=stored.name)
-    return f"{world.addresses.blobs}{stored.blob}?{query}"
-
-
-def file_item(world: Platform, stored: StoredFile, *, now: float) -> dict[str, Any]:
-    """A file as it stands in answers."""
-    blob = world.drive.blobs.get(stored.blob, now=now)
-    assert blob is not None, "only files with a content are there"
-    return {
-        **_described(world, stored, parent_id=stored.folder_id, modified_at=stored.modified_at),
-        "size": len(blob.write()),
-    }
-
-
-def folder_item(world: Platform, folder: Folder) -> dict[str, Any]:
-    """A folder as it stands in answers."""
-    return _described(world, folder, parent_id=folder.parent_id, modified_at=folder.created_at)
-
-
-def _described(
-    world: Platform, thing: Folder | StoredFile, *, parent_id: str | None, modified_at: float
-) -> dict[str, Any]:
-    api = world.addresses.api
-    member = {"href": f"{api}/projects/{thing.itwin_id}/members/{_MEMBER}"}
-    parent = None if parent_id is None else {"href": f"{api}/storage/folders/{parent_id}"}
-    return {
-        "id": thing.id,
-        "displayName": thing.name,
-        "description": thing.description,
-        "path": world.drive.path(thing),
-        "lastModifiedByDisplayName": "Export Service",
-        "createdDateTime": world.clock.stamp(thing.created_at, zone="+00:00"),
-        "lastModifiedDateTime": world.clock.stamp(modified_at, zone="+00:00"),
-        "parentFolderId": parent_id,
-        "_links": {"createdBy": member, "lastModifiedBy": member, "parentFolder": parent},
-    }
+def _signed_url(
+    platform: Platform, context: RequestContext, stored: StoredFile, *, rights: str
+) -> str:
+    expiry = platform.clock.moment(context.now + platform.settings.download_lifetime)
+    query = platform.file_store.blobs.sign(
+        stored.blob, rights=rights, expiry=expiry, name=stored.name
+    )
+    return f"{context.endpoints.blobs}{stored.blob}?{query}"

@@ -1,7 +1,7 @@
-"""Storage: its folders, and the lists of what is in them.
+"""Storage: folders, and lists of what is in them.
 
-Every list has a previous and a next page, an empty one too; the root folder of an iTwin is named
-in a link of its list only.
+Each list has a previous and a next page, even an empty one. The root folder of an iTwin is named
+only in a link of its list.
 """
 
 import re
@@ -10,149 +10,168 @@ from fnmatch import translate
 from typing import Any
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._handlers.files import file_item, folder_item
-from itwin_export_async.emulator._handlers.validation import json_object
-from itwin_export_async.emulator._http.messages import ApiError, empty, error, json_answer
+from itwin_export_async.emulator._handlers.serializers import file_item, folder_item
+from itwin_export_async.emulator._handlers.validation import MAX_PAGE, parse_json
+from itwin_export_async.emulator._http.messages import (
+    ApiError,
+    error,
+    json_response,
+    no_content,
+)
+from itwin_export_async.emulator._http.router import api
 from itwin_export_async.emulator._state.files import Folder, StoredFile
-from itwin_export_async.emulator._state.platform import Call, Platform
+from itwin_export_async.emulator._state.platform import Platform, RequestContext
 
-_LARGEST_PAGE = 1000
-_LONGEST_NAME = 255
+_MAX_NAME = 255
 _FORBIDDEN = re.compile(r'[\x00-\x1f"*/:<>?\\|]')
 _EXECUTABLE = (".bat", ".cmd", ".com", ".exe", ".msi", ".scr", ".vbs")
 
 
-def list_top_level(world: Platform, call: Call) -> Response:
-    """`GET /storage/?iTwinId=` or, as it was, `?projectId=`"""
-    itwin_id = call.query.get("itwinid")
-    project_id = call.query.get("projectid")
+@api("GET", "/storage")
+def list_top_level(platform: Platform, context: RequestContext) -> Response:
+    """List the root folder of an iTwin, by `iTwinId` or the older `projectId`."""
+    itwin_id = context.query.get("itwinid")
+    project_id = context.query.get("projectid")
     if itwin_id is None and project_id is None:
-        raise ApiError(_invalid("Either iTwinId or projectId must be provided."))
+        raise _invalid("Either iTwinId or projectId must be provided.")
     owner = itwin_id or project_id or ""
-    if owner not in world.drive.itwins:
-        raise ApiError(_folder_not_found())
+    if owner not in platform.file_store.itwins:
+        raise _folder_not_found()
     root = Folder(guid=owner, itwin_id=owner)
-    address = f"{world.addresses.api}/storage?"
+    url = f"{context.endpoints.api}/storage?"
     if itwin_id is not None:
-        address, order = f"{address}iTwinId={owner}&", ("$top", "$skip")
+        url, order = f"{url}iTwinId={owner}&", ("$top", "$skip")
     else:
-        address, order = f"{address}projectId={owner}&", ("$skip", "$top")
-    listed = _list(world, call, "items", _children(world, root, call.now), address, order=order)
-    listed["_links"]["folder"] = {"href": f"{world.addresses.api}/storage/folders/{root.id}"}
-    return json_answer(200, listed)
+        url, order = f"{url}projectId={owner}&", ("$skip", "$top")
+    children = _children(platform, root, context.now)
+    listed = _list(platform, context, "items", children, url, order=order)
+    listed["_links"]["folder"] = {"href": f"{context.endpoints.api}/storage/folders/{root.id}"}
+    return json_response(200, listed)
 
 
-def list_folder(world: Platform, call: Call) -> Response:
-    """`GET /storage/folders/{folderId}/list`"""
-    folder = known_folder(world, call)
-    address = f"{_address(world, folder)}/list?"
-    return json_answer(
-        200, _list(world, call, "items", _children(world, folder, call.now), address)
+@api("GET", "/storage/folders/{}/list")
+def list_folder(platform: Platform, context: RequestContext) -> Response:
+    """List the folders and files in a folder."""
+    folder = find_folder(platform, context)
+    children = _children(platform, folder, context.now)
+    return json_response(
+        200, _list(platform, context, "items", children, f"{_url(context, folder)}/list?")
     )
 
 
-def list_files(world: Platform, call: Call) -> Response:
-    """`GET /storage/folders/{folderId}/files`"""
-    folder = known_folder(world, call)
-    files = world.drive.files_in(folder, now=call.now)
-    return json_answer(200, _list(world, call, "files", files, f"{_address(world, folder)}/files?"))
-
-
-def list_folders(world: Platform, call: Call) -> Response:
-    """`GET /storage/folders/{folderId}/folders`"""
-    folder = known_folder(world, call)
-    folders = world.drive.folders_in(folder)
-    return json_answer(
-        200, _list(world, call, "folders", folders, f"{_address(world, folder)}/folders?")
+@api("GET", "/storage/folders/{}/files")
+def list_files(platform: Platform, context: RequestContext) -> Response:
+    """List the files in a folder."""
+    folder = find_folder(platform, context)
+    files = platform.file_store.files_in(folder, now=context.now)
+    return json_response(
+        200, _list(platform, context, "files", files, f"{_url(context, folder)}/files?")
     )
 
 
-def search_folder(world: Platform, call: Call) -> Response:
-    """`GET /storage/folders/{folderId}/search?name=`: everything below that is so named."""
-    folder = known_folder(world, call)
-    wanted = call.query.get("name", "")
-    if not wanted:
-        raise ApiError(_invalid("name must be provided."))
-    pattern = re.compile(translate(wanted), re.IGNORECASE)
-    found = [t for t in world.drive.below(folder, now=call.now) if pattern.match(t.name)]
-    address = f"{_address(world, folder)}/search?name={wanted}&"
-    return json_answer(200, _list(world, call, "items", found, address))
+@api("GET", "/storage/folders/{}/folders")
+def list_folders(platform: Platform, context: RequestContext) -> Response:
+    """List the folders in a folder."""
+    folder = find_folder(platform, context)
+    folders = platform.file_store.folders_in(folder)
+    return json_response(
+        200, _list(platform, context, "folders", folders, f"{_url(context, folder)}/folders?")
+    )
 
 
-def get_folder(world: Platform, call: Call) -> Response:
-    """`GET /storage/folders/{folderId}`"""
-    return json_answer(200, {"folder": folder_item(world, known_folder(world, call))})
+@api("GET", "/storage/folders/{}/search")
+def search_folder(platform: Platform, context: RequestContext) -> Response:
+    """List everything below a folder whose name matches a pattern."""
+    folder = find_folder(platform, context)
+    name = context.query.get("name", "")
+    if not name:
+        raise _invalid("name must be provided.")
+    pattern = re.compile(translate(name), re.IGNORECASE)
+    below = platform.file_store.below(folder, now=context.now)
+    found = [item for item in below if pattern.match(item.name)]
+    url = f"{_url(context, folder)}/search?name={name}&"
+    return json_response(200, _list(platform, context, "items", found, url))
 
 
-def create_folder(world: Platform, call: Call) -> Response:
-    """`POST /storage/folders/{folderId}/folders`"""
-    parent = known_folder(world, call)
-    name, description = described(call, "folder")
-    folder = world.drive.add_folder(parent, name=name, description=description, now=call.now)
-    return json_answer(201, {"folder": folder_item(world, folder)})
+@api("GET", "/storage/folders/{}")
+def get_folder(platform: Platform, context: RequestContext) -> Response:
+    """Return the metadata of a folder."""
+    folder = find_folder(platform, context)
+    return json_response(200, {"folder": folder_item(platform, context.endpoints, folder)})
 
 
-def delete_folder(world: Platform, call: Call) -> Response:
-    """`DELETE /storage/folders/{folderId}`"""
-    folder = known_folder(world, call)
+@api("POST", "/storage/folders/{}/folders")
+def create_folder(platform: Platform, context: RequestContext) -> Response:
+    """Create a folder in another."""
+    parent = find_folder(platform, context)
+    name, description = parse_item(context, "folder")
+    folder = platform.file_store.add_folder(
+        parent, name=name, description=description, now=context.now
+    )
+    return json_response(201, {"folder": folder_item(platform, context.endpoints, folder)})
+
+
+@api("DELETE", "/storage/folders/{}")
+def delete_folder(platform: Platform, context: RequestContext) -> Response:
+    """Delete a folder and everything in it."""
+    folder = find_folder(platform, context)
     if folder.parent_id is None:
-        raise ApiError(_invalid("The root folder cannot be deleted."))
-    world.drive.remove_folder(folder)
-    return empty(204)
+        raise _invalid("The root folder cannot be deleted.")
+    platform.file_store.remove_folder(folder)
+    return no_content(204)
 
 
-def known_folder(world: Platform, call: Call) -> Folder:
-    """The folder that is asked for."""
-    folder = world.drive.folder(call.ids[0])
+def find_folder(platform: Platform, context: RequestContext) -> Folder:
+    """Return the folder that the path names. Raises 404."""
+    folder = platform.file_store.folder(context.ids[0])
     if folder is None:
-        raise ApiError(_folder_not_found())
+        raise _folder_not_found()
     return folder
 
 
-def described(call: Call, kind: str) -> tuple[str, str]:
-    """The name and the description of what is to be created, when they follow the rules."""
-    body = json_object(call) or {}
+def parse_item(context: RequestContext, kind: str) -> tuple[str, str]:
+    """Return name and description of a new file or folder. Raises 422 for a forbidden name."""
+    body = parse_json(context.request.body) or {}
     name, description = body.get("displayName"), body.get("description", "")
     if (
         not isinstance(name, str)
         or not isinstance(description, str)
-        or not 1 <= len(name) <= _LONGEST_NAME
+        or not 1 <= len(name) <= _MAX_NAME
         or _FORBIDDEN.search(name)
         or name.lower().endswith(_EXECUTABLE)
     ):
-        raise ApiError(
-            _invalid(
-                f"The request to create {kind} was invalid. "
-                "Please see the API Reference for possible reasons."
-            )
+        raise _invalid(
+            f"The request to create {kind} was invalid. "
+            "Please see the API Reference for possible reasons."
         )
     return name, description
 
 
-def _children(world: Platform, folder: Folder, now: float) -> list[Folder | StoredFile]:
-    return [*world.drive.folders_in(folder), *world.drive.files_in(folder, now=now)]
+def _children(platform: Platform, folder: Folder, now: float) -> list[Folder | StoredFile]:
+    store = platform.file_store
+    return [*store.folders_in(folder), *store.files_in(folder, now=now)]
 
 
 def _list(
-    world: Platform,
-    call: Call,
+    platform: Platform,
+    context: RequestContext,
     member: str,
-    found: Sequence[Folder | StoredFile],
-    address: str,
+    items: Sequence[Folder | StoredFile],
+    url: str,
     *,
     order: tuple[str, str] = ("$skip", "$top"),
 ) -> dict[str, Any]:
-    """A page of what was found, under `member`; `order` is that of the links' parameters."""
-    skip, top = _page(world, call)
+    """Return a page of the items under `member`. `order` is that of the links' parameters."""
+    skip, top = _page(platform, context)
 
-    def link(first: int) -> dict[str, str]:
-        page = {"$skip": first, "$top": top}
-        return {"href": address + "&".join(f"{name}={page[name]}" for name in order)}
+    def link(start: int) -> dict[str, str]:
+        values = {"$skip": start, "$top": top}
+        return {"href": url + "&".join(f"{name}={values[name]}" for name in order)}
 
     return {
         member: [
-            _item(world, thing, is_mixed=member == "items", now=call.now)
-            for thing in found[skip : skip + top]
+            _item(platform, context, item, is_mixed=member == "items")
+            for item in items[skip : skip + top]
         ],
         "_links": {
             "self": link(skip),
@@ -163,35 +182,36 @@ def _list(
 
 
 def _item(
-    world: Platform, thing: Folder | StoredFile, *, is_mixed: bool, now: float
+    platform: Platform, context: RequestContext, item: Folder | StoredFile, *, is_mixed: bool
 ) -> dict[str, Any]:
-    if isinstance(thing, Folder):
-        kind, item = "folder", folder_item(world, thing)
+    if isinstance(item, Folder):
+        kind, members = "folder", folder_item(platform, context.endpoints, item)
     else:
-        kind, item = "file", file_item(world, thing, now=now)
-    return {"type": kind, **item} if is_mixed else item
+        kind = "file"
+        members = file_item(platform, context.endpoints, item, now=context.now)
+    return {"type": kind, **members} if is_mixed else members
 
 
-def _page(world: Platform, call: Call) -> tuple[int, int]:
+def _page(platform: Platform, context: RequestContext) -> tuple[int, int]:
     try:
-        skip = int(call.query.get("$skip", 0))
-        top = int(call.query.get("$top", world.settings.storage_page_size))
+        skip = int(context.query.get("$skip", 0))
+        top = int(context.query.get("$top", platform.settings.storage_page_size))
     except ValueError:
-        raise ApiError(_invalid("$skip and $top must be numbers.")) from None
-    if top > _LARGEST_PAGE:
-        raise ApiError(_invalid(f"Page size is over {_LARGEST_PAGE} items limit."))
+        raise _invalid("$skip and $top must be numbers.") from None
+    if top > MAX_PAGE:
+        raise _invalid(f"Page size is over {MAX_PAGE} items limit.")
     if skip < 0 or top < 1:
-        raise ApiError(_invalid("$skip must not be negative, and $top must be positive."))
+        raise _invalid("$skip must not be negative, and $top must be positive.")
     return skip, top
 
 
-def _address(world: Platform, folder: Folder) -> str:
-    return f"{world.addresses.api}/storage/folders/{folder.id}"
+def _url(context: RequestContext, folder: Folder) -> str:
+    return f"{context.endpoints.api}/storage/folders/{folder.id}"
 
 
-def _invalid(message: str) -> Response:
-    return error(422, "InvalidStorageRequest", message)
+def _invalid(message: str) -> ApiError:
+    return ApiError(error(422, "InvalidStorageRequest", message))
 
 
-def _folder_not_found() -> Response:
-    return error(404, "FolderNotFound", "Requested folder not available.")
+def _folder_not_found() -> ApiError:
+    return ApiError(error(404, "FolderNotFound", "Requested folder not available."))

@@ -1,114 +1,198 @@
-"""The Synchronization API: the source files of storage connections."""
+"""The Synchronization API: the source files of storage and manifest connections."""
 
+from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._handlers.source_file_validation import source_faults, sources_in
-from itwin_export_async.emulator._handlers.synchronization import (
-    check_mappings,
-    connection_address,
+from itwin_export_async.emulator._handlers.connections import (
     endless_links,
     find_connection,
-    sent_object,
-    wants_whole_items,
+    required_body,
 )
-from itwin_export_async.emulator._handlers.validation import page
-from itwin_export_async.emulator._http.messages import ApiError, empty, error, invalid, json_answer
+from itwin_export_async.emulator._handlers.serializers import (
+    MANIFEST,
+    STORAGE,
+    ConnectionKind,
+    source_file_item,
+)
+from itwin_export_async.emulator._handlers.validation import (
+    manifest_source_errors,
+    page_of,
+    storage_source_errors,
+    wants_representation,
+)
+from itwin_export_async.emulator._http.messages import (
+    ApiError,
+    error,
+    invalid,
+    json_response,
+    no_content,
+)
+from itwin_export_async.emulator._http.router import api
 from itwin_export_async.emulator._state.connections import Connection, SourceFile
-from itwin_export_async.emulator._state.ids import pair
-from itwin_export_async.emulator._state.platform import Call, Platform
+from itwin_export_async.emulator._state.ids import new_guid
+from itwin_export_async.emulator._state.platform import Platform, RequestContext
 
-_SOURCE_FILE = "InvalidStorageConnectionSourceFileRequest"
-
-
-def add_source_file(world: Platform, call: Call) -> Response:
-    """`POST /synchronization/imodels/storageconnections/{connectionId}/sourcefiles`"""
-    connection = find_connection(world, call)
-    (source,) = sources_in(world.ids, [_described(call)])
-    _keep(world, connection, (*connection.source_files, source))
-    return json_answer(201, {"sourceFile": _item(world, source)})
+_STORAGE = STORAGE.path + "/{}/sourcefiles"
+_MANIFEST = MANIFEST.path + "/{}/sourcefiles"
 
 
-def get_source_file(world: Platform, call: Call) -> Response:
-    """`GET .../{connectionId}/sourcefiles/{sourceFileId}`"""
-    source = _known_source(find_connection(world, call), call)
-    return json_answer(200, {"sourceFile": _item(world, source)})
+@api("POST", _STORAGE)
+def add_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Add a source file to a storage connection."""
+    return _add(platform, context, STORAGE)
 
 
-def list_source_files(world: Platform, call: Call) -> Response:
-    """`GET .../{connectionId}/sourcefiles`"""
-    connection = find_connection(world, call)
-    skip, top = page(call, _SOURCE_FILE, default=world.settings.synchronization_page_size)
-    items = [_item(world, source) for source in connection.source_files]
-    if not wants_whole_items(call):
-        for item in items:
-            del item["connectorType"]
-    address = f"{connection_address(world, connection.id)}/sourcefiles?"
-    return json_answer(
-        200,
-        {"sourceFiles": items[skip : skip + top], "_links": endless_links(address, skip, top)},
-    )
+@api("GET", _STORAGE)
+def list_source_files(platform: Platform, context: RequestContext) -> Response:
+    """List the source files of a storage connection."""
+    return _list(platform, context, STORAGE)
 
 
-def update_source_file(world: Platform, call: Call) -> Response:
-    """`PUT .../{connectionId}/sourcefiles/{sourceFileId}`"""
-    connection = find_connection(world, call)
-    source = _known_source(connection, call)
-    said = _described(call)
-    updated = evolve(
-        source, storage_file_id=said["storageFileId"], connector_type=said["connectorType"]
-    )
-    others = connection.source_files
-    _keep(world, connection, tuple(updated if other is source else other for other in others))
-    return json_answer(200, {"sourceFile": _item(world, updated)})
+@api("GET", _STORAGE + "/{}")
+def get_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Return a source file of a storage connection."""
+    return _get(platform, context, STORAGE)
 
 
-def delete_source_file(world: Platform, call: Call) -> Response:
-    """`DELETE .../{connectionId}/sourcefiles/{sourceFileId}`"""
-    connection = find_connection(world, call)
-    source = _known_source(connection, call)
-    _keep(world, connection, tuple(s for s in connection.source_files if s is not source))
-    return empty(204)
+@api("PUT", _STORAGE + "/{}")
+def update_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Replace a source file of a storage connection."""
+    return _update(platform, context, STORAGE)
 
 
-def _described(call: Call) -> dict[str, Any]:
-    said = sent_object(call, _SOURCE_FILE)
-    found = source_faults(said)
-    if found:
-        raise ApiError(invalid(_SOURCE_FILE, *found))
-    return said
+@api("DELETE", _STORAGE + "/{}")
+def delete_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Remove a source file from a storage connection."""
+    return _delete(platform, context, STORAGE)
 
 
-def _known_source(connection: Connection, call: Call) -> SourceFile:
-    for source in connection.source_files:
-        if source.id == call.ids[1]:
-            return source
-    raise ApiError(
-        error(
-            404,
-            "StorageConnectionSourceFileNotFound",
-            "Requested StorageConnectionSourceFile is not available.",
+@api("POST", _MANIFEST)
+def add_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Add a source file to a manifest connection."""
+    return _add(platform, context, MANIFEST)
+
+
+@api("GET", _MANIFEST)
+def list_manifest_source_files(platform: Platform, context: RequestContext) -> Response:
+    """List the source files of a manifest connection."""
+    return _list(platform, context, MANIFEST)
+
+
+@api("GET", _MANIFEST + "/{}")
+def get_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Return a source file of a manifest connection."""
+    return _get(platform, context, MANIFEST)
+
+
+@api("PUT", _MANIFEST + "/{}")
+def update_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Replace a source file of a manifest connection."""
+    return _update(platform, context, MANIFEST)
+
+
+@api("DELETE", _MANIFEST + "/{}")
+def delete_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
+    """Remove a source file from a manifest connection."""
+    return _delete(platform, context, MANIFEST)
+
+
+def new_source_files(
+    id_rng: Random, kind: ConnectionKind, items: Sequence[dict[str, Any]]
+) -> tuple[SourceFile, ...]:
+    """Return the source files that a request describes, with new ids."""
+    return tuple(
+        SourceFile(
+            id=new_guid(id_rng),
+            file_id=item[kind.id_member],
+            connector_type=item.get("connectorType"),
         )
+        for item in items
     )
 
 
-def _keep(world: Platform, connection: Connection, sources: tuple[SourceFile, ...]) -> None:
+def check_mappings(platform: Platform, connection: Connection) -> None:
+    """Raise the 409 for a file that is mapped to the iModel already."""
+    service = platform.synchronizations
+    others = (c for c in service.of(connection.imodel) if c.id != connection.id)
+    mapped = [source.file_id for c in (*others, connection) for source in c.source_files]
+    if any(mapped.count(source.file_id) > 1 for source in connection.source_files):
+        raise ApiError(
+            error(
+                409,
+                "FileMappingToTheIModelAlreadyExists",
+                "One or more SourceFiles are already mapped to the iModel.",
+            )
+        )
+
+
+def _add(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
+    connection = find_connection(platform, context, kind)
+    (source,) = new_source_files(platform.id_rng, kind, [_body(context, kind)])
+    _save(platform, connection, (*connection.source_files, source))
+    item = source_file_item(platform, context.endpoints, kind, source)
+    return json_response(201, {"sourceFile": item})
+
+
+def _get(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
+    source = _find(find_connection(platform, context, kind), context, kind)
+    item = source_file_item(platform, context.endpoints, kind, source)
+    return json_response(200, {"sourceFile": item})
+
+
+def _list(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
+    connection = find_connection(platform, context, kind)
+    page_size = platform.settings.synchronization_page_size
+    skip, top = page_of(context, kind.invalid_source_file, default=page_size)
+    items = [
+        source_file_item(platform, context.endpoints, kind, source)
+        for source in connection.source_files[skip : skip + top]
+    ]
+    if not wants_representation(context):
+        for item in items:
+            item.pop("connectorType", None)
+    url = f"{kind.url(context.endpoints, connection.id)}/sourcefiles?"
+    return json_response(200, {"sourceFiles": items, "_links": endless_links(url, skip, top)})
+
+
+def _update(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
+    connection = find_connection(platform, context, kind)
+    source = _find(connection, context, kind)
+    body = _body(context, kind)
+    updated = evolve(source, file_id=body[kind.id_member], connector_type=body.get("connectorType"))
+    others = connection.source_files
+    _save(platform, connection, tuple(updated if s is source else s for s in others))
+    item = source_file_item(platform, context.endpoints, kind, updated)
+    return json_response(200, {"sourceFile": item})
+
+
+def _delete(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
+    connection = find_connection(platform, context, kind)
+    source = _find(connection, context, kind)
+    _save(platform, connection, tuple(s for s in connection.source_files if s is not source))
+    return no_content(204)
+
+
+def _body(context: RequestContext, kind: ConnectionKind) -> dict[str, Any]:
+    body = required_body(context, kind.invalid_source_file)
+    errors = storage_source_errors(body) if kind is STORAGE else manifest_source_errors(body)
+    if errors:
+        raise ApiError(invalid(kind.invalid_source_file, *errors))
+    return body
+
+
+def _find(connection: Connection, context: RequestContext, kind: ConnectionKind) -> SourceFile:
+    for source in connection.source_files:
+        if source.id == context.ids[1]:
+            return source
+    noun = f"{kind.noun}SourceFile"
+    raise ApiError(error(404, f"{noun}NotFound", f"Requested {noun} is not available."))
+
+
+def _save(platform: Platform, connection: Connection, sources: tuple[SourceFile, ...]) -> None:
     changed = evolve(connection, source_files=sources)
-    check_mappings(world, changed)
-    world.synchronizations.keep(changed)
-
-
-def _item(world: Platform, source: SourceFile) -> dict[str, Any]:
-    """A source file as it stands in answers; its name only while Storage has the file."""
-    file_id = source.storage_file_id
-    _, guid = pair(file_id) or ("", file_id)
-    item: dict[str, Any] = {
-        "id": source.id,
-        "storageFileId": file_id,
-        "connectorType": source.connector_type,
-        "_links": {"file": {"href": f"{world.addresses.api}/files/{guid}"}},
-    }
-    stored = world.file(file_id)
-    return item if stored is None else item | {"lastKnownFileName": stored.name}
+    check_mappings(platform, changed)
+    platform.synchronizations.save(changed)

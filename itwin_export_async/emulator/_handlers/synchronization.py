@@ -1,246 +1,388 @@
-"""The Synchronization API: storage connections and the user's consent.
+"""The Synchronization API: storage and manifest connections, their runs, reports, and consent.
 
-Lists tell the least of their items unless asked for whole ones by `Prefer: return=representation`.
+Lists show the minimal form of their items unless the request has `Prefer: return=representation`.
 """
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
-
-from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._handlers.source_file_validation import (
-    missing_property,
-    source_faults,
-    sources_in,
+from itwin_export_async.emulator._handlers.connections import (
+    authorization_information,
+    find_connection_strict,
+    get_connection,
+    get_run,
+    list_synchronization_connections,
+    list_synchronization_runs,
+    required_body,
+    start_run,
+    update_connection,
 )
-from itwin_export_async.emulator._handlers.validation import json_object, malformed, page, permitted
+from itwin_export_async.emulator._handlers.serializers import (
+    MANIFEST,
+    STORAGE,
+    ConnectionKind,
+    connection_item,
+)
+from itwin_export_async.emulator._handlers.source_files import (
+    check_mappings,
+    new_source_files,
+)
+from itwin_export_async.emulator._handlers.validation import (
+    connection_option_errors,
+    find_imodel,
+    imodel_id_errors,
+    manifest_source_errors,
+    source_list_errors,
+    storage_source_errors,
+)
 from itwin_export_async.emulator._http.messages import (
     ApiError,
     detail,
-    empty,
-    error,
-    header_of,
     invalid,
     invalid_value,
-    json_answer,
+    json_response,
+    no_content,
 )
-from itwin_export_async.emulator._state.connections import Connection, IModel
-from itwin_export_async.emulator._state.ids import is_guid, pair
-from itwin_export_async.emulator._state.platform import Call, Platform
+from itwin_export_async.emulator._http.router import api
+from itwin_export_async.emulator._state.connections import Connection
+from itwin_export_async.emulator._state.ids import encode_storage_id, is_guid, new_sha1_id
+from itwin_export_async.emulator._state.imodels import IModel
+from itwin_export_async.emulator._state.platform import Platform, RequestContext
+from itwin_export_async.emulator._state.run_lifecycle import (
+    HAS_OUTPUT,
+    Run,
+    Task,
+    plan_synchronization,
+)
 
-_CONNECTION = "InvalidStorageConnectionRequest"
+_STORAGE = STORAGE.path
+_MANIFEST = MANIFEST.path
+_MAX_DEPTH = 100  # of the children in a manifest
+_REPORTS = "InvalidBadgersRequest"
 
-_AUTHENTICATION_TYPES = ("User", "Service")
+
+@api("POST", _STORAGE)
+def create_storage_connection(platform: Platform, context: RequestContext) -> Response:
+    """Create a storage connection."""
+    return _create(platform, context, STORAGE)
 
 
-def create_storage_connection(world: Platform, call: Call) -> Response:
-    """`POST /synchronization/imodels/storageconnections`"""
-    body = sent_object(call, _CONNECTION)
-    found = [*_source_list_faults(body), *_imodel_faults(body), *_option_faults(body)]
-    if found:
-        raise ApiError(invalid(_CONNECTION, *found))
-    imodel = permitted(_known_imodel(world, body["iModelId"]))
-    connection = world.new_connection(
-        imodel,
+@api("GET", _STORAGE)
+def list_storage_connections(platform: Platform, context: RequestContext) -> Response:
+    """List storage connections, of one iModel or of all."""
+    return list_synchronization_connections(platform, context, STORAGE)
+
+
+@api("GET", _STORAGE + "/{}")
+def get_storage_connection(platform: Platform, context: RequestContext) -> Response:
+    """Return a storage connection."""
+    return get_connection(platform, context, STORAGE)
+
+
+@api("PUT", _STORAGE + "/{}")
+def update_storage_connection(platform: Platform, context: RequestContext) -> Response:
+    """Change the name or the authentication type of a storage connection."""
+    return update_connection(platform, context, STORAGE)
+
+
+@api("DELETE", _STORAGE + "/{}")
+def delete_storage_connection(platform: Platform, context: RequestContext) -> Response:
+    """Delete a storage connection."""
+    return _delete(platform, context, STORAGE)
+
+
+@api("POST", _STORAGE + "/{}/run")
+def start_synchronization(platform: Platform, context: RequestContext) -> Response:
+    """Start the run of a storage connection."""
+    connection = find_connection_strict(platform, context, STORAGE, STORAGE.invalid_run)
+    sources: dict[str, list[str]] = {}
+    for source in connection.source_files:
+        sources.setdefault(source.connector_type or "", []).append(source.file_id)
+    return _start(platform, context, connection, sources, {})
+
+
+@api("GET", _STORAGE + "/{}/runs/{}")
+def get_synchronization(platform: Platform, context: RequestContext) -> Response:
+    """Return a run of a storage connection."""
+    return get_run(platform, context, STORAGE)
+
+
+@api("GET", _STORAGE + "/{}/runs")
+def list_synchronizations(platform: Platform, context: RequestContext) -> Response:
+    """List the runs of a storage connection."""
+    return list_synchronization_runs(platform, context, STORAGE)
+
+
+@api("POST", _MANIFEST)
+def create_manifest_connection(platform: Platform, context: RequestContext) -> Response:
+    """Create a manifest connection."""
+    return _create(platform, context, MANIFEST)
+
+
+@api("GET", _MANIFEST)
+def list_manifest_connections(platform: Platform, context: RequestContext) -> Response:
+    """List manifest connections, of one iModel or of all."""
+    return list_synchronization_connections(platform, context, MANIFEST)
+
+
+@api("GET", _MANIFEST + "/{}")
+def get_manifest_connection(platform: Platform, context: RequestContext) -> Response:
+    """Return a manifest connection."""
+    return get_connection(platform, context, MANIFEST)
+
+
+@api("PUT", _MANIFEST + "/{}")
+def update_manifest_connection(platform: Platform, context: RequestContext) -> Response:
+    """Change the name or the authentication type of a manifest connection."""
+    return update_connection(platform, context, MANIFEST)
+
+
+@api("DELETE", _MANIFEST + "/{}")
+def delete_manifest_connection(platform: Platform, context: RequestContext) -> Response:
+    """Delete a manifest connection."""
+    return _delete(platform, context, MANIFEST)
+
+
+@api("POST", _MANIFEST + "/{}/runs")
+def start_manifest_synchronization(platform: Platform, context: RequestContext) -> Response:
+    """Start the run of a manifest connection; the body lists the files."""
+    connection = find_connection_strict(platform, context, MANIFEST, MANIFEST.invalid_run)
+    body = required_body(context, MANIFEST.invalid_run)
+    sources: dict[str, list[str]] = {}
+    errors = _manifest_errors(body.get("sourceFiles"), sources, is_child=False)
+    if errors:
+        raise ApiError(invalid(MANIFEST.invalid_run, *errors))
+    return _start(platform, context, connection, sources, body)
+
+
+@api("GET", _MANIFEST + "/{}/runs/{}")
+def get_manifest_synchronization(platform: Platform, context: RequestContext) -> Response:
+    """Return a run of a manifest connection."""
+    return get_run(platform, context, MANIFEST)
+
+
+@api("GET", _MANIFEST + "/{}/runs")
+def list_manifest_synchronizations(platform: Platform, context: RequestContext) -> Response:
+    """List the runs of a manifest connection."""
+    return list_synchronization_runs(platform, context, MANIFEST)
+
+
+@api("GET", "/synchronization/imodels/connections/authorizationinformation")
+def get_synchronization_authorization(platform: Platform, context: RequestContext) -> Response:
+    """Return whether the user has consented. `redirectUrl` is optional."""
+    message = "redirectUrl should be a valid URL."
+    return authorization_information(
+        platform,
+        context.query.get("redirecturl"),
+        invalid_url=detail("InvalidValue", message, "redirectUrl"),
+    )
+
+
+@api("GET", "/synchronization/reports")
+def list_reports(platform: Platform, context: RequestContext) -> Response:
+    """List the diagnostic reports of a run: one for each task that has ended."""
+    query = context.query
+    names = {"iModelId": "imodelid", "runId": "runid"}
+    errors = [
+        detail("MissingRequiredProperty", f"{name} was not provided.", name)
+        for name, parameter in names.items()
+        if not query.get(parameter)
+    ]
+    if query.get("imodelid") and not is_guid(query["imodelid"]):
+        errors.append(invalid_value("iModelId"))
+    if "taskid" in query and not is_guid(query["taskid"]):
+        errors.append(invalid_value("taskId"))
+    if errors:
+        raise ApiError(invalid(_REPORTS, *errors))
+    imodel = find_imodel(platform, query["imodelid"])
+    reports = [
+        _report(platform, context, imodel, run, task)
+        for connection in platform.synchronizations.of(imodel)
+        for run in platform.synchronizations.runs(connection).values()
+        if run.id == query["runid"]
+        for job in run.jobs
+        for task in job.tasks
+        if task.ends_at <= context.now and query.get("taskid") in (None, task.id)
+    ]
+    return json_response(200, {"reports": reports})
+
+
+def _create(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
+    body = required_body(context, kind.invalid_connection)
+    check = storage_source_errors if kind is STORAGE else manifest_source_errors
+    errors = [
+        *source_list_errors(body, check),
+        *imodel_id_errors(body),
+        *connection_option_errors(body),
+    ]
+    if errors:
+        raise ApiError(invalid(kind.invalid_connection, *errors))
+    connection = platform.new_connection(
+        kind.name,
+        find_imodel(platform, body["iModelId"]),
         display_name=body.get("displayName"),
         authentication_type=body.get("authenticationType", "User"),
-        source_files=sources_in(world.ids, body["sourceFiles"]),
+        now=context.now,
+        source_files=new_source_files(platform.id_rng, kind, body["sourceFiles"]),
     )
-    check_mappings(world, connection)
-    world.synchronizations.keep(connection)
-    return json_answer(201, {"connection": _connection(world, connection)})
+    check_mappings(platform, connection)
+    platform.synchronizations.save(connection)
+    item = connection_item(platform, context.endpoints, connection)
+    return json_response(201, {"connection": item})
 
 
-def get_storage_connection(world: Platform, call: Call) -> Response:
-    """`GET /synchronization/imodels/storageconnections/{connectionId}`"""
-    connection = find_connection(world, call)
-    return json_answer(200, {"connection": _connection(world, connection)})
+def _delete(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
+    connection = find_connection_strict(platform, context, kind, kind.invalid_connection)
+    platform.synchronizations.remove(connection)
+    return no_content(204)
 
 
-def list_storage_connections(world: Platform, call: Call) -> Response:
-    """`GET /synchronization/imodels/storageconnections?imodelId=`
-
-    Without `imodelId` all that those who ask may see. The page links never end, and spell the
-    parameter in another way than it must be sent.
-    """
-    service = world.synchronizations
-    address, found = _address(world), list(service.connections.values())
-    if "imodelid" in call.query:
-        imodel = permitted(_known_imodel(world, call.query["imodelid"]))
-        address, found = f"{address}?iModelId={imodel.id}&", service.of(imodel)
-    else:
-        address, found = f"{address}?", [c for c in found if c.imodel.authorized]
-    skip, top = page(call, _CONNECTION, default=world.settings.synchronization_page_size)
-    is_whole = wants_whole_items(call)
-    items = [_connection(world, c) if is_whole else _in_short(c) for c in found]
-    return json_answer(
-        200,
-        {"connections": items[skip : skip + top], "_links": endless_links(address, skip, top)},
-    )
-
-
-def update_storage_connection(world: Platform, call: Call) -> Response:
-    """`PUT /synchronization/imodels/storageconnections/{connectionId}`"""
-    connection = find_connection_strict(world, call)
-    body = sent_object(call, _CONNECTION)
-    found = _option_faults(body)
-    if found:
-        raise ApiError(invalid(_CONNECTION, *found))
-    updated = evolve(
+def _start(
+    platform: Platform,
+    context: RequestContext,
+    connection: Connection,
+    sources: Mapping[str, Sequence[str]],
+    body: dict[str, Any],
+) -> Response:
+    kind = STORAGE if connection.kind == "storage" else MANIFEST
+    return start_run(
+        platform,
+        context,
+        kind,
         connection,
-        display_name=body.get("displayName", connection.display_name),
-        authentication_type=body.get("authenticationType", connection.authentication_type),
-    )
-    world.synchronizations.keep(updated)
-    return json_answer(200, {"connection": _connection(world, updated, version="v1/")})
-
-
-def delete_storage_connection(world: Platform, call: Call) -> Response:
-    """`DELETE /synchronization/imodels/storageconnections/{connectionId}`"""
-    world.synchronizations.remove(find_connection_strict(world, call))
-    return empty(204)
-
-
-def get_synchronization_authorization(world: Platform, call: Call) -> Response:
-    """`GET /synchronization/imodels/connections/authorizationinformation[?redirectUrl=]`"""
-    address = "https://connect-itwinbridgeportal.bentley.com/authenticate"
-    redirect_url = call.query.get("redirecturl")
-    if redirect_url is not None:
-        parts = urlsplit(redirect_url)
-        if not parts.scheme or not parts.netloc:
-            wrong = detail("InvalidValue", "redirectUrl should be a valid URL.", "redirectUrl")
-            return invalid("InvalidAuthorizationInformationRequest", wrong)
-        address = f"{address}?redirect_url={redirect_url}"
-    return json_answer(
-        200,
-        {
-            "authorizationInformation": {
-                "isUserAuthorized": world.settings.user_authorized,
-                "_links": {"authorizationUrl": {"href": address}},
-            }
-        },
+        body,
+        lambda: _plan(platform, context, connection, sources),
     )
 
 
-def sent_object(call: Call, code: str) -> dict[str, Any]:
-    """The body, which must be a JSON object."""
-    if not call.request.body:
-        raise ApiError(error(422, "MissingRequestBody", "Request body was not provided."))
-    body = json_object(call)
-    if body is None:
-        raise malformed(code)
-    return body
-
-
-def find_connection(world: Platform, call: Call) -> Connection:
-    """The connection that is asked for, when those who ask may use it."""
-    connection = world.synchronizations.connections.get(call.ids[0])
-    if connection is None:
-        raise ApiError(
-            error(404, "StorageConnectionNotFound", "Requested StorageConnection is not available.")
+def _plan(
+    platform: Platform,
+    context: RequestContext,
+    connection: Connection,
+    sources: Mapping[str, Sequence[str]],
+) -> Run:
+    """Return the run that starts now, with the changeset and the event of its end."""
+    imodel = connection.imodel
+    run = plan_synchronization(
+        connection_id=connection.id,
+        kind=connection.kind,
+        now=context.now,
+        plan=platform.synchronizations.next_plan(imodel),
+        settings=platform.settings,
+        id_rng=platform.id_rng,
+        run_rng=platform.run_rng,
+        sources=sources,
+    )
+    tasks = [task for job in run.jobs for task in job.tasks]
+    changed = [task for task in tasks if _has_changed(platform, connection, task)]
+    if run.result in HAS_OUTPUT and changed:
+        imodel.schedule_push(
+            new_sha1_id(platform.id_rng),
+            at=run.ends_at,
+            task_id=changed[0].id,
+            changed_files=[task.source_id or "" for task in changed],
         )
-    permitted(connection.imodel)
-    return connection
-
-
-def find_connection_strict(world: Platform, call: Call, code: str = _CONNECTION) -> Connection:
-    """The connection to be changed; what is no id at all is invalid rather than unknown."""
-    connection_id = call.ids[0]
-    if pair(connection_id) is None and not is_guid(connection_id):
-        raise ApiError(invalid(code, invalid_value("connectionId")))
-    return find_connection(world, call)
-
-
-def check_mappings(world: Platform, connection: Connection) -> None:
-    """Refuse a connection with a file that the iModel has already."""
-    others = (c for c in world.synchronizations.of(connection.imodel) if c.id != connection.id)
-    mapped = [source.storage_file_id for c in (*others, connection) for source in c.source_files]
-    own = [source.storage_file_id for source in connection.source_files]
-    if any(mapped.count(file_id) > 1 for file_id in own):
-        raise ApiError(
-            error(
-                409,
-                "FileMappingToTheIModelAlreadyExists",
-                "One or more SourceFiles are already mapped to the iModel.",
-            )
-        )
-
-
-def connection_address(world: Platform, connection_id: str) -> str:
-    """Where a connection is."""
-    return f"{_address(world)}/{connection_id}"
-
-
-def wants_whole_items(call: Call) -> bool:
-    """Whether a list is to show all of its items."""
-    return "return=representation" in header_of(call.request, "Prefer").lower()
-
-
-def endless_links(address: str, skip: int, top: int) -> dict[str, dict[str, str]]:
-    """Links to pages before and after, whether there are any or not."""
-    starts = {"self": skip, "prev": max(skip - top, 0), "next": skip + top}
-    return {name: {"href": f"{address}$skip={n}&$top={top}"} for name, n in starts.items()}
-
-
-def _connection(world: Platform, connection: Connection, *, version: str = "") -> dict[str, Any]:
-    imodel, api = connection.imodel, world.addresses.api
-    links = {
-        "iModel": {"href": f"{api}/imodels/{version}{imodel.id}"},
-        "iTwin": {"href": f"{api}/itwins/{version}{imodel.itwin_id}"},
-    }
-    last_run = world.synchronizations.last_run(connection)
-    if last_run is not None:
-        own = connection_address(world, connection.id)
-        links["lastRun"] = {"href": f"{own}/runs/{last_run.id}"}
-    return {
-        **_in_short(connection),
+    content = {
+        "synchronizationId": run.id,
         "iModelId": imodel.id,
-        "iTwinId": imodel.itwin_id,
-        "authenticationType": connection.authentication_type,
-        "_links": links,
+        "connectionId": connection.id,
+        "result": run.result[:1].lower() + run.result[1:],
+    }
+    platform.publish(imodel, "synchronization.jobCompleted.v1", content, at=run.ends_at)
+    return run
+
+
+def _has_changed(platform: Platform, connection: Connection, task: Task) -> bool:
+    """Whether a source has changed since the last synchronization of this connection."""
+    stored = platform.file(task.source_id or "")
+    blob = stored and platform.file_store.blobs.get(stored.blob, now=platform.clock.last)
+    key, etag = (connection.id, task.source_id or ""), blob.etag if blob else ""
+    before = platform.synchronized.get(key)
+    platform.synchronized[key] = etag
+    return before != etag
+
+
+def _manifest_errors(
+    files: object, sources: dict[str, list[str]], *, is_child: bool, depth: int = 0
+) -> list[dict[str, str]]:
+    """Return the details for the files of a manifest, and collect the files by connector."""
+    if files is None and is_child:
+        return []
+    if not isinstance(files, list) or not (files or is_child) or depth > _MAX_DEPTH:
+        return [invalid_value("sourceFiles")]
+    errors: list[dict[str, str]] = []
+    for file in files:
+        if not isinstance(file, dict):
+            errors.append(invalid_value("sourceFiles"))
+            continue
+        required = ("id", "name", "url", *(() if is_child else ("action",)))
+        errors += [
+            detail("MissingRequiredProperty", f"{name} was not provided.", name)
+            for name in required
+            if not isinstance(file.get(name), str)
+        ]
+        if file.get("action", "bridge") not in ("bridge", "unmap"):
+            errors.append(invalid_value("action"))
+        connector = file.get("connectorType", file.get("connector", ""))
+        if not errors:
+            sources.setdefault(str(connector), []).append(file["id"])
+        errors += _manifest_errors(file.get("children"), sources, is_child=True, depth=depth + 1)
+    return errors
+
+
+def _report(
+    platform: Platform, context: RequestContext, imodel: IModel, run: Run, task: Task
+) -> dict[str, Any]:
+    """Return a diagnostic report, its content written to the blob store."""
+    path = f"/reports/{task.id}.json"
+    blobs = platform.file_store.blobs
+    if blobs.get(path, now=context.now) is None:
+        content = json.dumps(_report_content(platform, imodel, run, task)).encode()
+        blobs.put(path, lambda: content, since=task.ends_at)
+    expiry = platform.clock.moment(context.now + platform.settings.download_lifetime)
+    query = blobs.sign(path, rights="r", expiry=expiry, name=f"{task.id}.json")
+    return {
+        "id": encode_storage_id(imodel.id, task.id),
+        "imodelId": imodel.id,
+        "runId": run.id,
+        "taskId": task.id,
+        "sasUri": f"{context.endpoints.blobs}{path}?{query}",
+        "createdTimeStamp": platform.clock.stamp(task.ends_at),
     }
 
 
-def _in_short(connection: Connection) -> dict[str, Any]:
-    return {"id": connection.id, "displayName": connection.display_name}
-
-
-def _source_list_faults(body: dict[str, Any]) -> list[dict[str, str]]:
-    sources = body.get("sourceFiles")
-    if sources is None:
-        return [missing_property("sourceFiles")]
-    if not isinstance(sources, list):
-        return [invalid_value("sourceFiles")]
-    if not sources:
-        nothing = "At least one input file must be included to create a ConnectionDefinition."
-        return [detail("MissingRequiredProperty", nothing, "sourceFiles")]
-    return [fault for source in sources for fault in source_faults(source)]
-
-
-def _imodel_faults(body: dict[str, Any]) -> list[dict[str, str]]:
-    imodel_id = body.get("iModelId")
-    if imodel_id is None:
-        return [detail("MissingRequiredProperty", "imodelId was not provided.", "imodelId")]
-    is_id = isinstance(imodel_id, str) and is_guid(imodel_id)
-    return [] if is_id else [invalid_value("imodelId")]
-
-
-def _option_faults(body: dict[str, Any]) -> list[dict[str, str]]:
-    found = []
-    if not isinstance(body.get("displayName"), str | None):
-        found.append(invalid_value("displayName"))
-    if body.get("authenticationType", "User") not in _AUTHENTICATION_TYPES:
-        found.append(invalid_value("authenticationType"))
-    return found
-
-
-def _known_imodel(world: Platform, imodel_id: str) -> IModel:
-    imodel = world.imodels.get(imodel_id)
-    if imodel is None:
-        raise ApiError(error(404, "iModelNotFound", "Requested iModel is not available."))
-    return imodel
-
-
-def _address(world: Platform) -> str:
-    return f"{world.addresses.api}/synchronization/imodels/storageconnections"
+def _report_content(platform: Platform, imodel: IModel, run: Run, task: Task) -> dict[str, Any]:
+    stored = platform.file(task.source_id or "")
+    name = stored.name if stored else task.source_id
+    level = "Error" if task.error else "Warning"
+    audit = {"issueid": "ITW-0001", "level": level, "category": "General", "type": "Other"}
+    message = task.error["message"] if task.error else "An element has no geometry."
+    return {
+        "context": {
+            "reportType": "detailReport",
+            "operationType": "Create",
+            "jobid": run.id,
+            "contextid": imodel.itwin_id,
+            "imodelid": imodel.id,
+            "activityid": task.id,
+            "timestamp": platform.clock.stamp(task.ends_at),
+        },
+        "sourceFilesInfo": {
+            "itemType": "File",
+            "fileId": task.source_id,
+            "fileName": name,
+            "fileExists": stored is not None,
+            "bimFileExists": True,
+            "Files": [],
+        },
+        "filerecords": [
+            {
+                "file": {"identifier": task.source_id, "path": name},
+                "auditrecords": [
+                    {"auditinfo": audit | {"message": message, "fileName": name}, "elementinfo": {}}
+                ],
+            }
+        ],
+    }

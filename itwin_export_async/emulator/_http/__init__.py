@@ -1,1 +1,1 @@
-"""Requests in, responses out: in memory or behind a server."""
+"""HTTP: routes, the way of a request, and the transports."""

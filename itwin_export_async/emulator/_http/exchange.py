@@ -1,25 +1,26 @@
-"""One request and its answer, from arrival to where the answer got."""
+"""One request and its answer, from arrival to delivery."""
 
 from collections.abc import Hashable
 
 from attrs import define
 
 from itwin_export_async._protocol.messages import Request, Response
-from itwin_export_async.emulator._http.messages import header_of, length_of
-from itwin_export_async.emulator._middleware.faults import Outcome
-from itwin_export_async.emulator._state.platform import Call
+from itwin_export_async.emulator._http.messages import body_length, header_of
+from itwin_export_async.emulator._middleware.fault_injection import Outcome
+from itwin_export_async.emulator._state.platform import RequestContext
 
 
 @define(kw_only=True, eq=False)
 class Exchange:
-    """One request on its way through the services.
+    """One request on its way through the emulator.
 
-    `at` is when it arrived; `sent` its place in the order of all that clients did and were told
-    (see `Auditor`). `truth` is what the services did and said, None where they did nothing; `said` is
-    what goes back, `is_true` unless something else was put in its place. After `stop` bytes of its
-    body the connection breaks, None means never; all of it comes `late` by so many seconds.
-    `leeway` are the seconds for which the request may have been on its way unseen. `caller` is the
-    one who waits for the answer, None where that cannot be seen.
+    - `at` is when it arrived, `sent` its position in the order of events (see `Auditor`).
+    - `handler_response` is what its handler returned, None if the handler was not called.
+      `response` is what goes back. It is `is_unaltered` unless a fault replaced it.
+    - The connection breaks after `truncate_at` bytes of the body; None means never.
+    - The answer is delayed by `delay` seconds.
+    - `leeway` is for how many seconds the request may have been on its way unnoticed.
+    - `caller` identifies the task that waits for the answer, None if it is not known.
     """
 
     request: Request
@@ -29,27 +30,29 @@ class Exchange:
     service: str = ""
     leeway: float = 0.0
     caller: Hashable = None
-    call: Call | None = None
-    truth: Response | None = None
-    is_true: bool = True
-    said: Outcome | None = None
-    stop: int | None = None
-    late: float = 0.0
+    context: RequestContext | None = None
+    handler_response: Response | None = None
+    is_unaltered: bool = True
+    response: Outcome | None = None
+    truncate_at: int | None = None
+    delay: float = 0.0
     fault: str | None = None
 
     @property
     def answer(self) -> Response | None:
-        """What goes back, None when the connection breaks before."""
-        return self.said if isinstance(self.said, Response) else None
+        """The response that goes back, None if the connection breaks before it."""
+        return self.response if isinstance(self.response, Response) else None
 
     @property
     def breaks(self) -> bool:
-        """Whether the connection breaks before the answer has come whole."""
+        """Whether the connection breaks before the end of the answer."""
         answer = self.answer
-        return answer is None or (self.stop is not None and self.stop < length_of(answer))
+        return answer is None or (
+            self.truncate_at is not None and self.truncate_at < body_length(answer)
+        )
 
     @property
     def token(self) -> str:
-        """The bearer token it was sent with, or an empty string."""
+        """The bearer token of the request, an empty string if it has none."""
         scheme, _, token = header_of(self.request, "Authorization").partition(" ")
         return token if scheme.lower() == "bearer" else ""

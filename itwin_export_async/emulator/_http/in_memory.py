@@ -1,6 +1,7 @@
-"""How requests and answers get from the client to the services and back, without a network."""
+"""Requests and answers without a network."""
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from weakref import ref
@@ -11,81 +12,123 @@ from itwin_export_async._protocol.messages import (
     StreamedResponse,
     TransportError,
 )
-from itwin_export_async.emulator._config import Settings
 from itwin_export_async.emulator._http.exchange import Exchange
-from itwin_export_async.emulator._http.messages import body_of, head_of, length_of, whole
-from itwin_export_async.emulator._http.pipeline import Gateway
+from itwin_export_async.emulator._http.messages import (
+    body_chunks,
+    body_length,
+    materialize,
+    without_body,
+)
+from itwin_export_async.emulator._http.pipeline import Pipeline
 
 _BROKEN = "the connection broke within the answer"
+_STARTS = frozenset({"create_run", "start_synchronization", "start_manifest_synchronization"})
+_LONG_RUN = 60.0  # seconds of real time
+_REAL_TIME_LOOPS = frozenset({"asyncio", "uvloop", "winloop"})
 
 
-def handled(gateway: Gateway, request: Request) -> Response:
-    """The answer to one request, at once, its body whole; a broken connection is raised."""
-    exchange = gateway.begin(request, sent=gateway.judge.next_order(), caller=_caller())
-    if not exchange.breaks:
-        gateway.delivered(exchange)
-        return whole(_answer(exchange))
-    gateway.lost(exchange)
-    if exchange.answer is None:
-        raise _broken(exchange)
-    raise ConnectionResetError(_BROKEN)
+class InMemoryTransport:
+    """Carries requests to a pipeline."""
 
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._has_warned = False
 
-async def carried(gateway: Gateway, settings: Settings, request: Request) -> Response:
-    """The answer to one request as it comes over a network, its body whole."""
-    exchange = await _asked(gateway, settings, request)
-    if exchange.breaks:
-        gateway.lost(exchange)
-        raise _no_answer(request, ConnectionResetError(_BROKEN))
-    gateway.delivered(exchange)
-    return whole(_answer(exchange))
+    def handle(self, request: Request) -> Response:
+        """Return the answer to a request at once. A broken connection is raised as `OSError`."""
+        pipeline = self._pipeline
+        exchange = pipeline.dispatch(request, sent=pipeline.auditor.next_order(), caller=_caller())
+        if not exchange.breaks:
+            pipeline.delivered(exchange)
+            return materialize(_answer(exchange))
+        pipeline.lost(exchange)
+        if exchange.answer is None:
+            raise _failure(exchange)
+        raise ConnectionResetError(_BROKEN)
 
-
-@asynccontextmanager
-async def streamed(
-    gateway: Gateway, settings: Settings, request: Request
-) -> AsyncIterator[StreamedResponse]:
-    """The answer to one request as it comes over a network, its body in pieces."""
-    exchange = await _asked(gateway, settings, request)
-    answer, stop = _answer(exchange), exchange.stop
-    is_read = False
-
-    async def chunks() -> AsyncIterator[bytes]:
-        nonlocal is_read
-        for piece in body_of(answer, stop):
-            await asyncio.sleep(0)
-            yield piece
-        is_read = True
+    async def send(self, request: Request) -> Response:
+        """Return the answer to a request after the latency of the network."""
+        exchange = await self._exchange(request)
         if exchange.breaks:
-            gateway.lost(exchange)
-            raise _no_answer(request, ConnectionResetError(_BROKEN))
+            self._pipeline.lost(exchange)
+            raise _transport_error(request, ConnectionResetError(_BROKEN))
+        self._pipeline.delivered(exchange)
+        return materialize(_answer(exchange))
 
-    yield StreamedResponse(response=head_of(answer), chunks=chunks())
-    if answer.status < 300 and length_of(answer) and not is_read:
-        gateway.judge.unread(exchange)
-    gateway.delivered(exchange)
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[StreamedResponse]:
+        """Yield the answer to a request with its body in chunks."""
+        exchange = await self._exchange(request)
+        answer, truncate_at = _answer(exchange), exchange.truncate_at
+        is_read = False
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal is_read
+            for chunk in body_chunks(answer, truncate_at):
+                await asyncio.sleep(0)
+                yield chunk
+            is_read = True
+            if exchange.breaks:
+                self._pipeline.lost(exchange)
+                raise _transport_error(request, ConnectionResetError(_BROKEN))
+
+        yield StreamedResponse(response=without_body(answer), chunks=chunks())
+        if answer.status < 300 and body_length(answer) and not is_read:
+            self._pipeline.auditor.unread(exchange)
+        self._pipeline.delivered(exchange)
+
+    async def _exchange(self, request: Request) -> Exchange:
+        """Send a request and await its answer. Raises `TransportError` if none arrives."""
+        pipeline = self._pipeline
+        sent = pipeline.auditor.next_order()
+        await asyncio.sleep(pipeline.platform.settings.latency)
+        exchange = pipeline.dispatch(request, sent=sent, caller=_caller())
+        if exchange.delay:
+            try:
+                await asyncio.sleep(exchange.delay)
+            except asyncio.CancelledError:  # the client has stopped waiting
+                pipeline.lost(exchange)
+                raise
+        if exchange.answer is None:
+            pipeline.lost(exchange)
+            failure = _failure(exchange)
+            raise _transport_error(request, failure) from failure
+        self._warn_of_long_run(exchange)
+        return exchange
+
+    def _warn_of_long_run(self, exchange: Exchange) -> None:
+        """Warn once if a run was started that takes minutes of real time."""
+        response = exchange.handler_response
+        if (
+            self._has_warned
+            or exchange.operation not in _STARTS
+            or response is None
+            or response.status != 202
+            or not _is_real_time()
+        ):
+            return
+        *_, connection_id, _, run_id = response.headers["Location"].split("/")
+        platform = self._pipeline.platform
+        is_export = exchange.operation == "create_run"
+        service = platform.exports if is_export else platform.synchronizations
+        run = service.run(connection_id, run_id)
+        if run is not None and run.ends_at - run.starts_at > _LONG_RUN:
+            self._has_warned = True
+            seconds = run.ends_at - run.starts_at
+            warnings.warn(
+                f"a run of the emulator takes {seconds:.0f} s of real time here: use the fixture "
+                "itwin_virtual_time or run_virtual(), or pass speed= or run_seconds= to Emulator",
+                stacklevel=4,
+            )
 
 
-async def _asked(gateway: Gateway, settings: Settings, request: Request) -> Exchange:
-    """The request has gone there, and the answer has come; one that did not is raised."""
-    sent = gateway.judge.next_order()
-    await asyncio.sleep(settings.latency)
-    exchange = gateway.begin(request, sent=sent, caller=_caller())
-    if exchange.late:
-        try:
-            await asyncio.sleep(exchange.late)
-        except asyncio.CancelledError:  # the client has given up
-            gateway.lost(exchange)
-            raise
-    if exchange.answer is None:
-        gateway.lost(exchange)
-        failure = _broken(exchange)
-        raise _no_answer(request, failure) from failure
-    return exchange
+def _is_real_time() -> bool:
+    """Whether the running loop is known to follow real time."""
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0] in _REAL_TIME_LOOPS
 
 
 def _caller() -> Hashable:
-    """Who waits for the answer: a task, or all that goes on outside of tasks."""
+    """Return an identity of the current task, or one for all code outside of tasks."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -98,12 +141,12 @@ def _answer(exchange: Exchange) -> Response:
     return exchange.answer
 
 
-def _broken(exchange: Exchange) -> OSError:
-    assert isinstance(exchange.said, OSError)
-    return exchange.said
+def _failure(exchange: Exchange) -> OSError:
+    assert isinstance(exchange.response, OSError)
+    return exchange.response
 
 
-def _no_answer(request: Request, failure: OSError) -> TransportError:
+def _transport_error(request: Request, failure: OSError) -> TransportError:
     return TransportError(
         message=str(failure) or type(failure).__name__,
         method=request.method,

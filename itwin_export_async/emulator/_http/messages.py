@@ -1,4 +1,4 @@
-"""The forms that answers come in."""
+"""The forms of answers: JSON documents, errors of the platform, and bodies generated on the fly."""
 
 import json
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from attrs import evolve, frozen
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from itwin_export_async._protocol.messages import Request, Response
-from itwin_export_async.emulator._state.contents import Content, pieces
+from itwin_export_async.emulator._state.blobs import Content, chunks
 
 
 class ApiError(Exception):
-    """An operation ends here, with this answer."""
+    """Ends an operation with an error response."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response)
@@ -20,44 +20,51 @@ class ApiError(Exception):
 
 
 @frozen(kw_only=True)
-class Streamed(Response):
-    """An answer whose body is made while it is sent: a content from `first` up to `stop`."""
+class LazyResponse(Response):
+    """A response whose body is generated while it is sent: `content` from `first` up to `stop`."""
 
     content: Content
     first: int
     stop: int
 
 
-def body_of(response: Response, length: int | None = None) -> Iterator[bytes]:
-    """The body, or its first `length` bytes, some of it at a time."""
-    count = length_of(response) if length is None else min(length, length_of(response))
-    if isinstance(response, Streamed):
-        return pieces(response.content, response.first, response.first + count)
-    return pieces(response.body, 0, count)
+def body_chunks(response: Response, length: int | None = None) -> Iterator[bytes]:
+    """Yield the body, or its first `length` bytes, in chunks."""
+    count = body_length(response) if length is None else min(length, body_length(response))
+    if isinstance(response, LazyResponse):
+        return chunks(response.content, response.first, response.first + count)
+    return chunks(response.body, 0, count)
 
 
-def whole(response: Response) -> Response:
-    """The same answer, its body made and held."""
-    if not isinstance(response, Streamed):
+def body_length(response: Response) -> int:
+    """Return the length of the body in bytes."""
+    if isinstance(response, LazyResponse):
+        return response.stop - response.first
+    return len(response.body)
+
+
+def materialize(response: Response) -> Response:
+    """Return the response with its body in memory."""
+    if not isinstance(response, LazyResponse):
         return response
-    return _with_body(response, b"".join(body_of(response)))
+    return _with_body(response, b"".join(body_chunks(response)))
 
 
-def head_of(response: Response) -> Response:
-    """The same answer without its body."""
+def without_body(response: Response) -> Response:
+    """Return the response with an empty body."""
     return _with_body(response, b"")
 
 
 def header_of(request: Request, name: str) -> str:
-    """A header of the request, in whatever letter case it was sent, or an empty string."""
+    """Return a header of a request in any letter case, an empty string if it is absent."""
     if name in request.headers:
         return request.headers[name]
     wanted = name.lower()
-    return next((text for key, text in request.headers.items() if key.lower() == wanted), "")
+    return next((value for key, value in request.headers.items() if key.lower() == wanted), "")
 
 
-def json_answer(status: int, payload: dict[str, Any]) -> Response:
-    """A JSON document."""
+def json_response(status: int, payload: dict[str, Any]) -> Response:
+    """Return a JSON document."""
     return Response(
         status=status,
         headers={"Content-Type": "application/json"},
@@ -65,37 +72,37 @@ def json_answer(status: int, payload: dict[str, Any]) -> Response:
     )
 
 
-def empty(status: int, *, location: str | None = None) -> Response:
-    """An answer without body and content type, pointing to `location` if one is given."""
+def no_content(status: int, *, location: str | None = None) -> Response:
+    """Return a response without body and content type, with a `Location` if one is given."""
     return Response(status=status, headers={} if location is None else {"Location": location})
 
 
 def detail(code: str, message: str, target: str | None = None) -> dict[str, str]:
-    """One line of an error's `details`."""
-    line = {"code": code, "message": message}
-    return line if target is None else line | {"target": target}
+    """Return one entry of an error's `details`."""
+    entry = {"code": code, "message": message}
+    return entry if target is None else entry | {"target": target}
 
 
 def error(status: int, code: str, message: str, *details: dict[str, str]) -> Response:
-    """A refusal as the platform words it."""
-    said: dict[str, Any] = {"code": code, "message": message}
+    """Return an error in the platform's shape."""
+    members: dict[str, Any] = {"code": code, "message": message}
     if details:
-        said["details"] = list(details)
-    return json_answer(status, {"error": said})
+        members["details"] = list(details)
+    return json_response(status, {"error": members})
 
 
 def invalid(code: str, *details: dict[str, str]) -> Response:
-    """The 422 of an operation, with what is wrong."""
+    """Return the 422 of an operation."""
     return error(422, code, "Cannot perform operation.", *details)
 
 
 def invalid_value(target: str) -> dict[str, str]:
-    """The line that says a value is not accepted."""
+    """Return the detail for a value that is not accepted."""
     return detail("InvalidValue", f"Provided {target} value is not valid.", target)
 
 
 def insufficient_permissions() -> Response:
-    """The 403 of every operation."""
+    """Return the 403 of every operation."""
     return error(
         403,
         "InsufficientPermissions",
@@ -104,7 +111,7 @@ def insufficient_permissions() -> Response:
 
 
 def operation_not_found() -> Response:
-    """The gateway's own 404: no such path, or no such version in Accept."""
+    """Return the gateway's 404: no such path, or no such version in `Accept`."""
     return error(
         404,
         "ResourceNotFound",
@@ -113,17 +120,22 @@ def operation_not_found() -> Response:
     )
 
 
-def dated(response: Response, request: Request, date: str) -> Response:
-    """The answer to this request: it tells the time, unless it does already.
+def bad_request() -> Response:
+    """Return the gateway's 400 for a URL that cannot be parsed."""
+    return error(400, "InvalidRequest", "The request URL is malformed.")
 
-    Its headers keep the letter case that they were given.
+
+def with_date(response: Response, request: Request, date: str) -> Response:
+    """Return the response to this request with a `Date` header, unless it has one.
+
+    The names of its headers keep their letter case.
     """
     headers = response.headers
     if "Date" not in headers:
-        told = CIMultiDict(headers)
-        told["Date"] = date
-        headers = CIMultiDictProxy(told)
-    if isinstance(response, Streamed):
+        dated = CIMultiDict(headers)
+        dated["Date"] = date
+        headers = CIMultiDictProxy(dated)
+    if isinstance(response, LazyResponse):
         return evolve(response, headers=headers, method=request.method, url=request.url)
     return Response(
         status=response.status,
@@ -132,13 +144,6 @@ def dated(response: Response, request: Request, date: str) -> Response:
         method=request.method,
         url=request.url,
     )
-
-
-def length_of(response: Response) -> int:
-    """How many bytes its body has."""
-    if isinstance(response, Streamed):
-        return response.stop - response.first
-    return len(response.body)
 
 
 def _with_body(response: Response, body: bytes) -> Response:

@@ -1,147 +1,174 @@
-"""The way of every request: limits, faults, the services themselves, oddities, and the record."""
+"""The way of every request: rate limit, faults, handler, quirks, and the log."""
 
 from collections.abc import Hashable
 from urllib.parse import urlsplit
 
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator._audit.auditor import Auditor
-from itwin_export_async.emulator._handlers.identity import admit
+from itwin_export_async.emulator._handlers import ROUTES
+from itwin_export_async.emulator._handlers.identity import authenticate
 from itwin_export_async.emulator._http.exchange import Exchange
-from itwin_export_async.emulator._http.messages import ApiError, dated, length_of
+from itwin_export_async.emulator._http.messages import ApiError, body_length, with_date
 from itwin_export_async.emulator._http.request_log import RequestLog, RequestRecord
-from itwin_export_async.emulator._http.router import route
-from itwin_export_async.emulator._http.routes import UNKNOWN, Route
+from itwin_export_async.emulator._http.router import Route, Router
 from itwin_export_async.emulator._middleware.chaos import Chaos, ChaosInjector
-from itwin_export_async.emulator._middleware.fault_injection import Script
-from itwin_export_async.emulator._middleware.faults import Fault
+from itwin_export_async.emulator._middleware.fault_injection import Fault, FaultQueue
 from itwin_export_async.emulator._middleware.quirks import QuirkSet
-from itwin_export_async.emulator._middleware.rate_limiter import Limits, too_many_calls
-from itwin_export_async.emulator._state.platform import Call, Platform
+from itwin_export_async.emulator._middleware.rate_limiter import (
+    RateLimiter,
+    rate_limit_exceeded,
+)
+from itwin_export_async.emulator._state.platform import Endpoints, Platform, RequestContext
+
+ROUTER = Router(ROUTES)
 
 
-class Gateway:
-    """Leads requests to the services of one world, and their answers back.
+class Pipeline:
+    """Passes requests to the services of one platform, and their answers back.
 
-    `limits`, `chaos` and `oddities` may be changed at any time.
+    `rate_limiter`, `chaos` and `quirks` may be replaced at any time.
     """
 
-    def __init__(self, world: Platform) -> None:
-        self.world = world
-        self.limits: Limits | None = None
-        self.oddities = QuirkSet()
-        self.script = Script()
-        self.judge = Auditor(world)
-        self.journal = RequestLog()
+    def __init__(self, platform: Platform) -> None:
+        self.rate_limiter: RateLimiter | None = None
+        self.quirks = QuirkSet()
         self._chaos: Chaos | None = None
-        self._turmoil: ChaosInjector | None = None
+        self.reset(platform)
+
+    def reset(self, platform: Platform) -> None:
+        """Begin again with another platform: no requests, no violations, no injected faults."""
+        self.platform = platform
+        self.faults = FaultQueue()
+        self.auditor = Auditor(platform)
+        self.log = RequestLog()
+        if self.rate_limiter is not None:
+            self.rate_limiter = RateLimiter(self.rate_limiter.windows, tier=self.rate_limiter.tier)
+        self.chaos = self._chaos
 
     @property
     def chaos(self) -> Chaos | None:
-        """What goes wrong by chance, None for nothing."""
+        """The rates of random faults, None for no such faults."""
         return self._chaos
 
     @chaos.setter
     def chaos(self, chaos: Chaos | None) -> None:
         self._chaos = chaos
-        self._turmoil = None if chaos is None else ChaosInjector(chaos, self.world)
+        self._chaos_injector = None if chaos is None else ChaosInjector(chaos, self.platform)
 
-    def begin(
-        self, request: Request, *, sent: int, leeway: float = 0.0, caller: Hashable = None
+    def dispatch(
+        self,
+        request: Request,
+        *,
+        sent: int,
+        leeway: float = 0.0,
+        caller: Hashable = None,
+        endpoints: Endpoints | None = None,
     ) -> Exchange:
-        """What comes of a request, sent at this place in the order of events.
+        """Process a request that was sent at this position in the order of events.
 
-        The judge is still to be told where the answer got: `delivered` or `lost`.
+        The caller reports afterwards whether the answer arrived: `delivered` or `lost`.
         """
         exchange = Exchange(
-            request=request, at=self.world.clock.now(), sent=sent, leeway=leeway, caller=caller
+            request=request, at=self.platform.clock.now(), sent=sent, leeway=leeway, caller=caller
         )
         try:
-            found, call = route(request, self.world.addresses, now=exchange.at)
-        except ConnectionRefusedError as nobody:
-            exchange.said = nobody
-            self.judge.arrived(exchange)
+            route, context = ROUTER.match(request, self.platform, endpoints, now=exchange.at)
+        except ConnectionRefusedError as refused:
+            exchange.response = refused
+            self.auditor.arrived(exchange)
         else:
-            self._serve(exchange, found, call)
+            self._process(exchange, route, context)
         self._record(exchange)
         return exchange
 
     def delivered(self, exchange: Exchange) -> None:
-        """The answer has reached the client whole."""
-        self.judge.delivered(exchange)
+        """Report that the whole answer has reached the client."""
+        self.auditor.delivered(exchange)
 
     def lost(self, exchange: Exchange) -> None:
-        """The answer has not reached the client, or not whole."""
-        self.judge.lost(exchange)
+        """Report that the answer has not reached the client, or only a part of it."""
+        self.auditor.lost(exchange)
 
-    def _serve(self, exchange: Exchange, found: Route, call: Call) -> None:
-        exchange.operation, exchange.service = found.operation, found.service
-        exchange.call = call
-        self.judge.arrived(exchange)
-        refusal = self._over_limit(exchange, found)
+    def _process(self, exchange: Exchange, route: Route, context: RequestContext) -> None:
+        exchange.operation, exchange.service = route.operation, route.service
+        exchange.context = context
+        self.auditor.arrived(exchange)
+        refusal = self._apply_rate_limit(exchange, route)
         if refusal is not None:
-            exchange.truth = exchange.said = refusal
+            exchange.handler_response = exchange.response = refusal
         else:
-            self._meet(exchange, found, call, self._next_fault(found, call))
-        self.judge.done(exchange)
-        if isinstance(exchange.said, Response):
-            date = self.world.clock.http_date(exchange.at)
-            answer = dated(exchange.said, exchange.request, date)
-            exchange.said = self.oddities.applied(answer, found)
+            self._apply_fault(exchange, route, context, self._next_fault(route, context))
+        self.auditor.handled(exchange)
+        if isinstance(exchange.response, Response):
+            date = self.platform.clock.http_date(exchange.at)
+            answer = with_date(exchange.response, exchange.request, date)
+            exchange.response = self.quirks.apply(answer, route)
 
-    def _over_limit(self, exchange: Exchange, found: Route) -> Response | None:
-        """The 429 of the tier, if there is no room for this call."""
-        if self.limits is None or not found.guarded:
+    def _apply_rate_limit(self, exchange: Exchange, route: Route) -> Response | None:
+        """Return the 429 of the tier if its limit is reached."""
+        if self.rate_limiter is None or not route.guarded:
             return None
-        wait = self.limits.take(exchange.at)
+        wait = self.rate_limiter.acquire(exchange.at)
         if not wait:
             return None
-        self.judge.over_limit(exchange, wait)
-        return too_many_calls(
+        self.auditor.over_limit(exchange, wait)
+        return rate_limit_exceeded(
             wait,
-            tier=self.limits.tier,
-            api=found.path[0],
-            operation=found.operation,
-            client_id=self.world.client_id,
+            tier=self.rate_limiter.tier,
+            api=route.path[0],
+            operation=route.operation,
+            client_id=self.platform.client_id,
         )
 
-    def _next_fault(self, found: Route, call: Call) -> Fault | None:
-        scripted = self.script.next(found.operation)
-        if scripted is not None or self._turmoil is None or found is UNKNOWN:
-            return scripted
-        return self._turmoil.next(found, call)
+    def _next_fault(self, route: Route, context: RequestContext) -> Fault | None:
+        injected = self.faults.next(route.operation)
+        if injected is not None or self._chaos_injector is None or route.operation == "unknown":
+            return injected
+        return self._chaos_injector.next(route, context)
 
-    def _meet(self, exchange: Exchange, found: Route, call: Call, fault: Fault | None) -> None:
-        """Do what is asked, and say so, as far as the fault lets it."""
+    def _apply_fault(
+        self, exchange: Exchange, route: Route, context: RequestContext, fault: Fault | None
+    ) -> None:
+        """Call the handler and set the response, as far as the fault permits."""
         if fault is None or fault.has_effect:
-            exchange.truth = self._truth(found, call)
-        exchange.said = exchange.truth
+            exchange.handler_response = self._call_handler(route, context)
+        exchange.response = exchange.handler_response
         if fault is None:
             return
-        exchange.fault, exchange.late = fault.name, fault.late
+        exchange.fault, exchange.delay = fault.name, fault.delay
         if fault.instead is not None:
-            exchange.said, exchange.is_true = fault.instead, False
-        if fault.breaks_at is not None and isinstance(exchange.said, Response):
-            exchange.stop = fault.breaks_at(length_of(exchange.said))
+            exchange.response, exchange.is_unaltered = fault.instead, False
+        if fault.truncate_at is not None and isinstance(exchange.response, Response):
+            exchange.truncate_at = fault.truncate_at(body_length(exchange.response))
 
-    def _truth(self, found: Route, call: Call) -> Response:
+    def _call_handler(self, route: Route, context: RequestContext) -> Response:
         try:
-            if found.guarded:
-                admit(self.world, call)
-            return found.answer(self.world, call)
+            if route.guarded:
+                authenticate(self.platform, context)
+            return route.handler(self.platform, context)
         except ApiError as refused:
             return refused.response
 
     def _record(self, exchange: Exchange) -> None:
         answer = exchange.answer
-        self.journal.add(
+        self.log.add(
             RequestRecord(
-                number=self.journal.next_number(),
+                number=self.log.next_number,
                 at=exchange.at,
                 operation=exchange.operation,
                 method=exchange.request.method,
-                path=urlsplit(exchange.request.url).path,
+                path=_path(exchange),
                 status=None if answer is None else answer.status,
-                answered_at=None if answer is None else exchange.at + exchange.late,
+                answered_at=None if answer is None else exchange.at + exchange.delay,
                 fault=exchange.fault,
             )
         )
+
+
+def _path(exchange: Exchange) -> str:
+    if exchange.context is not None and exchange.context.path:
+        return exchange.context.path
+    try:
+        return urlsplit(exchange.request.url).path
+    except ValueError:
+        return exchange.request.url.partition("?")[0]

@@ -1,19 +1,19 @@
-"""What was asked, and what came of it: the latest requests, and how many there were in all."""
+"""The log of requests: the latest ones, and how many there were of each operation."""
 
 from collections import Counter
 
 from attrs import frozen
 
-_MOST = 100_000
+_MAX_RECORDS = 100_000
 
 
 @frozen(kw_only=True)
 class RequestRecord:
-    """One request that was made: when, in seconds since the first, and what came of it.
+    """One request: when it arrived, in seconds since the first, and its answer.
 
-    `number` counts all requests from 1. `operation` is "unknown" where the gateway knows none.
-    `status` and `answered_at` are None when no answer was given. `fault` names what befell it on
-    its way, None for nothing.
+    `number` counts all requests from 1. `operation` is "unknown" if the gateway does not know it.
+    `status` and `answered_at` are None without an answer. `fault` names the fault that the request
+    met, None for none.
     """
 
     number: int
@@ -27,22 +27,21 @@ class RequestRecord:
 
 
 class RequestLog:
-    """The requests that were made; the oldest go when there are too many, but still count."""
+    """The requests. The oldest records are dropped when there are too many, but stay counted."""
 
-    def __init__(self, most: int = _MOST) -> None:
+    def __init__(self, max_records: int = _MAX_RECORDS) -> None:
         self.records: list[RequestRecord] = []
         self.counts: Counter[str] = Counter()
-        self._most = most
-        self._number = 0
+        self._max_records = max_records
 
+    @property
     def next_number(self) -> int:
         """The number of the next request."""
-        self._number += 1
-        return self._number
+        return self.counts.total() + 1
 
     def add(self, record: RequestRecord) -> None:
-        """Keep a record."""
+        """Add a record."""
         self.counts[record.operation] += 1
         self.records.append(record)
-        if len(self.records) > self._most + self._most // 10:  # seldom: it moves all the others
-            del self.records[: -self._most]
+        if len(self.records) > self._max_records * 1.1:  # rarely: it moves all other records
+            del self.records[: -self._max_records]

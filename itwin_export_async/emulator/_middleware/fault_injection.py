@@ -1,15 +1,70 @@
-"""Answers laid down beforehand."""
+"""Faults: what happens to a request on its way, and the faults that a test has injected."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable
+from typing import TypeAlias
 
-from itwin_export_async.emulator._middleware.faults import Fault, Outcome
+from attrs import evolve, frozen
 
-_NAME = "scripted"
+from itwin_export_async._protocol.messages import Response
+
+Outcome: TypeAlias = Response | ConnectionError | TimeoutError
+
+INJECTED = "injected"
 
 
-class Script:
-    """What the next requests of each operation meet."""
+@frozen(kw_only=True)
+class Fault:
+    """What happens to one request.
+
+    - `instead` replaces the answer; None leaves it.
+    - `has_effect` says whether the handler is called all the same.
+    - `truncate_at` returns after how many bytes of a body of some length the connection breaks.
+    - The answer, or the break, is delayed by `delay` seconds.
+    """
+
+    name: str
+    instead: Outcome | None = None
+    has_effect: bool = True
+    truncate_at: Callable[[int], int] | None = None
+    delay: float = 0.0
+
+
+def parse_outcome(given: object) -> Outcome | None:
+    """Return a fault as a response or an exception; None stands for the real answer.
+
+    An integer is a response of that status.
+    """
+    match given:
+        case None:
+            return None
+        case bool():
+            pass
+        case int():
+            return Response(status=_status(given))
+        case Response():
+            headers = {name: str(value) for name, value in given.headers.items()}
+            return evolve(given, status=_status(given.status), headers=headers)
+        case ConnectionError() | TimeoutError():
+            return given
+        case type() if issubclass(given, Exception):
+            raise TypeError(f"a fault must be an instance: write {given.__name__}()")
+        case _:
+            pass
+    raise TypeError(
+        f"a fault must be a Response, a status, a ConnectionError, a TimeoutError or None, "
+        f"got {given!r}"
+    )
+
+
+def _status(status: object) -> int:
+    if not isinstance(status, int) or not 200 <= status <= 599:
+        raise ValueError(f"the status of a fault must be from 200 to 599, got {status!r}")
+    return status
+
+
+class FaultQueue:
+    """The injected faults that wait for a request, by operation."""
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, deque[Fault]] = defaultdict(deque)
@@ -17,27 +72,48 @@ class Script:
     def add(
         self,
         operation: str,
-        *outcomes: Outcome | None,
+        outcome: Outcome | None,
+        *,
         apply_effect: bool,
         truncate_after: int | None,
         delay: float,
     ) -> None:
-        """Lay down outcomes; `apply_effect` means that the request has its effect all the same."""
-        for outcome in outcomes:
-            fault = Fault(
-                name=_NAME,
+        """Add a fault; with `apply_effect` the request is processed all the same."""
+        self._waiting[operation].append(
+            Fault(
+                name=INJECTED,
                 instead=outcome,
                 has_effect=apply_effect or outcome is None,
-                breaks_at=None if truncate_after is None else _at(truncate_after),
-                late=delay,
+                truncate_at=None if truncate_after is None else _constant(truncate_after),
+                delay=delay,
             )
-            self._waiting[operation].append(fault)
+        )
 
     def next(self, operation: str) -> Fault | None:
-        """The next fault laid down, or None."""
+        """Take the next fault of an operation, None if there is none."""
         waiting = self._waiting.get(operation)
         return waiting.popleft() if waiting else None
 
+    def unmet(self) -> list[str]:
+        """Return a description of each fault that has met no request."""
+        return [
+            f"{operation}: {_describe(fault)}"
+            for operation, waiting in self._waiting.items()
+            for fault in waiting
+        ]
 
-def _at(truncate_after: int) -> Callable[[int], int]:
-    return lambda _length: truncate_after
+
+def _describe(fault: Fault) -> str:
+    match fault.instead:
+        case Response(status=status):
+            return str(status)
+        case None if fault.truncate_at is not None:
+            return "a truncated answer"
+        case None:
+            return "a delayed answer" if fault.delay else "the real answer"
+        case failure:
+            return type(failure).__name__
+
+
+def _constant(value: int) -> Callable[[int], int]:
+    return lambda _length: value

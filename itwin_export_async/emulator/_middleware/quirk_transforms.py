@@ -1,4 +1,4 @@
-"""QuirkSet within documents: members that are named, written or left out in another way."""
+"""Quirks within JSON documents: other names and values of members, and absent members."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ Rewrite: TypeAlias = Callable[[str], str]
 _STATES = {"WaitingToExecute": "Provisioning", "Finalizing": "Publishing"}
 _YEAR_ONE = "0001-01-01T00:00:00"
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|\+00:00)")
-_NEEDED = frozenset({"folder", "uploadUrl", "completeUrl"})  # nothing else tells what they tell
+_NEEDED = frozenset({"folder", "uploadUrl", "completeUrl"})  # nothing replaces them
 _OPTIONAL = frozenset(
     {
         "connectionId",
@@ -26,7 +26,7 @@ _OPTIONAL = frozenset(
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """All objects in a document, the inner ones first."""
+    """Yield all objects of a document, the inner ones first."""
     if isinstance(value, dict):
         for inner in tuple(value.values()):
             yield from _objects(inner)
@@ -36,13 +36,13 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from _objects(inner)
 
 
-def _in_each(change: Callable[[dict[str, Any]], None]) -> Change:
-    def changed(document: Any) -> Any:
+def _for_each_object(change: Callable[[dict[str, Any]], None]) -> Change:
+    def apply(document: Any) -> Any:
         for item in _objects(document):
             change(item)
         return document
 
-    return changed
+    return apply
 
 
 def _cancelled(item: dict[str, Any]) -> None:
@@ -88,7 +88,12 @@ def _null_lists(item: dict[str, Any]) -> None:
 
 
 def _has_needed_links(item: dict[str, Any]) -> bool:
-    return item.get("isUserAuthorized") is False or not _NEEDED.isdisjoint(item["_links"] or ())
+    links = item["_links"] or {}
+    return (
+        item.get("isUserAuthorized") is False
+        or not _NEEDED.isdisjoint(links)
+        or "continuationToken" in str(links.get("next"))
+    )
 
 
 def _null_links(item: dict[str, Any]) -> None:
@@ -112,7 +117,7 @@ def _year_one(item: dict[str, Any]) -> None:
 
 
 def _digits(count: int) -> Rewrite:
-    def written(stamp: str) -> str:
+    def rewrite(stamp: str) -> str:
         found = _STAMP.fullmatch(stamp)
         if found is None:
             return stamp
@@ -120,7 +125,7 @@ def _digits(count: int) -> Rewrite:
         digits = fraction.lstrip(".").ljust(count, "0")[:count]
         return f"{second}{'.' if count else ''}{digits}{zone}"
 
-    return written
+    return rewrite
 
 
 def _offset(stamp: str) -> str:
@@ -129,20 +134,20 @@ def _offset(stamp: str) -> str:
 
 ITEMS: Mapping[str, tuple[str, Change]] = MappingProxyType(
     {
-        "cancelled": ("Cancelled for Canceled", _in_each(_cancelled)),
-        "unknown_states": ("states on the way that no manual names", _in_each(_unknown_states)),
-        "unknown_results": ("Pending for Undetermined", _in_each(_unknown_results)),
-        "unknown_members": ("members that no manual names", _in_each(_unknown_members)),
-        "null_lists": ("null for an empty or missing list", _in_each(_null_lists)),
-        "missing_members": ("optional members are left out", _in_each(_missing_members)),
-        "year_one": ("a date of the year 1 for none", _in_each(_year_one)),
-        "project_link": ("a link project for iTwin", _in_each(_project_link)),
-        "null_links": ("null for links that are not needed", _in_each(_null_links)),
-        "absent_links": ("links that are not needed are left out", _in_each(_absent_links)),
-        "letter_case": ("states and results in lower case", _in_each(_letter_case)),
+        "cancelled": ("Cancelled for Canceled", _for_each_object(_cancelled)),
+        "unknown_states": ("states that no page documents", _for_each_object(_unknown_states)),
+        "unknown_results": ("Pending for Undetermined", _for_each_object(_unknown_results)),
+        "unknown_members": ("members that no page documents", _for_each_object(_unknown_members)),
+        "null_lists": ("null for an empty or missing list", _for_each_object(_null_lists)),
+        "missing_members": ("optional members are left out", _for_each_object(_missing_members)),
+        "year_one": ("a date of the year 1 for none", _for_each_object(_year_one)),
+        "project_link": ("a link project for iTwin", _for_each_object(_project_link)),
+        "null_links": ("null for links that are not needed", _for_each_object(_null_links)),
+        "absent_links": ("links that are not needed are left out", _for_each_object(_absent_links)),
+        "letter_case": ("states and results in lower case", _for_each_object(_letter_case)),
     }
 )
-"""What each does, and how; done in this order."""
+"""What each quirk does, and how; they are applied in this order."""
 
 DATES: Mapping[str, tuple[str, Rewrite]] = MappingProxyType(
     {
@@ -155,7 +160,7 @@ DATES: Mapping[str, tuple[str, Rewrite]] = MappingProxyType(
 
 
 def with_dates(document: Any, rewrites: Iterator[Rewrite]) -> Any:
-    """The document, each of its dates written in the next of these ways."""
+    """Return the document with each date in the next of these forms."""
     for item in _objects(document):
         for name, value in item.items():
             if name.endswith("DateTime") and isinstance(value, str) and value != _YEAR_ONE:
@@ -164,5 +169,5 @@ def with_dates(document: Any, rewrites: Iterator[Rewrite]) -> Any:
 
 
 def unwrapped(document: Any) -> Any:
-    """Authorization information without its wrapping; anything else as it is."""
+    """Return authorization information without its wrapping, other documents unchanged."""
     return document.get("authorizationInformation", document)

@@ -1,7 +1,7 @@
-"""The rate limits: how many calls each tier allows, counted in sliding windows.
+"""The rate limits of the tiers, counted in sliding windows.
 
-All operations of the APIs count alike, for the one application there is; a call that was refused
-does not. Blobs and tokens come from elsewhere and do not count.
+All operations of the APIs count, for the only application. Rejected calls do not count, and neither
+do blobs and tokens.
 """
 
 from collections import deque
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from attrs import define, field
 
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async.emulator._config import check_number
 from itwin_export_async.emulator._http.messages import error
 
 _MINUTE, _HOUR = 60.0, 3600.0
@@ -21,58 +22,74 @@ TIERS: Mapping[str, Mapping[float, int]] = MappingProxyType(
         "Community": {_MINUTE: 500, _HOUR: 5000},
         "Standard": {_MINUTE: 5000},
         "Premium": {_MINUTE: 5000},
-        "Custom": {_MINUTE: 5000},
     }
 )
 
 
 @define
-class _Window:
+class SlidingWindow:
+    """At most `limit` calls in any `seconds`."""
+
     seconds: float
     limit: int
-    taken: deque[float] = field(factory=deque)
+    calls: deque[float] = field(factory=deque)
 
-    def free_at(self, now: float) -> float:
-        """When there is room for one more call: now, or later."""
-        while self.taken and self.taken[0] + self.seconds <= now:
-            self.taken.popleft()
-        if len(self.taken) < self.limit:
+    def available_at(self, now: float) -> float:
+        """Return when the next call fits: now, or later."""
+        while self.calls and self.calls[0] + self.seconds <= now:
+            self.calls.popleft()
+        if len(self.calls) < self.limit:
             return now
-        return self.taken[-self.limit] + self.seconds
+        return self.calls[-self.limit] + self.seconds
 
 
-class Limits:
-    """The windows of one tier; they hold at once."""
+class RateLimiter:
+    """The windows of one tier; all of them apply at once."""
 
-    def __init__(self, tier: str | Mapping[float, int]) -> None:
-        if isinstance(tier, str) and tier not in TIERS:
-            raise ValueError(f"no tier {tier}, only {', '.join(TIERS)}")
-        self.tier, windows = (tier, TIERS[tier]) if isinstance(tier, str) else ("Custom", tier)
-        self._windows = [_Window(seconds, limit) for seconds, limit in windows.items()]
+    def __init__(self, windows: Mapping[float, int], *, tier: str) -> None:
+        self.windows = windows
+        self.tier = tier
+        self._sliding = [SlidingWindow(seconds, limit) for seconds, limit in windows.items()]
 
-    def take(self, now: float) -> float:
-        """Count a call if there is room: 0, or the seconds until there will be."""
-        wait = max(window.free_at(now) for window in self._windows) - now
+    @classmethod
+    def for_tier(cls, tier: str | Mapping[float, int]) -> "RateLimiter":
+        """Return the limiter of a tier; a mapping of seconds to calls is a "Custom" tier."""
+        if isinstance(tier, str):
+            if tier not in TIERS:
+                raise ValueError(f"unknown tier {tier!r}: use one of {', '.join(TIERS)}")
+            return cls(TIERS[tier], tier=tier)
+        if not isinstance(tier, Mapping) or not tier:
+            raise TypeError(f"tier must be a name or a mapping of seconds to calls, got {tier!r}")
+        for seconds, limit in tier.items():
+            check_number("the window of a tier", seconds, lowest=0, above=True)
+            check_number("the calls of a tier", limit, lowest=1)
+        return cls(dict(tier), tier="Custom")
+
+    def acquire(self, now: float) -> float:
+        """Count a call and return 0; if it does not fit, return the seconds until one does."""
+        wait = max(window.available_at(now) for window in self._sliding) - now
         if wait > 0:
             return wait
-        for window in self._windows:
-            window.taken.append(now)
+        for window in self._sliding:
+            window.calls.append(now)
         return 0.0
 
 
-def too_many_calls(wait: float, *, tier: str, api: str, operation: str, client_id: str) -> Response:
-    """The 429 of the platform; `wait` is in seconds."""
+def rate_limit_exceeded(
+    wait: float, *, tier: str, api: str, operation: str, client_id: str
+) -> Response:
+    """Return the platform's 429; `wait` is in seconds."""
     refusal = error(
         429,
         "RateLimitExceeded",
         "The client sent more requests than allowed by this API for the current tier of the "
         "client.",
     )
-    told = {
+    headers = {
         "Retry-After": str(max(1, ceil(wait))),
         "ITwinPlatform-RateLimited-Tier": tier,
         "ITwinPlatform-RateLimited-API": api,
         "ITwinPlatform-RateLimited-Operation": operation,
         "ITwinPlatform-RateLimited-Application": client_id,
     }
-    return Response(status=429, headers={**refusal.headers, **told}, body=refusal.body)
+    return Response(status=429, headers={**refusal.headers, **headers}, body=refusal.body)

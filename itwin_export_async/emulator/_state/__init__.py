@@ -1,1 +1,1 @@
-"""What the emulated services hold."""
+"""The state of the emulated services."""

@@ -1,4 +1,4 @@
-"""What Storage holds: folders, files, uploads not yet completed, and the blobs behind them."""
+"""Storage: folders, files, pending uploads, and the blobs that hold the contents."""
 
 from collections.abc import Callable, Iterator
 from math import inf
@@ -6,14 +6,13 @@ from random import Random
 
 from attrs import define, evolve, field, frozen
 
-from itwin_export_async.emulator._state.blobs import BlobStore
-from itwin_export_async.emulator._state.contents import Content
-from itwin_export_async.emulator._state.ids import composite, new_guid, pair
+from itwin_export_async.emulator._state.blobs import BlobStore, Content
+from itwin_export_async.emulator._state.ids import decode_storage_id, encode_storage_id, new_guid
 
 
 @frozen(kw_only=True)
 class Folder:
-    """A folder; the root folder of an iTwin has the iTwin's own id, and no parent."""
+    """A folder. The root folder of an iTwin has the iTwin's own GUID and no parent."""
 
     guid: str
     itwin_id: str
@@ -24,15 +23,15 @@ class Folder:
 
     @property
     def id(self) -> str:
-        """The id under which Storage knows it."""
-        return composite(self.itwin_id, self.guid)
+        """Its id in Storage."""
+        return encode_storage_id(self.itwin_id, self.guid)
 
 
 @frozen(kw_only=True)
 class StoredFile:
-    """A file, there from `created_at` until `gone_at`; `blob` is the path of its content.
+    """A file that exists from `created_at` until `gone_at`; `blob` is the path of its content.
 
-    `imodel_id` names the iModel that it was exported from, if it was.
+    `imodel_id` names the iModel that it was exported from, None for other files.
     """
 
     guid: str
@@ -48,27 +47,38 @@ class StoredFile:
 
     @property
     def id(self) -> str:
-        """The id under which Storage itself knows it."""
-        return composite(self.itwin_id, self.guid)
+        """Its id in Storage."""
+        return encode_storage_id(self.itwin_id, self.guid)
 
-    def is_there(self, now: float) -> bool:
+    def exists(self, now: float) -> bool:
         """Whether it can be read."""
         return self.created_at <= now < self.gone_at
 
 
 @define(kw_only=True, eq=False)
 class FileStore:
-    """The storage of all iTwins; everything in it goes by its plain GUID.
+    """The files and folders of all iTwins, by GUID.
 
-    `uploads` are the files as they will be once their contents are complete.
+    `uploads` holds files as they will be once their contents are complete.
     """
 
     blobs: BlobStore
-    ids: Random
+    id_rng: Random
     itwins: set[str] = field(factory=set)
     folders: dict[str, Folder] = field(factory=dict)
     files: dict[str, StoredFile] = field(factory=dict)
     uploads: dict[str, StoredFile] = field(factory=dict)
+
+    def copied(self) -> "FileStore":
+        """Return a copy that later changes do not affect."""
+        return evolve(
+            self,
+            blobs=self.blobs.copied(),
+            itwins=set(self.itwins),
+            folders=dict(self.folders),
+            files=dict(self.files),
+            uploads=dict(self.uploads),
+        )
 
     def add_file(
         self,
@@ -82,13 +92,13 @@ class FileStore:
         folder_id: str | None = None,
         imodel_id: str | None = None,
     ) -> StoredFile:
-        """A new file of this content, there from then on, in the root folder if none is given."""
+        """Add a file that exists from `since` on, in the root folder unless one is given."""
         stored = StoredFile(
             guid=guid,
             itwin_id=itwin_id,
             name=name,
             description=description,
-            folder_id=folder_id or composite(itwin_id, itwin_id),
+            folder_id=folder_id or encode_storage_id(itwin_id, itwin_id),
             created_at=since,
             modified_at=since,
             blob=f"/{itwin_id}/{guid}",
@@ -99,10 +109,15 @@ class FileStore:
         self.blobs.put(stored.blob, write, since=since)
         return stored
 
+    def remove_file(self, stored: StoredFile) -> None:
+        """Delete a file and its content."""
+        del self.files[stored.guid]
+        self.blobs.remove(stored.blob)
+
     def add_folder(self, parent: Folder, *, name: str, description: str, now: float) -> Folder:
-        """A new folder in another."""
+        """Add a folder to another."""
         folder = Folder(
-            guid=new_guid(self.ids),
+            guid=new_guid(self.id_rng),
             itwin_id=parent.itwin_id,
             name=name,
             description=description,
@@ -113,51 +128,51 @@ class FileStore:
         return folder
 
     def replace_outputs(self, newer: StoredFile) -> None:
-        """Let the older files of the same iModel in the same folder go when the newer one comes."""
+        """Delete older outputs of the same iModel and folder once the newer one exists."""
         for older in list(self.files.values()):
             same = (older.imodel_id, older.folder_id) == (newer.imodel_id, newer.folder_id)
             if same and older is not newer and older.gone_at > newer.created_at:
                 self.files[older.guid] = evolve(older, gone_at=newer.created_at)
 
     def remove_folder(self, folder: Folder) -> None:
-        """Forget a folder and all in it."""
+        """Delete a folder and everything in it."""
         for inner in self.folders_in(folder):
             self.remove_folder(inner)
-        for guid in [guid for guid, file in self.files.items() if file.folder_id == folder.id]:
-            del self.files[guid]
+        for stored in [file for file in self.files.values() if file.folder_id == folder.id]:
+            self.remove_file(stored)
         del self.folders[folder.guid]
 
     def file(self, file_id: str) -> StoredFile | None:
-        """The file of this composite id, or None."""
-        both = pair(file_id)
-        stored = self.files.get(both[1]) if both else None
+        """Return the file with this Storage id, None if there is none."""
+        guids = decode_storage_id(file_id)
+        stored = self.files.get(guids[1]) if guids else None
         return stored if stored is not None and stored.id == file_id else None
 
     def folder(self, folder_id: str) -> Folder | None:
-        """The folder of this composite id, or None."""
-        container, own = pair(folder_id) or ("", "")
+        """Return the folder with this Storage id, None if there is none."""
+        container, own = decode_storage_id(folder_id) or ("", "")
         if container == own:
             return Folder(guid=own, itwin_id=own) if own in self.itwins else None
         folder = self.folders.get(own)
         return folder if folder is not None and folder.id == folder_id else None
 
     def folders_in(self, folder: Folder) -> list[Folder]:
-        """The folders right in this one."""
+        """Return the folders directly in this one."""
         return [inner for inner in self.folders.values() if inner.parent_id == folder.id]
 
     def files_in(self, folder: Folder, *, now: float) -> list[StoredFile]:
-        """The files right in this one that can be read now."""
-        return [f for f in self.files.values() if f.folder_id == folder.id and f.is_there(now)]
+        """Return the files directly in this folder that can be read now."""
+        return [f for f in self.files.values() if f.folder_id == folder.id and f.exists(now)]
 
     def below(self, folder: Folder, *, now: float) -> Iterator[Folder | StoredFile]:
-        """All folders and files in this one and in those inside it."""
+        """Yield all folders and files in this folder, at any depth."""
         for inner in self.folders_in(folder):
             yield inner
             yield from self.below(inner, now=now)
         yield from self.files_in(folder, now=now)
 
-    def path(self, thing: Folder | StoredFile) -> str:
-        """The names of the folders around it and its own, from the root folder on."""
-        parent_id = thing.parent_id if isinstance(thing, Folder) else thing.folder_id
+    def path(self, item: Folder | StoredFile) -> str:
+        """Return the names of the folders above it and its own, from the root folder on."""
+        parent_id = item.parent_id if isinstance(item, Folder) else item.folder_id
         parent = self.folder(parent_id) if parent_id else None
-        return f"{self.path(parent)}/{thing.name}".lstrip("/") if parent else thing.name
+        return f"{self.path(parent)}/{item.name}".lstrip("/") if parent else item.name

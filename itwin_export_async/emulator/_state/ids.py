@@ -1,4 +1,4 @@
-"""The ids of the platform: plain GUIDs, and pairs of them in 43 characters."""
+"""The platform's ids: GUIDs, SHA-1 ids, and 43-character ids that hold two GUIDs."""
 
 import base64
 import binascii
@@ -6,26 +6,26 @@ from random import Random
 from uuid import UUID
 
 
-def new_guid(chance: Random) -> str:
-    """A random GUID, in the usual 36 characters."""
-    return str(UUID(int=chance.getrandbits(128), version=4))
+def new_guid(rng: Random) -> str:
+    """Return a random GUID in its 36-character form."""
+    return str(UUID(int=rng.getrandbits(128), version=4))
 
 
-def new_hash(chance: Random) -> str:
-    """A random id of 40 hexadecimal digits, as a part of the platform has them."""
-    return f"{chance.getrandbits(160):040x}"
+def new_sha1_id(rng: Random) -> str:
+    """Return a random id of 40 hexadecimal digits, as synchronization runs and changesets have."""
+    return f"{rng.getrandbits(160):040x}"
 
 
-def composite(container: str, own: str) -> str:
-    """The 43-character id of a thing in a container: both GUIDs, base64url, without padding."""
+def encode_storage_id(container: str, own: str) -> str:
+    """Return the 43-character id of an item: both GUIDs in base64url, without padding."""
     both = UUID(container).bytes_le + UUID(own).bytes_le
     return base64.urlsafe_b64encode(both).decode().rstrip("=")
 
 
-def pair(composite_id: str) -> tuple[str, str] | None:
-    """The GUIDs of container and thing, or None when this is no composite id."""
+def decode_storage_id(storage_id: str) -> tuple[str, str] | None:
+    """Return the GUIDs of the container and of the item, None if the id has another form."""
     try:
-        both = base64.b64decode(composite_id + "=", altchars=b"-_", validate=True)
+        both = base64.b64decode(storage_id + "=", altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         return None
     if len(both) != 32:
@@ -34,7 +34,7 @@ def pair(composite_id: str) -> tuple[str, str] | None:
 
 
 def is_guid(text: str) -> bool:
-    """Whether this is a GUID in the usual 36 characters."""
+    """Whether the text is a GUID in its 36-character form."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:

@@ -1,39 +1,34 @@
-"""What the emulated services know: the state behind all operations, and its making."""
+"""The state behind all operations, and the request that an operation gets."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from random import Random
+from types import MappingProxyType
+from urllib.parse import urlsplit
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from itwin_export_async._protocol.messages import Request
 from itwin_export_async.emulator._clock import Clock
 from itwin_export_async.emulator._config import Settings
 from itwin_export_async.emulator._state.blobs import BlobStore
-from itwin_export_async.emulator._state.connections import Connection, IModel, Service, SourceFile
+from itwin_export_async.emulator._state.connections import (
+    Connection,
+    ConnectionService,
+    SourceFile,
+)
 from itwin_export_async.emulator._state.files import FileStore, StoredFile
-from itwin_export_async.emulator._state.ids import composite, new_guid
+from itwin_export_async.emulator._state.ids import encode_storage_id, new_guid
+from itwin_export_async.emulator._state.imodels import ALL_PERMISSIONS, IModel, PushDate
+from itwin_export_async.emulator._state.webhooks import Event, WebhookService
+
+_MAX_TOKENS = 10_000
 
 
 @frozen(kw_only=True)
-class Call:
-    """One request, understood: the ids in its path, and its query with names in lower case.
+class Endpoints:
+    """The URLs of the services, as links name them.
 
-    `unaccepted` is the operation that it would mean with another Accept header.
-    """
-
-    request: Request
-    now: float
-    ids: tuple[str, ...] = ()
-    query: Mapping[str, str] = field(factory=dict)
-    unaccepted: str = ""
-
-
-@frozen(kw_only=True)
-class Addresses:
-    """Where the services are: the base of the APIs, the token endpoint, the bases of the blobs.
-
-    `blobs` are those of Storage, `user_blobs` those in an account of the caller's own.
+    `blobs` holds the files of Storage, `user_blobs` an account of the caller's own.
     """
 
     api: str = "https://api.bentley.com"
@@ -41,90 +36,206 @@ class Addresses:
     blobs: str = "https://emulatedblobs.blob.core.windows.net"
     user_blobs: str = "https://callersblobs.blob.core.windows.net"
 
-    def have_blobs_at(self, origin: str) -> bool:
-        """Whether a blob store is there."""
-        return origin in (self.blobs, self.user_blobs)
+    @classmethod
+    def served_at(cls, base_url: str, blobs: str) -> "Endpoints":
+        """Return those of a served emulator."""
+        return cls(api=base_url, token=f"{base_url}/connect/token", blobs=blobs, user_blobs=blobs)
 
 
-PUBLIC = Addresses()
+PRODUCTION = Endpoints()
+QA = Endpoints(
+    api="https://qa-api.bentley.com",
+    token="https://qa-ims.bentley.com/connect/token",  # noqa: S106 - a URL
+)
+DEV = evolve(QA, api="https://dev-api.bentley.com")
+
+
+@frozen(kw_only=True)
+class RequestContext:
+    """A request after routing: the ids in its path, and its query by lower-case names.
+
+    `endpoints` are what links in the answer name. `would_match_with_accept` is the operation that
+    the request would match with another Accept header.
+    """
+
+    request: Request
+    now: float
+    endpoints: Endpoints
+    path: str = ""
+    ids: tuple[str, ...] = ()
+    query: Mapping[str, str] = MappingProxyType({})
+    would_match_with_accept: str = ""
 
 
 @frozen(kw_only=True)
 class Token:
-    """What an access token is good for, and since and until when."""
+    """The scopes and the life of an access token, and whether it is a user's."""
 
     scopes: frozenset[str]
     issued_at: float
     expires_at: float
+    is_user: bool = False
 
 
 @define(kw_only=True, eq=False)
 class Platform:
     """The state of one emulator.
 
-    Ids and the course of runs are drawn from sources of their own, so that asking for one more
-    token does not change how long the next run takes.
+    Ids and runs have separate random generators. An additional token therefore does not change how
+    long the next run takes. `served_endpoints` are those of the servers that are up.
     """
 
     settings: Settings
     clock: Clock
-    addresses: Addresses = field(factory=Addresses)
-    ids: Random
-    course: Random
+    id_rng: Random
+    run_rng: Random
     client_id: str
     client_secret: str
-    drive: FileStore
+    file_store: FileStore
+    webhooks: WebhookService
     imodels: dict[str, IModel] = field(factory=dict)
-    exports: Service = field(factory=Service)
-    synchronizations: Service = field(factory=Service)
+    permissions: dict[str, frozenset[str]] = field(factory=dict)
+    exports: ConnectionService = field(factory=ConnectionService)
+    synchronizations: ConnectionService = field(factory=ConnectionService)
+    synchronized: dict[tuple[str, str], str] = field(factory=dict)
     tokens: dict[str, Token] = field(factory=dict)
     refresh_tokens: set[str] = field(factory=set)
+    served_endpoints: list[Endpoints] = field(factory=list)
 
     @classmethod
-    def from_seed(cls, seed: int, *, settings: Settings, epoch: datetime) -> "Platform":
-        """An empty world; equal seeds make equal ids, secrets and runs."""
-        ids = Random(f"ids of {seed}")
+    def from_seed(cls, seed: int, *, settings: Settings, clock: Clock) -> "Platform":
+        """Create an empty platform. Equal seeds give equal ids, secrets and runs."""
+        id_rng = Random(f"ids of {seed}")
         return cls(
             settings=settings,
-            clock=Clock(epoch),
-            ids=ids,
-            course=Random(f"course of {seed}"),
-            client_id=f"service-{ids.getrandbits(96):024x}",
-            client_secret=f"secret-{ids.getrandbits(256):064x}",
-            drive=FileStore(ids=ids, blobs=BlobStore(key=ids.randbytes(32))),
+            clock=clock,
+            id_rng=id_rng,
+            run_rng=Random(f"course of {seed}"),
+            client_id=f"service-{id_rng.getrandbits(96):024x}",
+            client_secret=f"secret-{id_rng.getrandbits(256):064x}",
+            file_store=FileStore(id_rng=id_rng, blobs=BlobStore(key=id_rng.randbytes(32))),
+            webhooks=WebhookService(id_rng=id_rng),
         )
 
-    def add_imodel(self, name: str, *, itwin_id: str | None, authorized: bool) -> IModel:
-        """A new iModel, in a new iTwin when none is given."""
+    @property
+    def endpoints(self) -> Endpoints:
+        """The endpoints for links outside of a request: the latest server's, else production."""
+        return self.served_endpoints[-1] if self.served_endpoints else PRODUCTION
+
+    def add_imodel(
+        self,
+        name: str,
+        *,
+        itwin_id: str | None,
+        description: str,
+        state: str,
+        push_date: PushDate,
+        permissions: frozenset[str] | None,
+    ) -> IModel:
+        """Add an iModel, in a new iTwin unless one is given."""
         imodel = IModel(
-            id=new_guid(self.ids),
+            id=new_guid(self.id_rng),
             name=name,
-            itwin_id=itwin_id or new_guid(self.ids),
-            authorized=authorized,
+            itwin_id=itwin_id or new_guid(self.id_rng),
+            description=description,
+            state=state,
+            created_at=self.clock.last,
+            push_date=push_date,
+            permissions=permissions,
         )
         self.imodels[imodel.id] = imodel
-        self.drive.itwins.add(imodel.itwin_id)
+        self.file_store.itwins.add(imodel.itwin_id)
+        self.publish(imodel, "iModels.iModelCreated.v1", {"imodelId": imodel.id})
         return imodel
+
+    def permissions_in_itwin(self, itwin_id: str) -> frozenset[str]:
+        """Return the caller's permissions in an iTwin."""
+        return self.permissions.get(itwin_id, ALL_PERMISSIONS)
+
+    def permissions_in(self, imodel: IModel) -> frozenset[str]:
+        """Return the caller's permissions in an iModel; its own override those of its iTwin."""
+        if imodel.permissions is not None:
+            return imodel.permissions
+        return self.permissions_in_itwin(imodel.itwin_id)
+
+    def may_read(self, imodel: IModel) -> bool:
+        """Whether the caller may export the iModel."""
+        return "imodels_read" in self.permissions_in(imodel)
+
+    def publish(
+        self,
+        imodel: IModel,
+        event_type: str,
+        content: Mapping[str, object],
+        *,
+        at: float | None = None,
+    ) -> None:
+        """Publish an event of an iModel, now unless a moment is given."""
+        self.webhooks.publish(
+            Event(
+                at=self.clock.last if at is None else at,
+                type=event_type,
+                itwin_id=imodel.itwin_id,
+                content=content,
+            )
+        )
 
     def new_connection(
         self,
+        kind: str,
         imodel: IModel,
         *,
         display_name: str | None,
         authentication_type: str,
+        now: float,
         source_files: tuple[SourceFile, ...] = (),
     ) -> Connection:
-        """A connection of this iModel, its id drawn."""
+        """Return a connection with a new id."""
         return Connection(
-            id=composite(imodel.id, new_guid(self.ids)),
+            id=encode_storage_id(imodel.id, new_guid(self.id_rng)),
+            kind=kind,
             imodel=imodel,
             display_name=display_name,
             authentication_type=authentication_type,
+            created_at=now,
             source_files=source_files,
         )
 
+    def add_token(self, *, lifetime: float, scope: str, is_user: bool = False) -> str:
+        """Issue an access token that is valid from now on for `lifetime` seconds."""
+        token = f"emulated-{self.id_rng.getrandbits(160):040x}"
+        now = self.clock.now()
+        if len(self.tokens) >= _MAX_TOKENS:
+            self.tokens = {t: known for t, known in self.tokens.items() if known.expires_at > now}
+        self.tokens[token] = Token(
+            scopes=frozenset(scope.split()),
+            issued_at=now,
+            expires_at=now + lifetime,
+            is_user=is_user,
+        )
+        return token
+
+    def add_refresh_token(self) -> str:
+        """Issue a refresh token of a user; it can be used once."""
+        token = f"refresh-{self.id_rng.getrandbits(160):040x}"
+        self.refresh_tokens.add(token)
+        return token
+
     def file(self, file_id: str) -> StoredFile | None:
-        """The file of this id, as Storage or (if allowed) as the runs name it, or None."""
-        if self.settings.accept_plain_file_ids and file_id in self.drive.files:
-            return self.drive.files[file_id]
-        return self.drive.file(file_id)
+        """Return the file with this Storage id or, if the settings accept them, plain GUID."""
+        if self.settings.accept_plain_file_ids and file_id in self.file_store.files:
+            return self.file_store.files[file_id]
+        return self.file_store.file(file_id)
+
+    def blob_location(self, url: str, endpoints: Endpoints) -> tuple[str, str] | None:
+        """Return path and query of a URL of the blob store, None for another store."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return None
+        start = f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
+        for known in (PRODUCTION, endpoints, *self.served_endpoints):
+            for base in (known.blobs, known.user_blobs):
+                if start.startswith(f"{base}/"):
+                    return start.removeprefix(base), parts.query
+        return None

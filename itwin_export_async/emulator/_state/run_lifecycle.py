@@ -1,36 +1,103 @@
-"""Runs over time: planned whole when they are created, seen as far as they have come.
+"""Runs over time.
 
     run    Queued ─ NotStarted ─ WaitingToExecute ─ Executing ─ Finalizing ──────── Completed
     job                          WaitingToExecute ─ Executing ─ Finalizing ─ Completed
     task                                            Executing ─ Completed
 
-NotStarted is there for some runs only. Nothing happens in the background: what a run shows is a
-function of its plan and the time.
+The whole timeline of a run is drawn when the run is created. There is no background work: what a
+run shows is a function of its timeline and the current time. Only some runs pass NotStarted.
 """
 
 from collections.abc import Mapping, Sequence
 from math import log
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve, frozen
 
 from itwin_export_async.emulator._config import Settings
-from itwin_export_async.emulator._state.failures import EXPORT_FAILURES, NO_CONSENT, SOURCE_FAILURES
-from itwin_export_async.emulator._state.ids import new_guid, new_hash
+from itwin_export_async.emulator._state.ids import new_guid, new_sha1_id
 
-_MEDIAN, _SPREAD = 420.0, 0.6
+_MEDIAN, _SPREAD = 420.0, 0.6  # seconds, and the scale of the log-normal distribution
 
 HAS_OUTPUT = frozenset({"Success", "PartialSuccess"})
+RESULTS = (
+    "Success",
+    "Error",
+    "PartialSuccess",
+    "Skipped",
+    "Canceled",
+    "Cancelled",
+    "TimedOut",
+    "Undetermined",
+)
 
 Failure = Mapping[str, Any]
+
+_FAILURE = {
+    "errorCode": "TAE_BRW_1000",
+    "message": "Failed to orchestrate file processing.",
+    "details": "Error exit code received from bridge wrapper. Details from wrapper: ''.",
+    "bridgeExitCode": -7002,
+    "system": "Exporter",
+    "phase": "export_file",
+    "category": "other",
+    "descriptionKey": "FailedToExport",
+    "description": "Failed to export your file.",
+    "kbArticleLink": "",
+    "canUserFix": False,
+}
+_PARTIAL_FAILURE = {
+    "errorCode": "TAE_BRG_1000",
+    "message": "Failed to process.",
+    "details": "Error exit code received from bridge wrapper.",
+    "bridgeExitCode": 4294967295,
+    "system": "cloud_orchestrator",
+    "phase": "internal_server_error",
+    "category": "other",
+    "descriptionKey": "RunOrchestrationError",
+    "description": "Failed to orchestrate Run.",
+    "kbArticleLink": "",
+    "canUserFix": False,
+}
+_SOURCE_FAILURE = _PARTIAL_FAILURE | {"message": "Failed to process the file."}
+
+EXPORT_FAILURES: Mapping[str, Failure] = MappingProxyType(
+    {"Error": _FAILURE, "TimedOut": _FAILURE, "PartialSuccess": _PARTIAL_FAILURE}
+)
+SOURCE_FAILURES: Mapping[str, Failure] = MappingProxyType(
+    dict.fromkeys(("Error", "TimedOut", "PartialSuccess"), _SOURCE_FAILURE)
+)
+NOT_WRITABLE: Failure = MappingProxyType(
+    _FAILURE
+    | {
+        "message": "Failed to write the output.",
+        "details": "The given SAS address is not valid, has expired, or cannot be written.",
+        "phase": "upload_file",
+        "category": "user_input",
+        "descriptionKey": "OutputNotWritable",
+        "description": "Failed to write to your blob storage.",
+        "canUserFix": True,
+    }
+)
+NO_WRITE_PERMISSION: Failure = MappingProxyType(
+    {
+        **NOT_WRITABLE,
+        "details": "The user has no write access to the output folder.",
+        "description": "Failed to write to the folder in Storage.",
+    }
+)
+NO_CONSENT: Failure = MappingProxyType(
+    {"errorKey": "UserNotAuthenticated", "description": "User is not authenticated."}
+)
 
 
 @frozen(kw_only=True)
 class RunPlan:
-    """How a run will end, and after how many seconds (None: drawn).
+    """The result of a run, and its duration in seconds (None: drawn).
 
-    `task_result` is what its jobs and tasks say; None means that they agree with the run.
+    `task_result` is the result of its jobs and tasks. None means that they agree with the run.
     """
 
     result: str = "Success"
@@ -44,13 +111,13 @@ class RunPlan:
 
     @property
     def each_task_result(self) -> str:
-        """The result of each task; under a partial success it is one that succeeded."""
+        """The result of each task; of a partial success it is Success."""
         return "Success" if self.job_result == "PartialSuccess" else self.job_result
 
 
 @frozen(kw_only=True)
 class Task:
-    """The work on one file: `source_id` is what it reads in Storage, `output_id` what it makes."""
+    """The work on one file: `source_id` is the file that it reads, `output_id` the one it makes."""
 
     id: str
     result: str
@@ -62,7 +129,7 @@ class Task:
 
 @frozen(kw_only=True)
 class Job:
-    """The tasks of one connector; an export has none."""
+    """The tasks of one connector; the job of an export has no connector."""
 
     id: str
     result: str
@@ -73,97 +140,108 @@ class Job:
 
 @frozen(kw_only=True)
 class Run:
-    """A run's whole course; `error` is what kept a synchronization from its work."""
+    """A run from start to end. `kind` is that of its connection.
+
+    `error` is set when the run failed before its jobs.
+    """
 
     id: str
     connection_id: str
-    is_synchronization: bool = False
+    kind: str
     result: str
-    phases: tuple[tuple[str, float], ...]
+    timeline: tuple[tuple[str, float], ...]
     jobs: tuple[Job, ...] = ()
     error: Failure | None = None
 
     @property
     def starts_at(self) -> float:
-        """The moment of its creation."""
-        return self.phases[0][1]
+        """When it is created."""
+        return self.timeline[0][1]
 
     @property
     def ends_at(self) -> float:
-        """The moment it is completed."""
-        return self.phases[-1][1]
+        """When it is completed."""
+        return self.timeline[-1][1]
 
     @property
     def output_id(self) -> str | None:
-        """The file that an export will have in Storage, or None."""
+        """The GUID of an export's file in Storage, None if it makes none there."""
         return self.jobs[0].tasks[0].output_id
 
     def is_active(self, now: float) -> bool:
-        """Whether it still goes on."""
+        """Whether it is not yet completed."""
         return now < self.ends_at
 
-    def begins(self, state: str) -> float:
-        """The moment it comes into this state."""
-        return dict(self.phases)[state]
+    def entered_at(self, state: str) -> float:
+        """When it enters a state."""
+        return dict(self.timeline)[state]
 
     def state(self, now: float) -> str:
-        """The state it is in."""
-        reached = [state for state, at in self.phases if at <= now]
-        return reached[-1] if reached else self.phases[0][0]
+        """Its state at this moment."""
+        reached = [state for state, at in self.timeline if at <= now]
+        return reached[-1] if reached else self.timeline[0][0]
 
     def failed(self, error: Failure) -> "Run":
-        """The same run, but that its tasks fail for this."""
+        """Return the same run with tasks that fail for this error."""
 
         def fail(job: Job) -> Job:
-            tasks = (evolve(task, result="Error", error=error) for task in job.tasks)
+            tasks = (
+                evolve(task, result="Error", error=error, output_id=None) for task in job.tasks
+            )
             return evolve(job, result="Error", tasks=tuple(tasks))
 
         return evolve(self, result="Error", jobs=tuple(fail(job) for job in self.jobs))
 
 
-def plan_run(
+def plan_export(
     *,
     connection_id: str,
     now: float,
     plan: RunPlan,
     settings: Settings,
-    ids: Random,
-    course: Random,
+    id_rng: Random,
+    run_rng: Random,
     in_storage: bool,
 ) -> Run:
-    """An export that begins now, its times and ids drawn."""
-    phases = _phases(now, plan, settings, course)
-    run_id = new_guid(ids)
-    job = _job(phases, plan, ids, course, EXPORT_FAILURES, has_output=in_storage)
+    """Draw the times and ids of an export that starts now."""
+    timeline = _state_timeline(now, plan, settings, run_rng)
+    run_id = new_guid(id_rng)
     return Run(
-        id=run_id, connection_id=connection_id, result=plan.result, phases=phases, jobs=(job,)
+        id=run_id,
+        connection_id=connection_id,
+        kind="export",
+        result=plan.result,
+        timeline=timeline,
+        jobs=(_job(timeline, plan, id_rng, run_rng, EXPORT_FAILURES, has_output=in_storage),),
     )
 
 
 def plan_synchronization(
     *,
     connection_id: str,
+    kind: str,
     now: float,
     plan: RunPlan,
     settings: Settings,
-    ids: Random,
-    course: Random,
+    id_rng: Random,
+    run_rng: Random,
     sources: Mapping[str, Sequence[str]],
 ) -> Run:
-    """A synchronization that begins now: one job for each connector, one task for each source.
+    """Draw the times and ids of a synchronization that starts now.
 
-    `sources` are the ids of the files in Storage by connector.
+    It has one job for each connector and one task for each file. `sources` are the ids of the files
+    by connector.
     """
-    phases = _phases(now, plan, settings, course)
-    run_id = new_hash(ids)
+    timeline = _state_timeline(now, plan, settings, run_rng)
+    run_id = new_sha1_id(id_rng)
     return Run(
         id=run_id,
         connection_id=connection_id,
-        is_synchronization=True,
+        kind=kind,
         result=plan.result,
-        phases=phases,
+        timeline=timeline,
         jobs=tuple(
-            _job(phases, plan, ids, course, SOURCE_FAILURES, connector, source_ids)
+            _job(timeline, plan, id_rng, run_rng, SOURCE_FAILURES, connector, source_ids)
             for connector, source_ids in sources.items()
         ),
     )
@@ -172,81 +250,81 @@ def plan_synchronization(
 def plan_unauthorized_run(
     *,
     connection_id: str,
+    kind: str,
     now: float,
     settings: Settings,
-    ids: Random,
-    course: Random,
-    is_synchronization: bool,
+    id_rng: Random,
+    run_rng: Random,
 ) -> Run:
-    """A run that ends before its work begins: the user has not consented to it."""
-    phases = _phases(now, RunPlan(), settings, course)
-    start = dict(phases)["Executing"]
-    waiting = tuple((state, at) for state, at in phases if at < start)
+    """Draw a run that fails before its jobs, because the user has not consented to it."""
+    timeline = _state_timeline(now, RunPlan(), settings, run_rng)
+    start = dict(timeline)["Executing"]
+    waiting = tuple((state, at) for state, at in timeline if at < start)
     return Run(
-        id=new_hash(ids) if is_synchronization else new_guid(ids),
+        id=new_guid(id_rng) if kind == "export" else new_sha1_id(id_rng),
         connection_id=connection_id,
-        is_synchronization=is_synchronization,
+        kind=kind,
         result="Error",
-        phases=(*waiting, ("Completed", start)),
+        timeline=(*waiting, ("Completed", start)),
         error=NO_CONSENT,
     )
 
 
-def _phases(
-    now: float, plan: RunPlan, settings: Settings, course: Random
+def _state_timeline(
+    now: float, plan: RunPlan, settings: Settings, run_rng: Random
 ) -> tuple[tuple[str, float], ...]:
-    """The states a run goes through, and when it comes into them."""
-    drawn = _seconds(settings.run_seconds, course)
+    """Return the states of a run, each with the moment at which the run enters it."""
+    drawn = _draw_seconds(settings.run_seconds, run_rng)
     seconds = (drawn if plan.duration is None else plan.duration) / settings.speed
-    shares = {"Queued": 0.0, "NotStarted": course.uniform(0.01, 0.03)}
-    if course.random() < 0.5:
+    shares = {"Queued": 0.0, "NotStarted": run_rng.uniform(0.01, 0.03)}
+    if run_rng.random() < 0.5:
         del shares["NotStarted"]
-    shares["WaitingToExecute"] = course.uniform(0.04, 0.08)
-    shares["Executing"] = course.uniform(0.10, 0.15)
-    shares["Finalizing"] = course.uniform(0.85, 0.92)
+    shares["WaitingToExecute"] = run_rng.uniform(0.04, 0.08)
+    shares["Executing"] = run_rng.uniform(0.10, 0.15)
+    shares["Finalizing"] = run_rng.uniform(0.85, 0.92)
     shares["Completed"] = 1.0
     return tuple((state, now + share * seconds) for state, share in shares.items())
 
 
 def _job(
-    phases: tuple[tuple[str, float], ...],
+    timeline: tuple[tuple[str, float], ...],
     plan: RunPlan,
-    ids: Random,
-    course: Random,
+    id_rng: Random,
+    run_rng: Random,
     failures: Mapping[str, Failure],
     connector_type: str | None = None,
     source_ids: Sequence[str | None] = (None,),
     *,
     has_output: bool = False,
 ) -> Job:
-    """A job with a task for each source, or the only one of an export."""
-    start, seconds = phases[0][1], phases[-1][1] - phases[0][1]
-    job_id = new_guid(ids)
+    """Return a job with one task for each source; the only task of an export has none."""
+    start, seconds = timeline[0][1], timeline[-1][1] - timeline[0][1]
+    job_id = new_guid(id_rng)
     tasks = tuple(
         Task(
-            id=new_guid(ids),
+            id=new_guid(id_rng),
             result=plan.each_task_result,
-            ends_at=start + course.uniform(0.93, 0.95) * seconds,
+            ends_at=start + run_rng.uniform(0.93, 0.95) * seconds,
             error=failures.get(plan.job_result),
             source_id=source_id,
-            output_id=new_guid(ids) if has_output and plan.job_result in HAS_OUTPUT else None,
+            output_id=new_guid(id_rng) if has_output and plan.job_result in HAS_OUTPUT else None,
         )
         for source_id in source_ids
     )
     return Job(
         id=job_id,
         result=plan.job_result,
-        ends_at=start + course.uniform(0.96, 0.98) * seconds,
+        ends_at=start + run_rng.uniform(0.96, 0.98) * seconds,
         connector_type=connector_type,
         tasks=tasks,
     )
 
 
-def _seconds(wanted: float | tuple[float, float] | None, course: Random) -> float:
-    match wanted:
+def _draw_seconds(configured: float | tuple[float, float] | None, run_rng: Random) -> float:
+    match configured:
         case None:
-            return course.lognormvariate(log(_MEDIAN), _SPREAD)
+            return run_rng.lognormvariate(log(_MEDIAN), _SPREAD)
         case (lowest, highest):
-            return course.uniform(lowest, highest)
+            return run_rng.uniform(lowest, highest)
         case fixed:
             return fixed

@@ -1,7 +1,7 @@
-"""The files that exports make: small real IFC models of a bridge.
+"""The sample files that exports produce: an IFC model of a bridge, and a PDF with one empty page.
 
-Written straight as STEP physical files (ISO 10303-21), with those entities only that mean the same
-in all schemas. Equal arguments give equal bytes.
+The IFC files are STEP physical files (ISO 10303-21). They use only entities that have the same
+meaning in all schemas. Equal arguments give equal bytes.
 """
 
 from hashlib import sha256
@@ -34,7 +34,7 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_$"
 
 
 def ifc_file(name: str, *, ifc_version: str) -> bytes:
-    """The model of the bridge of this name, in the schema of that version."""
+    """Return a model of a bridge with this name, in the schema of an IFC version."""
     schema, view = _SCHEMAS[ifc_version]
     step = _Step(key=f"{name} in {ifc_version}")
     _write_model(step, name)
@@ -55,7 +55,7 @@ def ifc_file(name: str, *, ifc_version: str) -> bytes:
 
 
 class _Step:
-    """The lines of the data section, numbered as they are added."""
+    """The lines of the data section, numbered in the order in which they are added."""
 
     def __init__(self, *, key: str) -> None:
         self.lines: list[str] = []
@@ -63,15 +63,35 @@ class _Step:
         self._numbers = count(1)
 
     def add(self, entity: str) -> str:
-        """A reference to the entity, now written."""
+        """Add an entity and return the reference to it."""
         number = next(self._numbers)
         self.lines.append(f"#{number}={entity};")
         return f"#{number}"
 
     def global_id(self) -> str:
-        """A GlobalId in its 22 characters: 128 bits to the base of 64, drawn from the key."""
+        """Return a GlobalId of 22 characters: 128 bits in base 64, derived from the key."""
         number = int.from_bytes(sha256(f"{self._key} {len(self.lines)}".encode()).digest()[:16])
         return "'" + "".join(_DIGITS[number >> shift & 63] for shift in range(126, -1, -6)) + "'"
+
+
+def pdf_file(title: str) -> bytes:
+    """Return a PDF document with this title and one empty page."""
+    objects = (
+        "<</Type/Catalog/Pages 2 0 R>>",
+        "<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]>>",
+        f"<</Title<FEFF{title.encode('utf-16-be').hex()}>>>",
+    )
+    document = "%PDF-1.4\n"
+    entries = ["0000000000 65535 f \n"]
+    for number, content in enumerate(objects, start=1):
+        entries.append(f"{len(document):010d} 00000 n \n")
+        document += f"{number} 0 obj{content}endobj\n"
+    size = len(entries)
+    trailer = f"trailer<</Size {size}/Root 1 0 R/Info {size - 1} 0 R>>"
+    start = len(document)
+    document += f"xref\n0 {size}\n{''.join(entries)}{trailer}\nstartxref\n{start}\n%%EOF\n"
+    return document.encode("ascii")
 
 
 def _text(text: str) -> str:
