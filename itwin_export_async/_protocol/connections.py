@@ -44,7 +44,7 @@ def create_connection_request(
 ) -> Request:
     """Make an export connection. Not repeatable: a second request makes a second connection."""
     body = {"iModelId": validate_id("imodel_id", imodel_id)}
-    return _create(Service.EXPORT, body | _described(display_name, authentication_type))
+    return _create(Service.EXPORT, body | _optional_fields(display_name, authentication_type))
 
 
 def create_storage_connection_request(
@@ -60,7 +60,7 @@ def create_storage_connection_request(
     if not mappings:
         raise ValueError("source_files is empty; a synchronization needs at least one file")
     body = {"iModelId": validate_id("imodel_id", imodel_id)}
-    described = _described(display_name, authentication_type)
+    described = _optional_fields(display_name, authentication_type)
     return _create(Service.SYNCHRONIZATION, body | described | {"sourceFiles": mappings})
 
 
@@ -74,7 +74,7 @@ def _create(service: Service, body: dict[str, Any]) -> Request:
     )
 
 
-def _described(
+def _optional_fields(
     display_name: str | None, authentication_type: AuthenticationType | str | None
 ) -> dict[str, Any]:
     body = {}
@@ -97,7 +97,7 @@ def parse_created_connection(response: Response, cls: type[C]) -> C:
             raise refusal(response)
 
 
-def may_have_been_made(error: ExportError) -> bool:
+def may_have_been_created(error: ExportError) -> bool:
     """Whether a connection may exist although the attempt to make it ended so."""
     match error:
         case ResponseError(status=status):
@@ -109,7 +109,7 @@ def may_have_been_made(error: ExportError) -> bool:
             return isinstance(error, ProtocolError)
 
 
-def has_none(error: NotFound) -> bool:
+def means_empty(error: NotFound) -> bool:
     """Whether a 404 on a list of connections says that there are none.
 
     Who asks for those of an unknown iModel gets it too; making a connection then tells the rest.
@@ -145,7 +145,7 @@ def update_connection_request(
     authentication_type: AuthenticationType | str | None,
 ) -> Request:
     """Change a synchronization connection; what is None stays as it is."""
-    body = _described(display_name, authentication_type)
+    body = _optional_fields(display_name, authentication_type)
     if not body:
         raise ValueError("neither display_name nor authentication_type is given")
     return Request(
@@ -161,7 +161,7 @@ def delete_connection_request(service: Service, connection_id: str) -> Request:
     return Request(method="DELETE", url=connection_path(service, connection_id))
 
 
-def parse_deleted(response: Response) -> None:
+def check_deleted(response: Response) -> None:
     """Nothing, or the refusal. A 404 after a sending whose answer was lost says that it worked."""
     if response.status == 204:
         return
