@@ -7,16 +7,14 @@ its place from the one until a whole window after the other: then no window of t
 more than allowed, however the network dawdles.
 """
 
-import re
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from math import inf
 from typing import ClassVar, Generic, TypeVar
 
 from attrs import define, field, frozen
 from attrs.validators import ge, optional
-from multidict import istr
 
 from itwin_export_async._models.validators import instance_of
 
@@ -24,8 +22,6 @@ MINUTE, HOUR = 60.1, 3600.1  # a breath longer, for the edges of the service's o
 CALLS_FIRST = 4  # other calls that go before each poll
 
 T = TypeVar("T")
-
-_REMAINING = istr("iTwinPlatform-RateLimit-RemainingCalls")
 
 _limit = optional([instance_of(int), ge(1)])
 
@@ -74,12 +70,6 @@ class Window:
             return now
         return self.ended[over] + self.seconds if over < len(self.ended) else None
 
-    def tell_room(self, room: int, now: float) -> None:
-        """Take the service's word for how few calls are left, where that is fewer than we think."""
-        self._forget(now)
-        missing = self.limit - room - self.under_way - len(self.ended)
-        self.ended.extend([now] * missing)
-
     def rate(self, now: float) -> float:
         """Calls a second that may be spent."""
         return pace(self.seconds, self.limit, self.room(now))
@@ -123,12 +113,6 @@ class Windows:
             if counted:
                 window.ended.append(now)
 
-    def tell_room(self, room: int, now: float) -> None:
-        """Take the service's word for how many calls are left in this minute."""
-        for window in self._windows:
-            if window.seconds <= MINUTE:
-                window.tell_room(room, now)
-
     def rate(self, now: float) -> float:
         """Calls a second that may be spent, as things stand now; infinite without a limit."""
         return min((window.rate(now) for window in self._windows), default=inf)
@@ -148,14 +132,6 @@ def pace(seconds: float, limit: int, room: int) -> float:
     """
     least = limit if seconds <= MINUTE else limit / 4
     return max(least, 6 * room) / seconds
-
-
-def remaining_calls(headers: Mapping[str, str]) -> int | None:
-    """How many calls the service says are left in this minute, None where it does not say."""
-    told = headers.get(_REMAINING)
-    if told is None or not re.fullmatch(r"\s*[0-9]{1,9}\s*", told):
-        return None
-    return int(told)
 
 
 class Line(Generic[T]):

@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 from itwin_export_async._errors import ProtocolError, RequestTimeout, TransportError
 from itwin_export_async._http.credentials import Auth, normalize_auth
 from itwin_export_async._http.limiter import RateLimitLike, SharedRateLimit, create_limiter
-from itwin_export_async._http.rate_limit import RateLimit, RequestStats, remaining_calls
+from itwin_export_async._http.rate_limit import RateLimit, RequestStats
 from itwin_export_async._http.retry import (
     Outcome,
     RetryBudget,
@@ -267,8 +267,6 @@ class Session:
             self._gate.pause(self.retry.bound(self._refusals) if asked is None else asked)
             return
         self._refusals = 0
-        if (room := remaining_calls(response.headers)) is not None:
-            self._gate.tell_room(room)
 
     def _still_refused(self, method: str, url: str) -> Response:
         """The refusal that holds for all, as the answer to this request; it is not sent."""

@@ -1,9 +1,10 @@
 """The commands and what they take."""
 
 import logging
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +41,7 @@ from itwin_export_async.cli.options import (
 )
 from itwin_export_async.cli.output.progress import StandardError
 from itwin_export_async.cli.runner import EXIT_CODES, conclude, same_command
+from itwin_export_async.cli.runtime import runtime_of
 
 app = typer.Typer(
     help="Export iModels from the Bentley iTwin Platform, mostly to IFC.",
@@ -55,6 +57,10 @@ app = typer.Typer(
 
 def _example(words: str) -> str:
     return f"Example: itwin-export {words}\n\n{EXIT_CODES}"
+
+
+def _conclude(context: typer.Context, work: Coroutine[Any, Any, int | None]) -> None:
+    conclude(work, run=runtime_of(context).run)
 
 
 def _tell_release(is_asked: bool) -> None:
@@ -84,6 +90,7 @@ def options(
 
 @app.command(cls=TakesId, epilog=_example("run 7dbd531d-6967-47b2-8945-a722a437ad7a -o bridge.ifc"))
 def run(
+    context: typer.Context,
     imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
     output: Output = "",
     ifc_version: Version = None,
@@ -123,11 +130,12 @@ def run(
         report=report,
     )
     work = start_only if no_wait else run_export
-    conclude(work(client_of(base_url), order, delivery))
+    _conclude(context, work(client_of(context, base_url), order, delivery))
 
 
 @app.command(epilog=_example("watch '{\"v\":1,...}' -o bridge.ifc"))
 def watch(
+    context: typer.Context,
     token: Annotated[
         str, typer.Argument(help="What `run` printed when it was left.", metavar="TOKEN")
     ],
@@ -142,7 +150,7 @@ def watch(
     delivery = Delivery(
         output=output, base_url=base_url, timeout=timeout, json=as_json, report=report
     )
-    conclude(watch_run(client_of(base_url), token, delivery))
+    _conclude(context, watch_run(client_of(context, base_url), token, delivery))
 
 
 @app.command(
@@ -208,11 +216,14 @@ def batch(
         json=as_json,
         again=same_command(context),
     )
-    conclude(run_batch(client_of(base_url, rate_limit=Tier(tier).rate_limit), order))
+    _conclude(
+        context, run_batch(client_of(context, base_url, rate_limit=Tier(tier).rate_limit), order)
+    )
 
 
 @app.command(cls=TakesId, epilog=_example("runs 5ffeb1f4-6ab8-4d07-b6ec-dd5ef2af8d39"))
 def runs(
+    context: typer.Context,
     connection_id: Annotated[
         str, typer.Argument(help="The connection's id.", metavar="CONNECTION_ID")
     ],
@@ -220,21 +231,23 @@ def runs(
     base_url: BaseUrl = None,
 ) -> None:
     """List the runs of a connection, newest first."""
-    conclude(list_runs(client_of(base_url), connection_id, as_json=as_json))
+    _conclude(context, list_runs(client_of(context, base_url), connection_id, as_json=as_json))
 
 
 @app.command(cls=TakesId, epilog=_example("connections 7dbd531d-6967-47b2-8945-a722a437ad7a"))
 def connections(
+    context: typer.Context,
     imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
     as_json: AsJson = False,
     base_url: BaseUrl = None,
 ) -> None:
     """List the export connections of an iModel."""
-    conclude(list_connections(client_of(base_url), imodel_id, as_json=as_json))
+    _conclude(context, list_connections(client_of(context, base_url), imodel_id, as_json=as_json))
 
 
 @app.command(epilog=_example("authorize --open"))
 def authorize(
+    context: typer.Context,
     synchronization: Annotated[
         bool, typer.Option("--synchronization", help="For synchronizations, not exports.")
     ] = False,
@@ -249,12 +262,12 @@ def authorize(
 ) -> None:
     """Show the page on which a user agrees to background work, and wait until they have."""
     work = ask_to_authorize(
-        client_of(base_url),
+        client_of(context, base_url),
         synchronization=synchronization,
         open_page=open_page,
         timeout=timeout,
     )
-    conclude(work)
+    _conclude(context, work)
 
 
 @app.command(epilog=_example("demo -o exports"))

@@ -10,6 +10,7 @@ import typer
 
 from itwin_export_async import AuthenticationType, ExportClient, IfcVersion, RateLimit
 from itwin_export_async.cli.errors import MissingToken
+from itwin_export_async.cli.runtime import runtime_of
 
 _IFC_VERSIONS = ", ".join(f"'{version.value}'" for version in IfcVersion)
 _ACCOUNT = ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET")
@@ -136,14 +137,15 @@ def where_to(output: str) -> None:
 OpenClient = Callable[[], ExportClient]
 
 
-def client_of(base_url: str | None, **options: Any) -> OpenClient:
+def client_of(context: typer.Context, base_url: str | None, **options: Any) -> OpenClient:
     """What makes the client, from the environment and what the command line says."""
+    client_factory = runtime_of(context).client_factory
     if base_url is not None:
         options["base_url"] = base_url
 
     def open_client() -> ExportClient:
         try:
-            return ExportClient.from_env(**options)
+            return client_factory(**options)
         except ValueError as exc:
             if _has_account():
                 raise

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import typer
@@ -32,16 +32,21 @@ _BY_SIGNAL = 128  # what a shell adds to a signal's number
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
-def conclude(work: Coroutine[Any, Any, int | None], *, interruptible: bool = False) -> None:
+def conclude(
+    work: Coroutine[Any, Any, int | None],
+    *,
+    interruptible: bool = False,
+    run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run,
+) -> None:
     """Do the work and end the command with the exit code that it gives, None for 0.
 
     What went wrong is said, with what to do about it, and then the notes of the error.
-    `interruptible`: Ctrl-C is how it is meant to end.
+    `interruptible`: Ctrl-C is how it is meant to end. `run`: runs a coroutine to its end.
     """
     interrupts = _Interrupts()
     before = {number: signal.signal(number, interrupts) for number in _SIGNALS}
     try:
-        code = asyncio.run(interrupts.over(work)) or 0
+        code = run(interrupts.over(work)) or 0
     except BrokenPipeError:  # nobody reads on: typer ends quietly for it
         raise
     except FAULTS as error:

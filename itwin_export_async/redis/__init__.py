@@ -4,12 +4,11 @@
     async with ExportClient.from_env(rate_limit=limit) as client:
         ...
 
-The calls of all clients that share the limit are kept in Redis, in the windows of one clock, as are
-the pause after a 429 and the probe that ends it. While Redis is gone, each client goes on by itself
-with its share, and tells Redis afterwards what it did.
+Redis keeps the calls of all clients that share the limit, in the windows of one clock, and the
+pause after a 429 with the probe that ends it. While Redis is gone, each client continues with its
+share, and reports its calls afterwards.
 """
 
-from importlib.resources import files
 from uuid import uuid4
 
 from attrs import Attribute, field, frozen
@@ -18,44 +17,41 @@ from attrs.validators import ge, matches_re
 from itwin_export_async._http.limiter import RequestLimiter
 from itwin_export_async._http.rate_limit import RateLimit
 from itwin_export_async._models.validators import instance_of
-from itwin_export_async._protocol.sharing import Part
-from itwin_export_async._protocol.telling import Pace
 from itwin_export_async._redaction import without_query
 
 try:
-    from redis.asyncio import ConnectionPool, Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
+    from redis.asyncio import ConnectionPool
     from redis.exceptions import RedisError
 except ImportError as exc:
     raise ImportError(
         "itwin_export_async.redis needs redis: pip install 'itwin-export-async[redis]'"
     ) from exc
 
-from itwin_export_async.redis._gate import RedisGate
+from itwin_export_async.redis._limiter import RedisLimiter
+from itwin_export_async.redis._messages import Timing
+from itwin_export_async.redis._quota import QuotaShare
+from itwin_export_async.redis._store import RedisStore
 
 __all__ = ["RedisRateLimit"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
-_KEYS = ("calls", "others", "seen", "spare", "line", "state")
-_PLACES = files(__name__).joinpath("places.lua").read_text()
 
 
 @frozen
 class RedisRateLimit:
-    """A rate limit that several clients keep together, as the `rate_limit` of each.
+    """A rate limit that several clients share, as the `rate_limit` of each.
 
-    `limit`: what the subscription allows to all of them. `url`: where Redis is, as
-    `redis://host:6379/0`, `rediss://` or `unix://`. `processes`: how many clients share the limit
-    at most; each has so large a part of it while Redis is gone. `name`: which subscription, where
-    one Redis serves several.
+    `limit`: the calls that the subscription allows to all of them. `url`: the address of Redis, as
+    `redis://host:6379/0`, `rediss://host` or `unix:///run/redis.sock`. `processes`: how many
+    clients share the limit at most; each gets this part of it while Redis is gone. `name`: of the
+    limit, if one Redis serves several subscriptions.
     """
 
     limit: RateLimit = field(validator=instance_of(RateLimit))
     url: str = field(validator=instance_of(str), repr=without_query)
     processes: int = field(kw_only=True, validator=[instance_of(int), ge(1)])
     name: str = field(default="default", kw_only=True, validator=matches_re(r"[^{}]+"))
-    _pace: Pace = field(factory=Pace, kw_only=True, repr=False, alias="_pace")
+    _timing: Timing = field(factory=Timing, kw_only=True, repr=False, alias="_timing")
 
     @url.validator
     def _check_url(self, _: "Attribute[str]", url: str) -> None:
@@ -67,33 +63,20 @@ class RedisRateLimit:
         try:  # it does not connect yet
             ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
         except (RedisError, AttributeError, TypeError, ValueError):
-            words = "url is none that Redis is reached by, or has an option that it does not know"
-            raise ValueError(words) from None  # which may repeat a password
+            words = "url is not a valid address of Redis, or has an unknown option"
+            raise ValueError(words) from None  # the cause may repeat a password
 
     def __attrs_post_init__(self) -> None:
-        for _, calls in self._pace.windows_of(self.limit):
+        for _, calls in self._timing.windows_of(self.limit):
             if calls < self.processes:
                 raise ValueError(
                     f"{self.processes} processes cannot share {calls} calls: "
-                    "one call is the least that each needs"
+                    "each needs at least one call"
                 )
 
     def create_limiter(self, at_once: int) -> RequestLimiter:
-        """The gate of one client, in the running event loop; it is closed by who opened it."""
-        redis = Redis.from_url(
-            self.url,
-            socket_timeout=self._pace.patience,
-            socket_connect_timeout=self._pace.patience,
-            retry=Retry(NoBackoff(), 0),
-        )
-        script = redis.register_script(_PLACES)
-        keys = [f"itwin_export_async:{{{self.name}}}:{key}" for key in _KEYS]
-
-        async def ask(message: str) -> str:
-            told: str = await script(keys=keys, args=[message])
-            return told
-
-        part = Part(uuid4().hex, self.limit, self.processes, self._pace)
-        return RedisGate(
-            part, at_once, ask=ask, hang_up=redis.aclose, place=without_query(self.url)
-        )
+        """Create the limiter of one client, in the running event loop. The caller closes it."""
+        share = QuotaShare(uuid4().hex, self.limit, self.processes, self._timing)
+        store = RedisStore(self.url, self.name, self._timing.reply_timeout)
+        address = without_query(self.url)
+        return RedisLimiter(share, at_once, store=store, name=self.name, redis_url=address)

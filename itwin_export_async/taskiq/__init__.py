@@ -7,14 +7,14 @@
     sent = await exports.export_imodel.kiq(imodel_id, "/srv/exports/")
     result = await sent.wait_result(timeout=3600)
 
-`export_imodel` starts the run and hands its token on to `follow_run`, under the same task id, so
-that whoever sent the task gets the paths of the files. What must outlive a worker is in the message
-(the token) or in the result backend (that a run may have been started, and since when): a task
-that is delivered again takes that up, and starts nothing twice.
+`export_imodel` starts the run and sends its token to `follow_run` under the same task id, so that
+the sender's `wait_result` returns the paths of the files. State that must outlive a worker is in
+the message (the token) or in the result backend (that a run may have been started, and when). A
+repeated delivery uses this state, and starts nothing twice.
 
-A message that is not acknowledged in time is delivered again, even if its worker is alive. So a
-task works in legs: before that time is over it sends itself again, and acknowledges. A worker that
-is told to stop does so at once.
+A broker repeats a message that is not acknowledged in time, even if its worker is alive. So a task
+works in legs: before that time it sends itself again and acknowledges. A worker that has to stop
+ends its legs at once.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ except ImportError as exc:
         "itwin_export_async.taskiq needs taskiq: pip install 'itwin-export-async[taskiq]'"
     ) from exc
 
-from itwin_export_async.taskiq._failing import TaskFailed, told_as_text
+from itwin_export_async.taskiq._failing import TaskFailed, failing_as_text
 from itwin_export_async.taskiq._follow import Follow
 from itwin_export_async.taskiq._start import Start
 from itwin_export_async.taskiq._worker import Worker, leg_of
@@ -48,8 +48,8 @@ __all__ = ["ExportTasks", "TaskFailed", "register"]
 class ExportTasks:
     """The tasks of a broker; `await tasks.export_imodel.kiq(...)` sends one.
 
-    Both give `{"connection_id", "run_id", "token", "outcome", "paths"}`, or fail with `TaskFailed`.
-    While a run goes on, the progress of the task has its state, and its token in `meta`.
+    Both return `{"connection_id", "run_id", "token", "outcome", "paths"}`, or fail with
+    `TaskFailed`. Until then the task's progress has the state of the run, and its token in `meta`.
     """
 
     export_imodel: AsyncTaskiqDecoratedTask[..., Any]
@@ -58,8 +58,8 @@ class ExportTasks:
     those of `ExportOptions` as a JSON object, `timeout` counts from the start of the run."""
 
     follow_run: AsyncTaskiqDecoratedTask[..., Any]
-    """`(token, destination, timeout=86400, sas_url=None)`: sees the run of a token through and
-    fetches its output. `sas_url`: the caller's own blob that the run writes to."""
+    """`(token, destination, timeout=86400, sas_url=None)`: waits for the run of a token and
+    downloads its output. `sas_url`: the caller's own blob that the run writes to."""
 
 
 def register(
@@ -68,15 +68,15 @@ def register(
     client: Callable[[], ExportClient] = ExportClient.from_env,
     leg: float | None = None,
 ) -> ExportTasks:
-    """The tasks `itwin_export_async:export_imodel` and `itwin_export_async:follow_run`.
+    """Register the tasks `itwin_export_async:export_imodel` and `itwin_export_async:follow_run`.
 
-    `client` makes the client that a worker opens as it starts and closes as it stops. `leg`: after
-    how many seconds an unfinished task sends itself again; None is two fifths of the broker's
-    `idle_timeout`, ten minutes where it has none. What is left of that must do for the longest
-    download.
+    `client` creates the client that a worker opens as it starts and closes as it stops. `leg`:
+    seconds after which an unfinished task sends itself again. None means two fifths of the
+    broker's `idle_timeout`, or ten minutes without one. The longest download must fit into the
+    rest of the `idle_timeout`.
 
-    The broker needs a result backend that keeps progress: without one, its workers do not start,
-    with a `ValueError`.
+    The broker needs a result backend that stores progress; without one its workers raise
+    `ValueError` as they start.
     """
     worker = Worker(broker=broker, open_client=client, leg=leg_of(broker, leg))
 
@@ -89,17 +89,17 @@ def register(
         context: Annotated[Context, TaskiqDepends()],
     ) -> dict[str, Any]:
         if await broker.result_backend.is_result_ready(context.message.task_id):
-            raise NoResultError  # its worker died between the result and the acknowledgement
-        with told_as_text():
+            raise NoResultError  # its worker died before it acknowledged the message
+        with failing_as_text():
             handle = worker.resume(token, timeout, sas_url)
             follow = Follow(worker, context.message.task_id, uuid4().hex, handle, destination)
 
-            async def go_on() -> None:
+            async def resend() -> None:
                 await follow.check()
                 more = {"timeout": timeout, "sas_url": sas_url}
                 await _send(tasks.follow_run, context, handle.resume_token, destination, **more)
 
-            return await worker.in_leg(follow.result(), go_on)
+            return await worker.in_leg(follow.result(), resend)
 
     async def export_imodel(
         imodel_id: str,
@@ -114,10 +114,10 @@ def register(
     ) -> dict[str, Any]:
         message = context.message
 
-        async def go_on() -> None:
+        async def resend() -> None:
             await _send(tasks.export_imodel, context, *message.args, **message.kwargs)
 
-        with told_as_text():
+        with failing_as_text():
             request = ExportRequest(
                 imodel_id=imodel_id,
                 destination=destination,
@@ -126,17 +126,17 @@ def register(
                 key=message.task_id,
             )
             start = Start(worker, request, checked_if_active(if_active), authentication_type)
-            handle = await worker.in_leg(start.handle(), go_on)
+            handle = await worker.in_leg(start.handle(), resend)
             token = worker.resume(handle.resume_token, timeout).resume_token
         more = {
             "timeout": timeout,
             "sas_url": None if handle.joined else user_blob_url(request.options),
         }
         await _send(tasks.follow_run, context, token, destination, **more)
-        raise NoResultError  # the result will be that of the following
+        raise NoResultError  # `follow_run` will set the result
 
     async def wake() -> None:
-        """Nothing: a stream broker looks for what dead workers left only after a new message."""
+        """Do nothing: a stream broker reclaims old messages only after a new one."""
 
     name = "itwin_export_async"
     tasks = ExportTasks(
@@ -149,9 +149,9 @@ def register(
     return tasks
 
 
-def _options(told: dict[str, Any] | None) -> ExportOptions:
+def _options(values: dict[str, Any] | None) -> ExportOptions:
     kinds = {"input": InputOptions, "output": OutputOptions}
-    parts = {} if told is None else dict(told)
+    parts = {} if values is None else dict(values)
     for name in kinds.keys() & parts.keys():
         parts[name] = kinds[name](**parts[name])
     return ExportOptions(**parts)
@@ -160,7 +160,7 @@ def _options(told: dict[str, Any] | None) -> ExportOptions:
 async def _send(
     task: AsyncTaskiqDecoratedTask[..., Any], context: Context, *args: Any, **kwargs: Any
 ) -> None:
-    """Send what goes on with the work of this task, under its id."""
+    """Send a task that continues this one, under its id."""
     kicker = task.kicker().with_task_id(context.message.task_id)
-    kicker.labels = dict(context.message.labels)  # older kickers share those of the task
+    kicker.labels = dict(context.message.labels)  # older kickers share the labels of the task
     await kicker.kiq(*args, **kwargs)

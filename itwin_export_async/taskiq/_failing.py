@@ -1,4 +1,4 @@
-"""What a task ends with when its export failed."""
+"""The error of a task whose export failed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,10 @@ from itwin_export_async._errors import ExportError, RunError
 
 
 class TaskFailed(ExportError):
-    """What a task ends with when its export failed; the `error` of its result.
+    """The export of a task failed; the `error` of the task's result.
 
-    `kind` is the name of the error's class, such as `"RunFailed"`; `resume_token` resumes the run, None
-    where there is none. All of it is text, so that it passes through any result backend.
+    `kind` is the name of the error's class, such as `"RunFailed"`. `resume_token` resumes the run, None
+    without a run. All fields are text, so that any result backend can store them.
     """
 
     def __init__(self, kind: str, text: str, resume_token: str | None = None) -> None:
@@ -22,7 +22,8 @@ class TaskFailed(ExportError):
 
 
 @contextmanager
-def told_as_text() -> Iterator[None]:
+def failing_as_text() -> Iterator[None]:
+    """Raise `TaskFailed` in place of the errors of an export."""
     try:
         yield
     except TaskFailed:

@@ -1,7 +1,8 @@
 """The start of a task's run, which happens once, however often the task is delivered.
 
-That a run may have been started is written down before it is asked for. A task that finds this
-written down looks for a run of its connection that began since then and is no other task's.
+Before the request to start a run, the task stores that a run may have been started. A later
+delivery that finds this looks for a run of the connection that started since then and belongs to
+no other task.
 """
 
 import asyncio
@@ -20,12 +21,12 @@ from itwin_export_async._runs.handle import RunHandle
 from itwin_export_async._runs.starter import IfActive, start_export
 from itwin_export_async.taskiq._worker import Worker
 
-_REST = 2.0  # seconds after another's run has ended, which the service may not have noticed yet
+_REST = 2.0  # seconds after the active run has finished: the service may notice it later
 
 
 @frozen
 class Start:
-    """The start of one task's run, which an earlier delivery may have begun."""
+    """The start of one task's run, which an earlier delivery may have made."""
 
     worker: Worker
     request: ExportRequest  # its key is the task's id
@@ -33,16 +34,16 @@ class Start:
     authentication_type: str | None
 
     async def handle(self) -> RunHandle:
-        """The run that was started, found again, or active already."""
+        """Start the run, find it again, or join the active one."""
         worker = self.worker
-        told = await worker.read(self._name)
-        if "token" in told:
-            return evolve(worker.client.resume(told["token"]), origin=RunOrigin(told["origin"]))
-        since = datetime.fromisoformat(told["since"]) if "since" in told else None
-        connection_id = told.get("connection_id") or await self._connection()
-        handle = None if since is None else await self._tried(connection_id, since)
+        stored = await worker.read(self._name)
+        if "token" in stored:
+            return evolve(worker.client.resume(stored["token"]), origin=RunOrigin(stored["origin"]))
+        since = datetime.fromisoformat(stored["since"]) if "since" in stored else None
+        connection_id = stored.get("connection_id") or await self._connection()
+        handle = None if since is None else await self._find(connection_id, since)
         while handle is None:
-            handle, since = await self._ask(connection_id, since), None
+            handle, since = await self._request_start(connection_id, since), None
         started = {"token": handle.resume_token, "origin": handle.origin.value}
         await worker.write(self._name, "started", started)
         if not handle.joined:
@@ -61,13 +62,13 @@ class Start:
         await terms.consent.require(Service.EXPORT, connection)
         return connection.id
 
-    async def _tried(self, connection_id: str, since: datetime) -> RunHandle | None:
-        """The run that was started since then for this task, None where there is none."""
+    async def _find(self, connection_id: str, since: datetime) -> RunHandle | None:
+        """The run that was started since then for this task, or None."""
         desk = self.worker.terms.desk
         runs = [
             run
             async for run in list_runs(desk.session, Service.EXPORT, connection_id)
-            if started_after(run, since) and not await self._is_anothers(run.id)
+            if started_after(run, since) and not await self._has_other_owner(run.id)
         ]
         entry = starting(new_entry(self.request), connection_id, since)
         for _, run in found([entry], runs, ()):
@@ -75,19 +76,19 @@ class Start:
             return evolve(handle, origin=RunOrigin.RECOVERED)
         return None
 
-    async def _is_anothers(self, run_id: str) -> bool:
+    async def _has_other_owner(self, run_id: str) -> bool:
         owner = await self.worker.read(_run_name(run_id))
         return bool(owner) and owner["task_id"] != self.request.identity
 
-    async def _ask(self, connection_id: str, since: datetime | None) -> RunHandle | None:
-        """The handle of a run, or None after another's has ended that was active.
+    async def _request_start(self, connection_id: str, since: datetime | None) -> RunHandle | None:
+        """Start the run; None after waiting for another run that was active.
 
-        `since`: since when an earlier delivery may have started ours, None when none has tried.
+        `since`: when an earlier delivery may have started the run, None if there was none.
         """
         worker = self.worker
-        told = {"connection_id": connection_id}
+        connection = {"connection_id": connection_id}
         first = since or await worker.terms.clock.now(connection_id)
-        await worker.write(self._name, "starting", {**told, "since": first.isoformat()})
+        await worker.write(self._name, "starting", {**connection, "since": first.isoformat()})
         try:
             return await start_export(
                 worker.terms.desk,
@@ -100,10 +101,10 @@ class Start:
             if conflict.handle is None or self.if_active == "raise":
                 raise
             active = conflict.handle
-        await worker.write(self._name, "waiting", told)  # and no run of ours is missed
+        await worker.write(self._name, "waiting", connection)  # forgets `since`
         try:
             await active.wait(timeout=None, check=False)
-        except NotFound as error:  # it is gone, and so no longer in the way
+        except NotFound as error:  # it was deleted, so it is not active
             if error.is_gateway:
                 raise
         await asyncio.sleep(_REST)

@@ -1,4 +1,4 @@
-"""A worker: its client, and the legs in which its tasks work."""
+"""A worker: its client, and the legs of its tasks."""
 
 import asyncio
 import signal
@@ -22,13 +22,13 @@ from itwin_export_async.taskiq._failing import TaskFailed
 
 T = TypeVar("T")
 
-_LEG = 600.0  # seconds, where the broker does not say after what time it delivers again
-_LEG_SHARE = 0.4  # of that time; the rest is for the download
-_STILL_LISTENING = 0.5  # seconds for which a stopping worker might be handed its own work
+_LEG = 600.0  # seconds, if the broker has no `idle_timeout`
+_LEG_SHARE = 0.4  # of the `idle_timeout`; the rest is for the download
+_STILL_LISTENING = 0.5  # seconds for which a stopping worker may still get its own messages
 
 
 def idle_timeout(broker: AsyncBroker) -> float | None:
-    """After how many seconds a stream broker delivers again, None where it does not say."""
+    """Seconds after which a stream broker delivers a message again, None if it has no such time."""
     milliseconds = getattr(broker, "idle_timeout", None)
     return None if milliseconds is None else milliseconds / 1000
 
@@ -46,7 +46,7 @@ def leg_of(broker: AsyncBroker, leg: float | None) -> float:
 
 @define(eq=False, kw_only=True)
 class Worker:
-    """One worker: its client, and the legs under way."""
+    """One worker: its client, and its active legs."""
 
     broker: AsyncBroker
     open_client: Callable[[], ExportClient]
@@ -63,7 +63,9 @@ class Worker:
         """Open the client."""
         backend = type(self.broker.result_backend)
         if backend.set_progress is AsyncResultBackend.set_progress:
-            raise ValueError(f"{backend.__name__} keeps no progress: exports need a result backend")
+            raise ValueError(
+                f"{backend.__name__} stores no progress: give the broker a result backend that does"
+            )
         self._is_stopping = False
         self.client = await self._closing.enter_async_context(self.open_client())
         self.terms = self.client._terms(if_active="wait")
@@ -75,44 +77,44 @@ class Worker:
             self._closing.push_async_callback(_end, waking)
 
     async def close(self, _: object) -> None:
-        """Hand back what is under way, and close the client."""
+        """Send the active tasks back to the broker, and close the client."""
         self.stop()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
         await self._closing.aclose()
 
     def stop(self) -> None:
-        """End all legs now, and those that yet come as they begin."""
+        """End all legs now, and later ones as they start."""
         self._is_stopping = True
         for limit in self._limits:
-            with suppress(RuntimeError):  # it is ending already
+            with suppress(RuntimeError):  # it has expired already
                 limit.reschedule(asyncio.get_running_loop().time())
 
     def _listen_to_signals(self) -> None:
-        """taskiq itself tells of a worker's end only when all tasks are done, maybe in hours."""
+        """Stop at once: taskiq fires its shutdown event only after all tasks, maybe in hours."""
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.getsignal(number)
             if callable(before):
-                signal.signal(number, partial(self._signalled, asyncio.get_running_loop(), before))
+                signal.signal(number, partial(self._on_signal, asyncio.get_running_loop(), before))
                 self._closing.callback(signal.signal, number, before)
 
-    def _signalled(self, loop: asyncio.AbstractEventLoop, before: Any, *told: Any) -> None:
+    def _on_signal(self, loop: asyncio.AbstractEventLoop, before: Any, *signal_args: Any) -> None:
         loop.call_soon_threadsafe(self.stop)
-        before(*told)
+        before(*signal_args)
 
     async def _stay_awake(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            with suppress(SendTaskError):  # the broker is not there for now
+            with suppress(SendTaskError):  # the broker is unreachable for now
                 await self.wake.kicker().with_task_id(self.wake.task_name).kiq()
 
-    async def in_leg(self, work: Awaitable[T], go_on: Callable[[], Awaitable[None]]) -> T:
-        """What `work` gives; or, if the leg ends first, `go_on` and no result of this task."""
+    async def in_leg(self, work: Awaitable[T], resend: Callable[[], Awaitable[None]]) -> T:
+        """The result of `work`. If the leg ends first, `resend` and end without a result."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         if self.broker.is_worker_process:
-            task.add_done_callback(self._tasks.discard)  # it has to acknowledge
+            task.add_done_callback(self._tasks.discard)  # after it has acknowledged its message
         limit = asyncio.timeout(0.0 if self._is_stopping else self.leg)
         try:
             async with limit:
@@ -127,28 +129,26 @@ class Worker:
                 self._tasks.discard(task)
         if self._is_stopping:
             if not self.broker.is_worker_process:
-                raise TaskFailed(
-                    "Stopped", "the broker was shut down, and nobody is there to go on"
-                )
+                raise TaskFailed("Stopped", "the broker was shut down before the export finished")
             await asyncio.sleep(_STILL_LISTENING)
-        await go_on()
+        await resend()
         raise NoResultError
 
     def resume(self, token: str, timeout: float | None, sas_url: str | None = None) -> RunHandle:
-        """The handle of the run, with a deadline if there is a `timeout`."""
+        """The handle of the run; a `timeout` gives it a deadline if it has none."""
         handle = self.client.resume(token)
         if handle.deadline is None and timeout is not None:
             handle.deadline = datetime.now(UTC) + timedelta(seconds=timeout)
         return evolve(handle, sas_url=sas_url)
 
     async def read(self, name: str) -> dict[str, Any]:
-        """What all workers know under this name."""
-        told = await self.broker.result_backend.get_progress(name)
-        return {} if told is None else told.meta or {}
+        """The fields that a worker stored under this name; empty if there are none."""
+        progress = await self.broker.result_backend.get_progress(name)
+        return {} if progress is None else progress.meta or {}
 
-    async def write(self, name: str, state: str, told: dict[str, Any]) -> None:
-        """Tell all workers: it is the progress of a task, or what stands beside one."""
-        await self.broker.result_backend.set_progress(name, TaskProgress(state=state, meta=told))
+    async def write(self, name: str, state: str, meta: dict[str, Any]) -> None:
+        """Store fields for all workers, as the progress of a task of this name."""
+        await self.broker.result_backend.set_progress(name, TaskProgress(state=state, meta=meta))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

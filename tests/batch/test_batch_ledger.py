@@ -1,18 +1,11 @@
 """Many exports with a ledger: what is done stays done, whatever ends the process."""
 
 import asyncio
-import json
-import os
-import random
-import signal
 import sqlite3
-import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from attrs import evolve
@@ -535,89 +528,3 @@ async def test_a_run_that_was_joined_is_joined_again(
     check(emulator, outcome)
     assert outcome.run is not None
     assert outcome.run.id == run.run_id
-
-
-@pytest.mark.real_time
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
-async def test_a_process_that_is_killed_again_and_again_gets_it_done(tmp_path: Path) -> None:
-    chance = random.Random(7)
-    emulator = Emulator(seed=7, run_seconds=(0.2, 1.2))
-    versions = ("IFC2x3", "IFC4.3")
-    imodels = [emulator.add_imodel(f"iModel {n}") for n in range(20)]
-    requests = [
-        {"imodel_id": i, "destination": f"{tmp_path}/{n}-{v}.ifc", "options": v, "key": f"{n} {v}"}
-        for n, i in enumerate(imodels)
-        for v in versions
-    ]
-    ledger = tmp_path / "exports.db"
-    told: dict[str, Any] = {"requests": requests, "ledger": str(ledger), "concurrency": 4}
-    seen = set[str]()
-    async with emulator.serve() as served, batch_processes() as processes:
-        told |= {"url": served.base_url, "token": emulator.token()}
-        for turn in range(20):
-            pid = await processes.begin(told)
-            runs = emulator.count("create_run")
-            ends = time.monotonic() + chance.uniform(0.0, 0.6)
-            while time.monotonic() < ends:
-                await asyncio.sleep(0.001)
-                if turn % 2 and emulator.count("create_run") > runs:
-                    break  # while it waits for the answer, or has just had it
-            with suppress(ProcessLookupError):  # it was quicker
-                os.kill(pid, signal.SIGKILL)
-            await processes.rest()
-            with suppress(sqlite3.OperationalError):  # it was killed before there was a table
-                seen.update(states(ledger).values())
-        await processes.begin(told)
-        lines = await processes.rest()
-    assert {"starting", "started", "in place"} <= seen  # it was killed at different moments
-    outcomes = {key: (error, paths) for key, error, paths in map(json.loads, lines)}
-    assert len(lines) == len(outcomes) == len(requests)
-    begun = Counter(
-        r.path for r in emulator.requests if r.operation == "create_run" and r.status == 202
-    )
-    assert list(begun.values()) == [len(versions)] * len(imodels)
-    for request in requests:
-        error, (path,) = outcomes[request["key"]]
-        assert error == "None"
-        assert path == request["destination"]
-        content = Path(path).read_text()
-        assert f"iModel {request['key'].split()[0]}" in content
-        assert ("IFC2X3" in content) is (request["options"] == "IFC2x3")
-    assert not list(tmp_path.glob("**/*.part"))
-    assert not list(tmp_path.glob(".itwin-export-*"))
-
-
-class Processes:
-    """Processes of `batch_process.py`, one at a time."""
-
-    def __init__(self, parent: asyncio.subprocess.Process) -> None:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        self._input, self._output = parent.stdin, parent.stdout
-
-    async def begin(self, told: dict[str, Any]) -> int:
-        """The pid of a new one, which is about to begin."""
-        self._input.write(json.dumps(told).encode() + b"\n")
-        await self._input.drain()
-        return int(await self._output.readline())
-
-    async def rest(self) -> list[str]:
-        """What it says until it is over; its last line may have been cut short."""
-        lines = []
-        while not (line := (await self._output.readline()).decode()).endswith("over\n"):
-            assert line
-            lines.append(line)
-        return lines
-
-
-@asynccontextmanager
-async def batch_processes() -> AsyncIterator[Processes]:
-    command = (sys.executable, "-m", "tests.support.batch_process")
-    pipe = asyncio.subprocess.PIPE
-    parent = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
-    try:
-        yield Processes(parent)
-    finally:
-        assert parent.stdin is not None
-        parent.stdin.close()  # then it ends
-        await parent.wait()

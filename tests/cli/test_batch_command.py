@@ -3,12 +3,11 @@
 import asyncio
 import json
 import os
-import pty
 import re
+import shlex
 import signal
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing, suppress
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
@@ -35,7 +34,8 @@ from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.batch_progress import Overview, to_go
 from itwin_export_async.cli.output.format import duration, size
 from itwin_export_async.emulator import Emulator
-from tests.support.command import COMMAND, Service, invoke, serving, start
+from tests.support.command import CommandLine, Stream, invoke, start
+from tests.support.environment import CREDENTIALS
 from tests.support.fakes import answer
 
 Batch = Callable[..., Any]
@@ -387,10 +387,11 @@ async def test_ctrl_c_stays_ctrl_c_where_the_report_fails(
 async def test_a_time_out_of_another_kind_is_no_end_of_the_time(
     emulator: Emulator, run: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> AsyncIterator[ExportOutcome]:
         raise TimeoutError("another")
+        yield
 
-    monkeypatch.setattr("itwin_export_async.cli.commands.batch._Batch._export", fail)
+    monkeypatch.setattr(ExportClient, "export_many", fail)
     with pytest.raises(TimeoutError, match="another"):
         await run(table(emulator.add_imodel()), timeout=100)
 
@@ -509,7 +510,7 @@ async def test_files_are_told_alike_by_every_call(
     ],
 )
 def test_a_ledger_that_cannot_be_had_is_exit_code_2(
-    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: str, told: str
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: str, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("models.csv").write_text(table("m"))
@@ -518,12 +519,12 @@ def test_a_ledger_that_cannot_be_had_is_exit_code_2(
     with closing(sqlite3.connect("busy.db-lock", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         words = ("models.csv", "-o", "out", "--report", "r.html", "--ledger", ledger)
-        code, out, err = invoke("batch", *words)
+        code, out, err = cli.invoke("batch", *words)
     assert (code, out) == (2, "")
     first, second = err.splitlines()
     assert first == f"itwin-export: ledger {ledger}: {told}"
     assert second.startswith("  Name another file with --ledger")
-    assert service.emulator.requests == []
+    assert cli.emulator.requests == []
     assert not Path("r.html").exists()
 
 
@@ -531,12 +532,12 @@ def test_a_ledger_that_cannot_be_had_is_exit_code_2(
     ("folder", "ledger"), [("out", "out/l.db"), ("a/b/", "a/l.db"), ("./out", "x/../out/l.db")]
 )
 def test_a_ledger_may_be_in_the_folder_that_the_batch_makes(
-    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, ledger: str
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, ledger: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").mkdir()
-    (tmp_path / "models.csv").write_text(table(service.emulator.add_imodel()))
-    assert invoke("batch", "models.csv", "-o", folder, "--ledger", ledger)[0] == 0
+    (tmp_path / "models.csv").write_text(table(cli.emulator.add_imodel()))
+    assert cli.invoke("batch", "models.csv", "-o", folder, "--ledger", ledger)[0] == 0
     assert (tmp_path / ledger).is_file()
 
 
@@ -551,7 +552,7 @@ async def test_a_folder_spelled_otherwise_is_the_same_to_a_ledger(
 
 
 def test_without_a_token_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
+    for name in CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "models.csv").write_text("imodel_id\nm\n")
     code, out, err = invoke("batch", f"{tmp_path}/models.csv", "-o", f"{tmp_path}/new")
@@ -576,24 +577,19 @@ async def test_lines_come_from_standard_input_too(
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 
 
+@pytest.mark.usefixtures("integration")
 @pytest.mark.parametrize(("number", "code", "last"), SIGNALS)
 def test_a_signal_ends_the_reading_of_standard_input(
     tmp_path: Path, number: signal.Signals, code: int, last: str
 ) -> None:
     theirs, ours = os.pipe()
-    process = start("batch", "-", "-o", "out", cwd=tmp_path, stdin=theirs)
-    os.close(theirs)
-    os.write(ours, b"\n" * 100_000)  # more than a pipe holds: some of it was read
-    process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    with start("batch", "-", "-o", "out", cwd=tmp_path, stdin=theirs) as process:
+        os.close(theirs)
+        os.write(ours, b"\n" * 100_000)  # more than a pipe holds: some of it was read
+        process.send_signal(number)
+        out, err = process.communicate()
     os.close(ours)
     assert (process.returncode, out, err) == (code, "", f"itwin-export: {last}\n")
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    with serving(Emulator(seed=1, run_seconds=0.3), monkeypatch) as service:
-        yield service
 
 
 @pytest.mark.parametrize(
@@ -616,81 +612,71 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     ],
 )
 def test_a_mistake_is_told_before_anything_is_sent(
-    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str | None,
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str | None,
     words: list[str], code: int, told: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     if lines is not None:
         Path("models.csv").write_text(lines)
-    ended, _, err = invoke("batch", "models.csv", "-o", "out", *words)
+    ended, _, err = cli.invoke("batch", "models.csv", "-o", "out", *words)
     assert (ended, told in " ".join(err.replace("│", " ").split())) == (code, True)
-    assert service.emulator.requests == []
+    assert cli.emulator.requests == []
     assert "--report" in words or not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("number", "code", "last"), SIGNALS)
 def test_a_signal_leaves_the_command_that_continues(
-    service: Service, tmp_path: Path, number: signal.Signals, code: int, last: str
-) -> None:
-    ids = [service.emulator.add_imodel(f"Bridge {n}") for n in range(3)]
-    service.emulator.plan_next_run(ids[2], "Success", duration=3)
-    (tmp_path / "models 1.csv").write_text(table(*ids))
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals,
+    code: int, last: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    ids = [cli.emulator.add_imodel(f"Bridge {n}") for n in range(3)]
+    for imodel_id, seconds in zip(ids, (100, 200, 3000), strict=True):
+        cli.emulator.plan_next_run(imodel_id, "Success", duration=seconds)
+    Path("models 1.csv").write_text(table(*ids))
     words = ["batch", "models 1.csv", "-o", "out", "--ledger", "l.db", "--tier", "community"]
     words += ["--json", "--report", "r.html"]
-    process = start(*words, cwd=tmp_path)
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["ok"]
-    process.send_signal(number)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == code
-    assert "Traceback" not in err
+    out = Stream(interrupt_at='"ok": true', signal_number=number)
+    ended, told, err = cli.invoke(*words, out=out)
+    assert ended == code
+    assert json.loads(told)["ok"]
     assert err.endswith(f"itwin-export: {last}\n")
-    assert "not finished" in (tmp_path / "r.html").read_text()
+    assert "not finished" in Path("r.html").read_text()
     again = next(line for line in err.splitlines() if line.startswith("  itwin-export batch"))
     assert "'models 1.csv'" in again
-    shell = ["bash", "-c", again.replace("itwin-export", "printf '%s\\n'", 1)]
-    said = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.splitlines()
+    said = shlex.split(again)[1:]
     assert sorted(said) == sorted(words)
-    done = start(*said, cwd=tmp_path)
-    out, _ = done.communicate(timeout=60)
-    assert done.returncode == 0
-    assert [json.loads(line)["ok"] for line in out.splitlines()] == [True] * 3
-    assert service.emulator.count("create_run") == 3
+    ended, told, _ = cli.invoke(*said)
+    assert ended == 0
+    assert [json.loads(line)["ok"] for line in told.splitlines()] == [True] * 3
+    assert cli.emulator.count("create_run") == 3
 
 
 def test_a_file_that_looks_like_an_option_is_named_as_one_that_is_none(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    service.emulator.plan_next_run(bad := service.emulator.add_imodel(), "Error")
+    cli.emulator.plan_next_run(bad := cli.emulator.add_imodel(), "Error")
     Path("-m.csv").write_text(table(bad))
     words = ["batch", "-o", "out", "--ledger", "l.db", "--json"]
-    code, _, err = invoke(*words, "--", "-m.csv")
+    code, _, err = cli.invoke(*words, "--", "-m.csv")
     assert (code, err.splitlines()[-1].split()) == (1, ["itwin-export", *words, "--", "-m.csv"])
 
 
-def test_a_terminal_shows_how_far_it_is(service: Service, tmp_path: Path) -> None:
-    ids = [service.emulator.add_imodel(f"Bridge {n}") for n in range(3)]
-    service.emulator.plan_next_run(ids[1], "Error")
-    (tmp_path / "models.csv").write_text(table(*ids))
-    ours, theirs = pty.openpty()
-    words = [*COMMAND, "batch", "models.csv", "-o", "out", "--json"]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
-    with subprocess.Popen(
-        words, cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        with suppress(OSError):  # the end of a terminal
-            while piece := os.read(ours, 65536):
-                shown += piece
-        assert process.stdout is not None
-        out = process.stdout.read()
-    os.close(ours)
-    assert process.returncode == 1
-    assert b"Traceback" not in shown
-    assert b"0 failed" in shown
-    assert b"2 of 3 exports done" in shown
+@pytest.mark.usefixtures("terminal")
+def test_a_terminal_shows_how_far_it_is(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ids = [cli.emulator.add_imodel(f"Bridge {n}") for n in range(3)]
+    cli.emulator.plan_next_run(ids[1], "Error")
+    Path("models.csv").write_text(table(*ids))
+    words = ("batch", "models.csv", "-o", "out", "--json")
+    code, out, shown = cli.invoke(*words, err=Stream(is_terminal=True))
+    assert code == 1
+    assert "2 done" in shown
+    assert "1 failed" in shown
+    assert "2 of 3 exports done" in shown
     assert len([json.loads(line) for line in out.splitlines()]) == 3  # nothing else went there
 
 

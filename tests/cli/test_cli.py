@@ -7,10 +7,11 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
-import time
-from collections.abc import Iterator
+import sys
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -25,30 +26,29 @@ from itwin_export_async import (
     DownloadError,
     ExportClient,
     ExportError,
+    RetryPolicy,
     RunFailed,
     RunTimeout,
     RunUnreachable,
     TokenError,
 )
+from itwin_export_async.cli import main
 from itwin_export_async.cli.commands.demo import names
 from itwin_export_async.cli.commands.emulator import serve_emulator
 from itwin_export_async.cli.commands.run import Delivery, ExportOrder, run_export
 from itwin_export_async.cli.runner import conclude, exit_code
+from itwin_export_async.cli.runtime import Runtime
 from itwin_export_async.emulator import Emulator
-from tests.support.command import COMMAND, Service, invoke, on_terminal, serving, start
+from tests.support.command import COMMAND, CommandLine, Stream, invoke, on_terminal, start
+from tests.support.environment import CREDENTIALS, environment
 from tests.support.fakes import answer
 
 COMMANDS = ["run", "watch", "batch", "runs", "connections", "authorize", "demo", "emulator"]
 
 
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    with serving(Emulator(seed=1, run_seconds=0.3), monkeypatch) as service:
-        yield service
-
-
+@pytest.mark.usefixtures("integration")
 def test_the_demo_ends_with_files_that_are_ifc(tmp_path: Path) -> None:
-    code, out, _ = invoke("demo", "-o", str(tmp_path / "new"), "--imodels", "3", "--speed", "900")
+    code, out, _ = invoke("demo", "-o", str(tmp_path / "new"), "--imodels", "3", "--speed", "9000")
     assert code == 0
     files = sorted((tmp_path / "new").iterdir())
     assert [file.name for file in files] == ["Bridge.ifc", "Station.ifc", "Tunnel.ifc"]
@@ -57,27 +57,31 @@ def test_the_demo_ends_with_files_that_are_ifc(tmp_path: Path) -> None:
         assert re.search(rf"{file.stem}\s+[0-9a-f]{{8}}\s.*Completed.* s\s+{file.name}.*kB", out)
 
 
+@pytest.mark.usefixtures("integration")
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
-    code, shown = on_terminal("demo", "-o", "out", "--imodels", "2", "--speed", "900", cwd=tmp_path)
+    code, shown = on_terminal(
+        "demo", "-o", "out", "--imodels", "2", "--speed", "9000", cwd=tmp_path
+    )
     assert code == 0
-    assert b"starting" in shown or b"Executing" in shown
+    _, hidden, live = shown.partition(b"\x1b[?25l")  # the cursor, while a live table is drawn
+    live, back, _ = live.partition(b"\x1b[?25h")
+    assert (bool(hidden), bool(back), b"iModel" in live) == (True, True, True)
     assert b"Traceback" not in shown
     assert b"Tunnel.ifc" in shown
 
 
+@pytest.mark.usefixtures("integration")
 def test_a_folder_is_told_as_it_is_called(tmp_path: Path) -> None:
     folder = tmp_path / "[/x] :bug:"
-    code, out, _ = invoke("demo", "-o", str(folder), "--imodels", "1", "--speed", "900")
+    code, out, _ = invoke("demo", "-o", str(folder), "--imodels", "1", "--speed", "9000")
     assert (code, out.endswith(f"The files are in {folder}\n")) == (0, True)
 
 
-def test_a_demo_that_fails_says_why_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(*_: object) -> None:
-        raise DownloadError(message="the disk is full")
-
-    monkeypatch.setattr("itwin_export_async.cli.commands.demo._export", fail)
-    code, _, err = invoke("demo", "-o", str(tmp_path))
-    assert (code, err.count("\n"), "the disk is full\n" in err) == (1, 2, True)
+@pytest.mark.usefixtures("integration")
+def test_a_demo_that_fails_says_why_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "Bridge.ifc")
+    code, _, err = invoke("demo", "-o", str(tmp_path), "--speed", "9000")
+    assert (code, err.count("\n"), err.count("neither file nor folder")) == (1, 2, 1)
 
 
 def test_there_are_names_for_any_number_of_imodels() -> None:
@@ -85,87 +89,86 @@ def test_there_are_names_for_any_number_of_imodels() -> None:
     assert names(8)[-1] == "Bridge 2"
 
 
-def test_one_export_ends_with_its_file(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
+def test_one_export_ends_with_its_file(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
     file = tmp_path / "bridge.ifc"
-    code, out, err = invoke("run", imodel_id, "-o", str(file), "--ifc-version", "IFC2x3")
+    code, out, err = cli.invoke("run", imodel_id, "-o", str(file), "--ifc-version", "IFC2x3")
     assert (code, out.split(" (")[0]) == (0, str(file))
     assert b"IFC2X3" in file.read_bytes()
     assert "Success" in err
 
 
 def test_what_no_file_may_replace_is_told_before_anything_is_sent(
-    service: Service, tmp_path: Path
+    cli: CommandLine, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "f")
-    imodel_id = service.emulator.add_imodel("Bridge")
-    code, out, err = invoke("run", imodel_id, "-o", str(tmp_path / "f"))
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    code, out, err = cli.invoke("run", imodel_id, "-o", str(tmp_path / "f"))
     assert (code, out) == (1, "")
     assert "cannot be written: it is neither file nor folder" in " ".join(err.split())
-    assert service.emulator.requests == []
+    assert cli.emulator.requests == []
 
 
 @pytest.mark.parametrize("words", [[], ["--synchronization"]])
-def test_a_consent_that_lacks_is_exit_code_4(service: Service, words: list[str]) -> None:
-    assert invoke("authorize", *words)[0] == 0
-    service.emulator.user_authorized = False
-    code, out, err = invoke("authorize", "--timeout", "0.01", *words)
+def test_a_consent_that_lacks_is_exit_code_4(cli: CommandLine, words: list[str]) -> None:
+    assert cli.invoke("authorize", *words)[0] == 0
+    cli.emulator.user_authorized = False
+    code, out, err = cli.invoke("authorize", "--timeout", "60", *words)
     assert code == 4
     assert "https://connect-itwinbridgeportal" in out
     assert "has not yet agreed" in err
 
 
-def test_a_path_is_told_whole_on_a_narrow_terminal(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
+@pytest.mark.usefixtures("terminal")
+def test_a_path_is_told_whole_on_a_narrow_terminal(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    imodel_id = cli.emulator.add_imodel("Bridge")
     folder = "a folder whose name is longer than this terminal is wide/"
-    code, shown = on_terminal("run", imodel_id, "-o", folder, cwd=tmp_path, columns=40)
-    assert (code, f"{folder}Bridge.ifc (".encode() in shown) == (0, True)
+    screen = Stream(is_terminal=True)
+    code, shown, _ = cli.invoke("run", imodel_id, "-o", folder, out=screen, err=screen)
+    assert (code, f"{folder}Bridge.ifc (" in shown) == (0, True)
 
 
-def test_a_folder_is_a_folder_also_before_it_exists(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    assert invoke("run", imodel_id, "-o", f"{tmp_path}/new/")[0] == 0
+def test_a_folder_is_a_folder_also_before_it_exists(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    assert cli.invoke("run", imodel_id, "-o", f"{tmp_path}/new/")[0] == 0
     assert (tmp_path / "new/Bridge.ifc").is_file()
 
 
-def test_a_failed_run_is_not_to_be_continued(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.plan_next_run(imodel_id, "Error")
-    code, _, err = invoke("run", imodel_id, "-o", f"{tmp_path}/")
+def test_a_failed_run_is_not_to_be_continued(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Error")
+    code, _, err = cli.invoke("run", imodel_id, "-o", f"{tmp_path}/")
     assert code == 1
     assert "TAE_" in err
     assert "continues" not in err
 
 
-def test_a_joined_run_is_told(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.plan_next_run(imodel_id, "Success", duration=2)
+def test_a_joined_run_is_told(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Success", duration=1000)
     args = ("run", imodel_id, "-o", f"{tmp_path}/")
-    code, _, err = invoke(*args, "--timeout", "0.2")
+    code, _, err = cli.invoke(*args, "--timeout", "100")
     assert code == 3
     assert "after the time allowed" in err
-    code, out, err = invoke("-v", *args, "--authentication-type", "user")
+    code, out, err = cli.invoke("-v", *args, "--authentication-type", "user")
     assert code == 0
     assert "was active already" in err
     assert out.startswith(str(tmp_path / "Bridge.ifc"))
 
 
-def test_what_is_printed_on_leaving_continues_the_run(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.plan_next_run(imodel_id, "Success", duration=1)
+def test_what_is_printed_on_leaving_continues_the_run(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Success", duration=1000)
     file = str(tmp_path / "b.ifc")
-    base_url = ("--base-url", service.base_url)
-    _, _, err = invoke("run", imodel_id, "-o", file, "--timeout", "0.1", *base_url)
+    base_url = ("--base-url", "https://api.bentley.com")
+    _, _, err = cli.invoke("run", imodel_id, "-o", file, "--timeout", "100", *base_url)
     line = next(line for line in err.splitlines() if line.startswith("  itwin-export watch"))
-    shell = f"{line.replace('itwin-export', '$ITWIN', 1)}"
-    script = f'ITWIN() {{ "$@"; }}; {shell}'
-    words = subprocess.run(
-        ["bash", "-c", script.replace("$ITWIN", "printf '%s\\n'")],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    code, out, _ = invoke(*words)
+    words = shlex.split(line)[1:]
+    code, out, _ = cli.invoke(*words)
     assert code == 0
     assert out.startswith(file)
 
@@ -196,51 +199,58 @@ def test_what_is_printed_on_leaving_continues_the_run(service: Service, tmp_path
         (["run", "m", "-o", "x", "--base-url", "http://x.example"], 2, "base_url"),
         (["run", "m", "-o", "/dev/null/x.ifc"], 1, "/dev/null: the folder cannot be written"),
         (["run", "not-a-guid", "-o", "x"], 1, "422 InvalidExportConnectionRequest"),
-        (["run", "m", "-o", "x", "--base-url", "http://127.0.0.1:1"], 1, "cannot connect to"),
         (["watch", "rubbish", "-o", "x"], 2, "no resume token"),
     ],
 )
 def test_a_mistake_is_one_clear_sentence(
-    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str],
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str],
     code: int, told: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("itwin_export_async._http.retry.RetryPolicy.bound", lambda *_: 0.001)
-    if "127.0.0.1:1" in str(words):
-        monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "token")
-    ended, _, err = invoke(*words)
+    ended, _, err = cli.invoke(*words)
     err = " ".join(err.replace("│", " ").split())  # a box, and lines that were broken
     assert (ended, told in err, "Value error" in err) == (code, True, False)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_is_not_waited_for_is_taken_up_by_its_token(
-    service: Service, tmp_path: Path
+@pytest.mark.usefixtures("integration")
+def test_a_service_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    code, token, err = invoke("run", imodel_id, "--no-wait")
+    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "token")
+    client_factory = partial(ExportClient.from_env, retry=RetryPolicy(attempts=1))
+    words = ["run", "m", "-o", f"{tmp_path}/x", "--base-url", "http://127.0.0.1:1"]
+    code, _, err = invoke(*words, runtime=Runtime(client_factory=client_factory))
+    assert (code, "cannot connect to" in err) == (1, True)
+
+
+def test_a_run_that_is_not_waited_for_is_taken_up_by_its_token(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    code, token, err = cli.invoke("run", imodel_id, "--no-wait")
     assert code == 0
     assert json.loads(token)["run"]
     assert f"watch '{token.strip()}' -o ." in err
     folder, report = f"{tmp_path}/", tmp_path / "new" / "r.html"
-    code, out, _ = invoke("watch", token, "-o", folder, "--json", "--report", str(report))
+    code, out, _ = cli.invoke("watch", token, "-o", folder, "--json", "--report", str(report))
     told = json.loads(out)
     assert (code, told["ok"], told["imodel_id"]) == (0, True, None)
     assert told["files"][0]["path"] == str(tmp_path / "Bridge.ifc")
     assert "All exports are good" in report.read_text()
 
 
-def test_an_export_is_told_as_json(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.plan_next_run(imodel_id, "Success", duration=2)
+def test_an_export_is_told_as_json(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Success", duration=1000)
     words = ["run", imodel_id, "-o", f"{tmp_path}/", "--json", "--report", f"{tmp_path}/r.html"]
-    code, out, err = invoke(*words, "--timeout", "0.2")
+    code, out, err = cli.invoke(*words, "--timeout", "100")
     told = json.loads(out)
     assert (code, told["ok"], told["error"]["type"]) == (3, False, "RunTimeout")
     assert "resume(" not in out + err
     assert json.loads(told["error"]["token"])["run"] == told["run_id"]
     assert f"--json --report {tmp_path}/r.html" in err
-    code, out, _ = invoke(*words)
+    code, out, _ = cli.invoke(*words)
     told = json.loads(out)
     assert (code, told["ok"], told["result"], told["error"]) == (0, True, "Success", None)
     assert told["run_started"] < told["run_ended"]
@@ -254,32 +264,29 @@ def continuation(err: str) -> list[str]:
     return shlex.split(line)[1:]
 
 
-def test_a_download_that_fails_is_continued(
-    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("itwin_export_async._http.retry.RetryPolicy.bound", lambda *_: 0.001)
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.inject("get_blob", *[answer(503)] * 5)
-    code, out, err = invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"), "--json")
+def test_a_download_that_fails_is_continued(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.inject("get_blob", *[answer(503)] * 5)
+    code, out, err = cli.invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"), "--json")
     assert (code, "b.ifc: gave up at try 5 of 5: 503" in err) == (1, True)
     assert "\n  Check the network and try again" in err
     words = continuation(err)
     assert words[1] == json.loads(out)["error"]["token"]
-    assert invoke(*words)[0] == 0
+    assert cli.invoke(*words)[0] == 0
     assert (tmp_path / "b.ifc").is_file()
-    assert service.emulator.count("create_run") == 1
+    assert cli.emulator.count("create_run") == 1
 
 
 def test_a_token_that_ends_while_a_run_goes_on_loses_no_run(
-    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.inject("get_run", answer(401))
-    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", service.emulator.token())
-    code, _, err = invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"))
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.inject("get_run", answer(401))
+    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", cli.emulator.token())
+    code, _, err = cli.invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"))
     assert (code, "\n  Get a new ITWIN_ACCESS_TOKEN" in err) == (4, True)
-    assert invoke(*continuation(err))[0] == 0
-    assert service.emulator.count("create_run") == 1
+    assert cli.invoke(*continuation(err))[0] == 0
+    assert cli.emulator.count("create_run") == 1
 
 
 async def test_a_run_that_cannot_be_looked_at_is_continued(
@@ -307,10 +314,10 @@ def test_notes_are_said_last(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_run_that_was_skipped_is_good(service: Service, tmp_path: Path, words: list[str]) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.plan_next_run(imodel_id, "Skipped")
-    code, out, err = invoke("run", imodel_id, "-o", f"{tmp_path}/", *words)
+def test_a_run_that_was_skipped_is_good(cli: CommandLine, tmp_path: Path, words: list[str]) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Skipped")
+    code, out, err = cli.invoke("run", imodel_id, "-o", f"{tmp_path}/", *words)
     assert (code, bool(out)) == (0, bool(words))
     if words:
         told = json.loads(out)
@@ -332,64 +339,64 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize(("fate", "code", "told"), [("Success", 1, ""), ("Error", 1, "TAE_")])
 def test_a_report_that_fails_hides_nothing(
-    service: Service, tmp_path: Path, fate: str, code: int, told: str
+    cli: CommandLine, tmp_path: Path, fate: str, code: int, told: str
 ) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.plan_next_run(imodel_id, fate)
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, fate)
     words = ["run", imodel_id, "-o", f"{tmp_path}/", "--report", str(tmp_path / "r.html")]
-    ended, out, err = invoke(*words)
+    ended, out, err = cli.invoke(*words)
     assert (ended, bool(out)) == (code, not told)
     assert "r.html: the report cannot be written: No space left on device\n" in err
     assert told in err
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_report_that_fails_changes_no_exit_code(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.plan_next_run(imodel_id, "Success", duration=1000)
+def test_a_report_that_fails_changes_no_exit_code(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Success", duration=1000)
     words = ["run", imodel_id, "-o", f"{tmp_path}/", "--report", str(tmp_path / "r.html")]
-    code, _, err = invoke(*words, "--timeout", "0.2")
+    code, _, err = cli.invoke(*words, "--timeout", "100")
     assert (code, "report cannot be written" in err, "watch" in err) == (3, True, True)
 
 
-def test_a_consent_that_lacks_is_told_before_the_run(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    service.emulator.user_authorized = False
+def test_a_consent_that_lacks_is_told_before_the_run(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.user_authorized = False
     words = ["run", imodel_id, "-o", str(tmp_path), "--authentication-type", "User"]
-    code, _, err = invoke(*words)
+    code, _, err = cli.invoke(*words)
     assert code == 4
     assert "https://connect-itwinbridgeportal" in err
     assert "itwin-export authorize" in err
-    assert service.emulator.count("create_run") == 0
+    assert cli.emulator.count("create_run") == 0
 
 
-def test_connections_and_runs_are_listed(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    code, out, err = invoke("connections", imodel_id)
+def test_connections_and_runs_are_listed(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    code, out, err = cli.invoke("connections", imodel_id)
     assert (code, out, "no connections yet" in err) == (0, "", True)
     for _ in range(2):
-        invoke("run", imodel_id, "-o", f"{tmp_path}/", "--connection", "nightly")
-    code, out, _ = invoke("connections", imodel_id)
+        cli.invoke("run", imodel_id, "-o", f"{tmp_path}/", "--connection", "nightly")
+    code, out, _ = cli.invoke("connections", imodel_id)
     assert (code, "nightly" in out) == (0, True)
-    told = json.loads(invoke("connections", imodel_id, "--json")[1])
+    told = json.loads(cli.invoke("connections", imodel_id, "--json")[1])
     assert told["display_name"] == "nightly"
-    code, out, _ = invoke("runs", told["connection_id"], "--json")
+    code, out, _ = cli.invoke("runs", told["connection_id"], "--json")
     runs = [json.loads(line) for line in out.splitlines()]
     assert [run["result"] for run in runs] == ["Success", "Success"]
     assert runs[0]["run_started"] > runs[1]["run_started"]
-    table = invoke("runs", told["connection_id"])[1].splitlines()
+    table = cli.invoke("runs", told["connection_id"])[1].splitlines()
     assert [line.split()[0] for line in table] == ["run", *(run["run_id"] for run in runs)]
 
 
-def test_a_run_that_has_not_begun_is_the_newest(service: Service) -> None:
+def test_a_run_that_has_not_begun_is_the_newest(cli: CommandLine) -> None:
     done = {"state": "Completed", "result": "Success"}
     told = [
         {"id": "old", "startDateTime": "2026-01-01T00:00:00Z", **done},
         {"id": "queued", "state": "Queued"},
         {"id": "new", "startDateTime": "2026-01-02T00:00:00Z", **done},
     ]
-    service.emulator.inject("list_runs", answer(200, json.dumps({"runs": told})))
-    code, out, _ = invoke("runs", "c")
+    cli.emulator.inject("list_runs", answer(200, json.dumps({"runs": told})))
+    code, out, _ = cli.invoke("runs", "c")
     assert (code, [line.split()[0] for line in out.splitlines()[1:]]) == (
         0,
         ["queued", "new", "old"],
@@ -405,37 +412,41 @@ HYPHENS = [
 @pytest.mark.parametrize("an_id", [*HYPHENS, HYPHENS[0].replace("V", "h")])
 @pytest.mark.parametrize("command", ["run", "connections", "runs"])
 def test_an_id_may_begin_with_a_hyphen(
-    service: Service, tmp_path: Path, command: str, an_id: str
+    cli: CommandLine, tmp_path: Path, command: str, an_id: str
 ) -> None:
-    words = ["--base-url", service.base_url]
+    words = ["--base-url", "https://api.bentley.com"]
     words += ["-o", str(tmp_path / "x.ifc")] if command == "run" else []
     for each in (
         [command, an_id, *words],
         [command, *words, an_id],
         [command, *words, "--", an_id],
     ):
-        code, out, err = invoke(*each)
+        code, out, err = cli.invoke(*each)
         assert (code, out, " 422 " in err or " 404 " in err) == (1, "", True)
         assert (an_id in err) is (command == "runs")
 
 
 def test_an_option_may_have_its_value_glued_to_it(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = "exports_of_the_whole_northern_section"
     Path(folder).mkdir()
-    assert invoke("run", f"-o{folder}", service.emulator.add_imodel("Bridge"))[0] == 0
+    assert cli.invoke("run", f"-o{folder}", cli.emulator.add_imodel("Bridge"))[0] == 0
     assert Path(folder, "Bridge.ifc").is_file()
 
 
-def test_what_is_listed_is_whole_and_each_on_its_line(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
+@pytest.mark.usefixtures("terminal")
+def test_what_is_listed_is_whole_and_each_on_its_line(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    imodel_id = cli.emulator.add_imodel("Bridge")
     name = "橋 a:100:[b] " + "x" * 180
     for each in (name, "itwin-export"):
-        assert invoke("run", imodel_id, "-o", f"{tmp_path}/", "--connection", each)[0] == 0
-    code, shown = on_terminal("connections", imodel_id, cwd=tmp_path, columns=80)
-    lines = shown.decode().splitlines()
+        assert cli.invoke("run", imodel_id, "-o", f"{tmp_path}/", "--connection", each)[0] == 0
+    code, out, _ = cli.invoke("connections", imodel_id, out=Stream(is_terminal=True))
+    lines = out.splitlines()
     assert (code, len(lines), lines[0].split()) == (
         0,
         3,
@@ -445,9 +456,9 @@ def test_what_is_listed_is_whole_and_each_on_its_line(service: Service, tmp_path
         43 + 2 + cell_len(name) + 2
     }
     (connection_id,) = [line.split()[0] for line in lines if name in line]
-    run = json.loads(invoke("runs", connection_id, "--json")[1])
-    code, shown = on_terminal("runs", connection_id, cwd=tmp_path, columns=80)
-    head, row = shown.decode().splitlines()
+    run = json.loads(cli.invoke("runs", connection_id, "--json")[1])
+    code, out, _ = cli.invoke("runs", connection_id, out=Stream(is_terminal=True))
+    head, row = out.splitlines()
     assert row.startswith(f"{run['run_id']}  20")
     assert max(map(len, (head, row))) < 80
 
@@ -456,7 +467,7 @@ def test_what_is_listed_is_whole_and_each_on_its_line(service: Service, tmp_path
 def test_a_missing_token_names_what_to_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
 ) -> None:
-    for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
+    for name in CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
     code, _, err = invoke(command, "m", "-o", str(tmp_path / "new/x"))
     assert (code, err.count("\n")) == (4, 2)
@@ -471,10 +482,10 @@ def test_a_missing_token_names_what_to_set(
 
 
 def test_a_wrong_secret_is_not_authorized(
-    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ITP_SERVICE_CLIENT_SECRET", "planted-secret")
-    code, out, err = invoke("run", "m", "-o", str(tmp_path / "x"))
+    code, out, err = cli.invoke("run", "m", "-o", str(tmp_path / "x"))
     assert code == 4
     assert "invalid_client" in err
     assert "planted-secret" not in out + err
@@ -512,43 +523,39 @@ def test_an_error_has_its_exit_code(error: Exception, code: int) -> None:
     assert exit_code(error) == code
 
 
-def interrupt_after(process: "subprocess.Popen[str]", text: str) -> tuple[int, str, str]:
-    """Press Ctrl-C once this was printed; what came of it."""
-    seen, stream = "", process.stderr if text.startswith("run") else process.stdout
-    assert stream is not None
-    while text not in seen:
-        line = stream.readline()
-        assert line, f"ended before it printed {text!r}: {seen}"
-        seen += line
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    return process.returncode, out, err
-
-
+@pytest.mark.usefixtures("integration")
 def test_ctrl_c_ends_a_demo_cleanly(tmp_path: Path) -> None:
-    process = start("demo", "-o", "out", "--speed", "1", cwd=tmp_path)
-    code, _, err = interrupt_after(process, ": run ")
+    out = Stream(interrupt_at=": run ")
+    code, _, err = invoke("demo", "-o", str(tmp_path / "out"), "--speed", "1", out=out)
     assert (code, err) == (130, "itwin-export: interrupted\n")
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_ctrl_c_ends_an_export_with_the_command_that_continues(
-    service: Service, tmp_path: Path
+@pytest.mark.usefixtures("integration")
+async def test_ctrl_c_ends_an_export_with_the_command_that_continues(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    imodel_id = service.emulator.add_imodel()
-    service.emulator.plan_next_run(imodel_id, "Success", duration=1000)
-    process = start("run", imodel_id, "-o", "b.ifc", cwd=tmp_path)
-    code, _, err = interrupt_after(process, "run ")
-    assert code == 130
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, "Success", duration=1000)
+    async with emulator.serve() as served:
+        for name, value in environment(emulator, served).items():
+            monkeypatch.setenv(name, value)
+        with start("run", imodel_id, "-o", "b.ifc", cwd=tmp_path) as process:
+            assert process.stderr is not None
+            said = await asyncio.to_thread(process.stderr.readline)
+            assert ": run " in said
+            process.send_signal(signal.SIGINT)
+            _, err = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 130
     assert "itwin-export watch" in err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_is_how_the_emulator_is_meant_to_end(tmp_path: Path) -> None:
-    process = start("emulator", "--port", "0", cwd=tmp_path)
-    code, _, err = interrupt_after(process, "itwin-export run ")
+@pytest.mark.usefixtures("integration")
+def test_ctrl_c_is_how_the_emulator_is_meant_to_end() -> None:
+    out = Stream(interrupt_at="itwin-export run ")
+    code, _, err = invoke("emulator", "--port", "0", out=out)
     assert (code, err) == (0, "")
 
 
@@ -608,67 +615,60 @@ async def test_before_there_is_a_run_there_is_nothing_to_continue(
     assert "1 not finished" in (tmp_path / "r.html").read_text()
 
 
-def test_a_cancellation_that_nobody_asked_for_is_a_fault(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    async def cancelled() -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        conclude(cancelled())
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_what_a_terminal_cannot_write_is_spelled_out(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+    cli: CommandLine, tmp_path: Path, encoding: str
 ) -> None:
-    imodel_id = service.emulator.add_imodel("橋")
-    monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    process = start("run", imodel_id, "-o", "out/", cwd=tmp_path)
-    out, _ = process.communicate(timeout=30)
-    assert (process.returncode, out.partition(" ")[0]) == (0, "out/\\u6a4b.ifc")
+    imodel_id = cli.emulator.add_imodel("橋")
+    out = Stream(encoding=encoding)
+    code, told, _ = cli.invoke("run", imodel_id, "-o", f"{tmp_path}/", out=out)
+    assert (code, told.partition(" ")[0]) == (0, f"{tmp_path}/\\u6a4b.ifc")
 
 
-def test_a_reader_that_has_gone_is_no_error_of_ours(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    process = start("run", imodel_id, "-o", "b.ifc", cwd=tmp_path)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    err = process.stderr.read()
-    assert process.wait() == 1
-    process.stderr.close()
-    assert "Traceback" not in err
-    assert "Errno" not in err
-    assert (tmp_path / "b.ifc").exists()
-
-
-@pytest.mark.parametrize("command", ["connections", "runs", "emulator", "demo"])
-def test_a_table_that_nobody_reads_is_no_error_of_ours(
-    service: Service, tmp_path: Path, command: str
-) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
-    assert invoke("run", imodel_id, "--no-wait")[0] == 0
-    told = json.loads(invoke("connections", imodel_id, "--json")[1])
-    words = {"connections": [imodel_id], "runs": [told["connection_id"]]}
-    words |= {"emulator": ["--port", "0"], "demo": ["-o", "out", "--speed", "900"]}
-    ours, theirs = os.pipe()
-    os.close(ours)
-    with subprocess.Popen(
-        [*COMMAND, command, *words[command]],
-        cwd=tmp_path,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        os.close(theirs)
-        _, err = process.communicate(timeout=30)
+@pytest.mark.usefixtures("integration")
+def test_a_reader_that_has_gone_is_no_error_of_ours(tmp_path: Path) -> None:
+    with start("emulator", "--port", "0", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read()
     assert (process.returncode, err) == (1, "")
 
 
-def test_a_port_that_cannot_be_had_is_named(service: Service) -> None:
-    port = service.base_url.rpartition(":")[2]
-    code, out, err = invoke("emulator", "--port", port)
+class Unread(Stream):
+    """A pipe whose reader has gone."""
+
+    def write(self, text: str, /) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+@pytest.mark.parametrize("command", ["connections", "runs"])
+def test_a_table_that_nobody_reads_is_no_error_of_ours(cli: CommandLine, command: str) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    assert cli.invoke("run", imodel_id, "--no-wait")[0] == 0
+    told = json.loads(cli.invoke("connections", imodel_id, "--json")[1])
+    words = {"connections": imodel_id, "runs": told["connection_id"]}
+    code, _, err = cli.invoke(command, words[command], out=Unread())
+    assert (code, err) == (1, "")
+
+
+@pytest.mark.usefixtures("integration")
+def test_a_demo_that_nobody_reads_is_no_error_of_ours(tmp_path: Path) -> None:
+    assert invoke("demo", "-o", str(tmp_path), out=Unread())[::2] == (1, "")
+
+
+def test_an_export_whose_output_nobody_reads_is_done(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    code, _, err = cli.invoke("run", imodel_id, "-o", f"{tmp_path}/b.ifc", out=Unread())
+    assert (code, "Success" in err, "Errno" in err) == (1, True, False)
+    assert (tmp_path / "b.ifc").exists()
+
+
+@pytest.mark.usefixtures("integration")
+def test_a_port_that_cannot_be_had_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = invoke("emulator", "--port", str(port))
     assert (code, out) == (2, "")
     assert err == f"itwin-export: port {port} is taken; --port 0 takes one that is free\n"
 
@@ -682,57 +682,64 @@ async def test_a_port_that_is_not_for_everybody_is_named(monkeypatch: pytest.Mon
         await serve_emulator(port=80, imodels=1, speed=1.0, seed=0)
 
 
-def test_ctrl_c_before_anything_began_is_quiet() -> None:
-    press = "import signal, sys, types; sys.meta_path.insert(0, types.SimpleNamespace(find_spec="
-    press += "lambda name, *_: signal.raise_signal(2) if name.endswith('cli.batch_file') else None)); "
-    done = subprocess.run(
-        [*COMMAND[:-1], press + COMMAND[-1]], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-
-
-def test_a_shell_completes_what_an_option_takes() -> None:
-    asked = {"COMP_WORDS": "itwin-export run m --ifc-version ifc2x", "COMP_CWORD": "4"}
-    done = subprocess.run(
-        COMMAND,
-        env={**os.environ, **asked, "_ITWIN_EXPORT_COMPLETE": "complete_bash"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines() == ["ifc2x3", "ifc2x3 CV 2.0"]
+def test_a_shell_completes_what_an_option_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_ITWIN_EXPORT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "itwin-export run m --ifc-version ifc2x")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    assert invoke()[1].splitlines() == ["ifc2x3", "ifc2x3 CV 2.0"]
 
 
 def test_the_release_is_told() -> None:
     assert invoke("--version") == (0, f"itwin-export {version('itwin-export-async')}\n", "")
 
 
+@pytest.mark.usefixtures("integration")
 def test_no_other_command_waits_for_the_emulator() -> None:
     ask = "import sys; from itwin_export_async.cli.app import app; "
     ask += "sys.exit('itwin_export_async.emulator' in sys.modules)"
     assert subprocess.run([*COMMAND[:-1], ask], check=False).returncode == 0
 
 
-def test_the_log_goes_to_standard_error(tmp_path: Path) -> None:
-    process = start("-v", "demo", "-o", "out", "--imodels", "1", "--speed", "900", cwd=tmp_path)
-    _, err = process.communicate(timeout=60)
-    assert " INFO itwin_export_async._runs.starter: started run " in err
+def test_the_log_goes_to_standard_error(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    code, _, err = cli.invoke("-v", "run", imodel_id, "-o", f"{tmp_path}/")
+    assert code == 0
+    assert re.search(r" INFO itwin_export_async\S*: started run ", err)
 
 
-def test_another_missing_module_is_a_fault_to_be_seen() -> None:
-    hide = "import sys; sys.modules['itwin_export_async.cli.output.progress'] = None; "
-    done = subprocess.run(
-        [*COMMAND[:-1], hide + COMMAND[-1]], capture_output=True, text=True, check=False
-    )
-    assert "ModuleNotFoundError" in done.stderr
+@pytest.fixture
+def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands are loaded when they are next needed."""
+    for name in ("app", "sheet"):
+        monkeypatch.delitem(sys.modules, f"itwin_export_async.cli.{name}", raising=False)
 
 
-def test_a_missing_extra_is_named(tmp_path: Path) -> None:
-    hide = "import sys; sys.modules['typer'] = None; "
-    done = subprocess.run(
-        [*COMMAND[:-1], hide + COMMAND[-1]], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr == (
-        "itwin-export needs typer: install it with pip install 'itwin-export-async[cli]'\n"
+class Interrupting:
+    """A finder of modules that presses Ctrl-C when a module is looked for."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name == "itwin_export_async.cli.batch_file":
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("not_loaded")
+def test_ctrl_c_before_anything_began_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert invoke("--version") == (130, "", "")
+
+
+@pytest.mark.usefixtures("not_loaded")
+def test_another_missing_module_is_a_fault_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "itwin_export_async.cli.output.progress", None)
+    with pytest.raises(ModuleNotFoundError):
+        main(["--version"])
+
+
+@pytest.mark.usefixtures("not_loaded")
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == (
+        "itwin-export needs typer: install it with pip install 'itwin-export-async[cli]'"
     )

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from rich.table import Table
 from itwin_export_async import (
     ExecutionResult,
     ExecutionState,
+    FixedSchedule,
     Job,
     Run,
     RunFailed,
@@ -29,19 +30,13 @@ from itwin_export_async.cli.output.batch_progress import Overview
 from itwin_export_async.cli.output.console import Window, cell, harmless, tell
 from itwin_export_async.cli.output.progress import Board, StandardError
 from itwin_export_async.cli.runner import say
-from itwin_export_async.emulator import Emulator
-from tests.support.command import Service, invoke, on_terminal, serving
+from itwin_export_async.cli.runtime import Runtime
+from tests.support.command import CommandLine, Stream, invoke
 from tests.support.fakes import answer
 
 ODD = "a\x1b[2J\x07b\x9b31m\x7f\u202ec\u2066"
 MARKUP = "[link=https://evil.example/]x[/link][/y]:bug:[red]"
 TOLD = "a\\x1b[2J\\x07b\\x9b31m\\x7f\\u202ec\\u2066"
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    with serving(Emulator(seed=1, run_seconds=0.3), monkeypatch) as service:
-        yield service
 
 
 @pytest.mark.parametrize(
@@ -102,26 +97,30 @@ def test_nothing_that_is_shown_is_markup() -> None:
     assert told == ["[b]:bug:[/b]", MARKUP, f"{MARKUP} 1 'x'", f"{MARKUP} two"]
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("command", ["run", "batch"])
 def test_nothing_of_a_run_acts_on_a_terminal(
-    service: Service, tmp_path: Path, command: str
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
+    imodel_id = cli.emulator.add_imodel("Bridge")
     (tmp_path / "m.csv").write_text(f"imodel_id,key\n{imodel_id},{MARKUP}\n")
     location = f"/export/connections/c/runs/{quote(f'r{MARKUP}', safe='')}"
-    service.emulator.inject("create_run", answer(202, Location=location))
+    cli.emulator.inject("create_run", answer(202, Location=location))
     told = {"run": {"id": f"r{MARKUP}", "connectionId": "c", "state": f"s{MARKUP}\n{ODD}"}}
-    service.emulator.inject("get_run", *[answer(200, json.dumps(told))] * 9)
+    cli.emulator.inject("get_run", *[answer(200, json.dumps(told))] * 1000)
     words = (command, "m.csv" if command == "batch" else imodel_id, "-o", "out/")
-    state = f"s{MARKUP} {TOLD}".encode()
-    code, shown = on_terminal(*words, cwd=tmp_path, columns=300, until=state)
-    assert code == 130, shown.decode()
-    assert f"r{MARKUP}".encode() in shown
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    screen = Stream(is_terminal=True, interrupt_at=f"s{MARKUP} {TOLD}")
+    client_factory = partial(cli.runtime.client_factory, schedule=FixedSchedule(0.05))
+    runtime = Runtime(client_factory=client_factory)  # a terminal is drawn in real time
+    code, shown, _ = invoke(*words, runtime=runtime, out=screen, err=screen)
+    assert code == 130, shown
+    assert f"r{MARKUP}" in shown
     assert [
-        piece for piece in shown.split(b"\x1b")[1:] if not re.match(rb"\[[0-9;?]*[A-Za-z]", piece)
+        piece for piece in shown.split("\x1b")[1:] if not re.match(r"\[[0-9;?]*[A-Za-z]", piece)
     ] == []
-    assert b"Traceback" not in shown
-    assert "\N{BUG}".encode() not in shown
+    assert "\N{BUG}" not in shown
 
 
 def failed(description: str) -> RunFailed:
@@ -171,8 +170,8 @@ def test_the_last_words_have_no_lines_of_the_service(error: Exception, lines: in
     assert "bad itwin-export: all good" in told[-1]
 
 
-def test_no_command_prints_what_acts(service: Service, tmp_path: Path) -> None:
-    imodel_id = service.emulator.add_imodel("Bridge")
+def test_no_command_prints_what_acts(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
     (tmp_path / "m.csv").write_text(f"imodel_id,key\n{imodel_id},{ODD}\n")
     sheet = str(tmp_path / "m.csv")
     refusal = json.dumps({"error": {"code": f"C{ODD}", "message": f"M{ODD}"}})
@@ -184,12 +183,12 @@ def test_no_command_prints_what_acts(service: Service, tmp_path: Path) -> None:
         ("-v", "batch", sheet, "-o", f"{tmp_path}/out"),
         ("batch", sheet, "-o", f"{tmp_path}/out", "--json"),
     ):
-        code, out, err = invoke(*command)
+        code, out, err = cli.invoke(*command)
         assert code == 0
         printed += [out, err]
     for name, what, ends in (("run", imodel_id, 4), ("batch", sheet, 1)):
-        service.emulator.inject("create_run", answer(403, refusal))
-        code, out, err = invoke(name, what, "-o", f"{tmp_path}/")
+        cli.emulator.inject("create_run", answer(403, refusal))
+        code, out, err = cli.invoke(name, what, "-o", f"{tmp_path}/")
         assert (code, f"C{TOLD}: M{TOLD}" in out + err) == (ends, True)
         printed += [out, err]
     every = "".join(printed)

@@ -41,7 +41,7 @@ from itwin_export_async.cli.errors import failed_tasks, headline, remedy, safe_l
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.report.page import page, prepare_report, write_report
 from itwin_export_async.cli.output.report.timeline import ROWS_DRAWN, all_runs, one_run
-from tests.support.browser import dump_dom, screenshot
+from tests.support.browser import Browser
 
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KB = "https://kb.example/article?id=KB0012345"
@@ -249,20 +249,26 @@ def test_many_runs_are_drawn_as_a_crowd() -> None:
     assert 0 < spread.count("<rect") < 240
 
 
-def test_ten_thousand_exports_make_a_page_that_a_browser_opens(tmp_path: Path) -> None:
+async def test_ten_thousand_exports_make_a_page_that_a_browser_opens(
+    browser: Browser, tmp_path: Path
+) -> None:
     records = [a_record(f"b{n}", a_run(n)) for n in range(9_700)]
     records += [failed(f"f{n}", description="No room.") for n in range(300)]
     write_report(tmp_path / "r.html", records, began=BEGAN, now=after(99_999))
     assert (tmp_path / "r.html").stat().st_size < 12_000_000
-    dom = dump_dom((tmp_path / "r.html").as_uri())
-    assert dom.count("<details") == 10_000
+    async with browser.page((tmp_path / "r.html").as_uri()) as shown:
+        assert await shown.value("document.querySelectorAll('details').length") == 10_000
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_browser_shows_it(tmp_path: Path, dark: bool) -> None:
+async def test_a_browser_shows_it(browser: Browser, tmp_path: Path, dark: bool) -> None:
     write_report(tmp_path / "r.html", [a_record("a", a_run())], began=BEGAN, now=after(9))
-    screenshot((tmp_path / "r.html").as_uri(), tmp_path / "r.png", 1280, 900, dark=dark)
-    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    async with browser.page((tmp_path / "r.html").as_uri()) as shown:
+        picture = await shown.screenshot(1280, 900, dark=dark)
+        background = await shown.value("getComputedStyle(document.body).backgroundColor")
+    assert picture.startswith(b"\x89PNG")
+    light = sum(map(int, re.findall(r"\d+", background)[:3])) > 3 * 128
+    assert light is not dark
 
 
 def test_it_stands_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, whatever it comes to."""
 
+import os
 from itertools import combinations
 from math import inf
 from pathlib import Path
@@ -25,8 +26,8 @@ from benchmarks._support.readme import BEGIN, END, Result, keep, kept, renewed
 from benchmarks._support.report import Goal, Report, markdown, shown, table
 from benchmarks._support.svg import Bar, Figure
 from benchmarks.batch import least_makespan
+from tests.support.readme import README
 
-ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 
 FIGURE = Figure(
@@ -62,18 +63,6 @@ def test_a_ratio_is_that_of_neighbours() -> None:
         samples.add("other", other)
     assert samples.ratio("one", "other") == 1.5
     assert samples.typical("one") == 30.0
-
-
-def test_what_was_measured_elsewhere_comes_behind() -> None:
-    samples = Samples({"one": [1.0]})
-    samples.extend(Samples({"one": [3.0, 4.0], "other": [2.0]}))
-    assert samples.taken == {"one": [1.0, 3.0, 4.0], "other": [2.0]}
-
-
-def test_a_ratio_needs_as_many_of_both() -> None:
-    samples = Samples({"one": [1.0, 2.0], "other": [1.0]})
-    with pytest.raises(ValueError, match="shorter"):
-        samples.ratio("one", "other")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +151,7 @@ def test_a_readme_without_place_for_numbers_is_left_alone(text: str) -> None:
 
 
 def test_the_readme_has_a_place_for_the_numbers() -> None:
-    assert renewed((ROOT / "README.md").read_text(), [])
+    assert renewed(README, [])
 
 
 def test_the_machine_is_named() -> None:
@@ -245,11 +234,20 @@ def test_without_a_run_seen_all_loads_are_equal() -> None:
     assert likely(loads, np.array([])) == dict.fromkeys(loads, 1.0)
 
 
+@pytest.fixture
+def miniature(integration: None, benchmark: None, pytestconfig: pytest.Config) -> None:
+    """Benchmarks in miniature are for CI, and for `-m benchmark`."""
+    if os.environ.get("CI") != "true" and "benchmark" not in pytestconfig.option.markexpr:
+        pytest.skip("benchmarks run where CI is true, and by -m benchmark")
+
+
 TINY: dict[ModuleType, Any] = {
     batch: batch.Effort(exports=3),
     decoding: decoding.Effort(tasks=(1, 2), rounds=1, turn=2),
-    following: following.Effort(numbers=(2,), settled=0.2, warm=0.2, seconds=0.2),
-    importing: importing.Effort(rounds=1),
+    following: following.Effort(numbers=(2,), settled=0.05, warm=0.05, seconds=0.05),
+    importing: importing.Effort(
+        rounds=1, contenders=(importing.OURS, importing.USED, importing.PARTS)
+    ),
     poll: poll.Effort(processes=1, rounds=1, polls={1: 2, 2: 1}),
     polling: polling.Effort(
         shapes=("lognormal 0.1", "delayed"),
@@ -262,7 +260,7 @@ TINY: dict[ModuleType, Any] = {
 }
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("miniature")
 @pytest.mark.parametrize("name", NAMES)
 def test_each_benchmark_comes_to_a_report(name: str, tmp_path: Path) -> None:
     (benchmark,) = (module for module in TINY if module.__name__ == f"benchmarks.{name}")
@@ -276,6 +274,7 @@ def test_each_benchmark_comes_to_a_report(name: str, tmp_path: Path) -> None:
     assert kept(tmp_path, NAMES) == [result]
 
 
+@pytest.mark.usefixtures("miniature")
 def test_batches_are_never_faster_than_their_bound() -> None:
     report = batch.run(batch.Effort(exports=3))
     ratio = report.head.index("ratio")
@@ -283,12 +282,13 @@ def test_batches_are_never_faster_than_their_bound() -> None:
     assert all(float(row[ratio]) >= 1 for row in report.rows)
 
 
+@pytest.mark.usefixtures("miniature")
 def test_the_second_batch_finds_the_connections_of_the_first() -> None:
     calls = {row[0]: int(row[-2]) for row in batch.run(batch.Effort(exports=3)).rows}
     assert calls[batch.AGAIN] < calls[batch.OURS]
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("miniature")
 def test_the_command_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--quick", "decoding"])
     machine, title, *lines = filter(None, capsys.readouterr().out.splitlines())

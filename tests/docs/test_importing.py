@@ -8,6 +8,7 @@ import pytest
 import itwin_export_async
 
 
+@pytest.mark.usefixtures("integration")
 def test_the_emulator_comes_without_the_client() -> None:
     program = (
         "import sys, itwin_export_async.emulator\n"

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from itwin_export_async.emulator import Emulator, ServerAddress
+from itwin_export_async.emulator import Emulator
+from tests.support.environment import environment
+from tests.support.readme import ROOT, code_block, code_blocks
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-EXAMPLES = [text for language, text in BLOCKS if language == "python"]
-(NIGHTLY,) = [text for text in EXAMPLES if "def test_nightly" in text]
+EXAMPLES = code_blocks("python")
 
 
 async def execute(example: str, *words: str, folder: Path, environment: dict[str, str]) -> str:
@@ -32,19 +30,9 @@ async def execute(example: str, *words: str, folder: Path, environment: dict[str
     return out.decode()
 
 
-def environment(emulator: Emulator, served: ServerAddress) -> dict[str, str]:
-    return {
-        "ITWIN_ACCESS_TOKEN": "",
-        "ITP_API_URL": served.base_url,
-        "ITP_ISSUER_URL": served.token_url.removesuffix("/connect/token"),
-        "ITP_SERVICE_CLIENT_ID": emulator.client_id,
-        "ITP_SERVICE_CLIENT_SECRET": emulator.client_secret,
-    }
-
-
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_the_first_example_exports(tmp_path: Path) -> None:
-    emulator = Emulator(seed=1, run_seconds=0.5)
+    emulator = Emulator(seed=1, run_seconds=0)
     imodel_id = emulator.add_imodel("Bridge")
     async with emulator.serve() as served:
         out = await execute(
@@ -57,9 +45,9 @@ async def test_the_first_example_exports(tmp_path: Path) -> None:
     assert (tmp_path / "out/Bridge.ifc").read_bytes().startswith(b"ISO-10303-21;")
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_many_exports_are_told_as_they_come(tmp_path: Path) -> None:
-    emulator = Emulator(seed=1, run_seconds=0.5)
+    emulator = Emulator(seed=1, run_seconds=0)
     imodel_ids = [emulator.add_imodel("Bridge"), emulator.add_imodel("Bridge"), "unknown"]
     async with emulator.serve() as served:
         told = environment(emulator, served)
@@ -72,9 +60,9 @@ async def test_many_exports_are_told_as_they_come(tmp_path: Path) -> None:
     assert emulator.count("create_run") == 2
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_the_round_trip_ends_with_an_ifc_model(tmp_path: Path) -> None:
-    emulator = Emulator(seed=1, run_seconds=0.5)
+    emulator = Emulator(seed=1, run_seconds=0)
     itwin_id = str(uuid.UUID(int=1))
     imodel_id = emulator.add_imodel("Bridge", itwin_id=itwin_id)
     (tmp_path / "bridge.dgn").write_bytes(b"dgn")
@@ -89,9 +77,10 @@ async def test_the_round_trip_ends_with_an_ifc_model(tmp_path: Path) -> None:
     assert emulator.count("start_synchronization") == 1
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_the_test_of_ones_own_code_passes(tmp_path: Path) -> None:
-    (tmp_path / "test_nightly.py").write_text(NIGHTLY.replace("/tmp/exports", str(tmp_path)))
+    test = code_block("python", "def test_nightly")
+    (tmp_path / "test_nightly.py").write_text(test.replace("/tmp/exports", str(tmp_path)))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "test_nightly.py"),
         cwd=tmp_path,
@@ -102,9 +91,9 @@ async def test_the_test_of_ones_own_code_passes(tmp_path: Path) -> None:
     assert b"1 passed" in out, out.decode()
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_the_example_of_the_shared_limit_works_with_and_without_its_redis() -> None:
-    (example,) = [text for text in EXAMPLES if "RedisRateLimit(" in text]
+    example = code_block("python", "RedisRateLimit(")
     use = (
         "import asyncio, sys\n"
         "async def main():\n"
@@ -121,7 +110,7 @@ async def test_the_example_of_the_shared_limit_works_with_and_without_its_redis(
 
 
 def test_the_checks_run_the_test_line_of_the_readme() -> None:
-    lines = [text.strip() for language, text in BLOCKS if language == "sh"]
+    lines = [text.strip() for text in code_blocks("sh")]
     assert next(line for line in lines if "pytest" in line) in (ROOT / ".ci/run").read_text()
 
 

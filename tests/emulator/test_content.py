@@ -104,7 +104,7 @@ def test_a_scripted_answer_is_streamed_too(call: Caller, emulator: Emulator) -> 
     run_virtual(main())
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_a_large_file_is_served_in_flat_memory(
     caller_of: Callable[[Emulator], Any],
 ) -> None:
@@ -131,7 +131,7 @@ async def test_a_large_file_is_served_in_flat_memory(
     assert digest.digest() == expected.digest()
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_uploads_and_own_blobs_over_real_sockets() -> None:
     emulator = Emulator()
     emulator.max_put_bytes = 1000
@@ -147,7 +147,7 @@ async def test_uploads_and_own_blobs_over_real_sockets() -> None:
     assert emulator.count("put_blob") == 2
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_a_client_that_goes_away_in_the_middle_is_no_error(
     caplog: pytest.LogCaptureFixture, caller_of: Callable[[Emulator], Any]
 ) -> None:

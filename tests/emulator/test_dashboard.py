@@ -20,32 +20,24 @@ from attrs import define
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import Emulator, ServerAddress
 from tests.emulator.conftest import JSON
-from tests.support.browser import browser, dump_dom
+from tests.support.browser import Browser, find_browser
 from tests.support.servers import web_server
+from tests.support.service import AdjustableLoop
 
-pytestmark = pytest.mark.real_time
+pytestmark = pytest.mark.usefixtures("integration")
 
 EPOCH = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
-class Ahead(asyncio.SelectorEventLoop):
-    """A loop whose clock is set forward by hand."""
-
-    by = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.by
-
-
 def run_ahead(work: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=Ahead) as runner:
+    with asyncio.Runner(loop_factory=AdjustableLoop) as runner:
         runner.run(work)
 
 
 def set_forward(seconds: float) -> None:
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, Ahead)
-    loop.by += seconds
+    assert isinstance(loop, AdjustableLoop)
+    loop.ahead += seconds
 
 
 @define
@@ -391,47 +383,42 @@ async def test_the_page_needs_nothing_from_elsewhere() -> None:
     assert "script-src 'sha256-" in policy
 
 
-async def test_a_browser_shows_the_states_a_run_goes_through() -> None:
-    browser()
-
+async def test_a_browser_shows_the_states_a_run_goes_through(browser: Browser) -> None:
     async def look() -> None:
         async with watched(run_seconds=420) as it:
             run_id = await it.start(await it.connect(it.emulator.add_imodel("Bridge")))
-            first = await asyncio.to_thread(dump_dom, it.served.base_url)
-            set_forward(210)
-            second = await asyncio.to_thread(dump_dom, it.served.base_url)
-            set_forward(220)
-            third = await asyncio.to_thread(dump_dom, it.served.base_url)
+            doms = []
+            async with browser.page(it.served.base_url) as page:
+                for seconds, expected in ((0, ["Queued"]), (210, EXECUTING), (220, COMPLETED)):
+                    set_forward(seconds)
+                    await page.advance(1.5)  # the page looks every second
+                    await page.until(f"({STATES}).join() === {','.join(expected)!r}")
+                    doms.append(await page.html())
             asked = len(it.emulator.requests)
-        for dom in (first, second, third):
+        for dom in doms:
             assert run_id in dom
             assert "Live" in dom
-        assert states(first) == ["Queued"]
-        assert states(second) == ["Executing"] * 3
-        assert states(third) == ["Completed"] * 3
         assert asked == 2
 
     await asyncio.to_thread(run_ahead, look())
 
 
-def states(dom: str) -> list[str]:
-    """The states of all runs, jobs and tasks, as they are on the page."""
-    return re.findall(r'class="state"[^>]*>(\w+)', dom)
+# of all runs, jobs and tasks, as they are on the page
+STATES = "[...document.querySelectorAll('.state')].map(each => each.innerText.trim())"
+EXECUTING, COMPLETED = ["Executing"] * 3, ["Completed"] * 3
 
 
-AT_WORK = """<script>
-  const opened = document.querySelector(".run details"), summary = opened.firstElementChild;
+AT_WORK = """{
+  window.opened = document.querySelector(".run details");
   opened.open = true;
-  summary.focus();
-  setTimeout(() => {
-    const kept = opened.isConnected && opened.open && document.activeElement === summary;
-    document.body.append(kept ? "nobody was disturbed" : "focus was lost");
-  }, 2500);
-</script>"""
+  opened.firstElementChild.focus();
+}"""
+UNDISTURBED = """
+  opened.isConnected && opened.open && document.activeElement === opened.firstElementChild
+"""
 
 
-async def test_the_page_follows_the_state_and_disturbs_nobody() -> None:
-    browser()
+async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) -> None:
     async with watched(run_seconds=0) as it:
         await hostile(it)
         before = await it.page()
@@ -443,24 +430,26 @@ async def test_the_page_follows_the_state_and_disturbs_nobody() -> None:
     async def answer(request: web.Request) -> web.Response:
         asked.append(request.path)
         if request.path == "/":
-            page = before.replace("</body>", f"{AT_WORK}</body>")
-            return web.Response(text=page, content_type="text/html")
+            return web.Response(text=before, content_type="text/html")
         return web.json_response(after)
 
-    async with web_server(answer) as url:
-        dom = await asyncio.to_thread(dump_dom, url)
+    async with web_server(answer) as url, browser.page(url) as page:
+        await page.value(AT_WORK)
+        await page.until("document.body.innerText.includes('Tunnel')")
+        looked = len(asked)
+        await page.advance(2.5)
+        assert await page.value(UNDISTURBED)
+        dom = await page.html()
     assert "Tunnel" not in before
     assert dom.count("Tunnel") >= 3
     assert dom.count('class="run"') == 2
-    assert dom.rstrip().endswith("nobody was disturbed</body></html>")
     assert "<title>taken" not in dom
     assert asked.count("/") == 1
-    assert asked.count("/emulator/state.json") >= 2
-    assert set(asked) == {"/", "/emulator/state.json"}
+    assert len(asked) > looked
+    assert {*asked} <= {"/", "/emulator/state.json", "/favicon.ico"}
 
 
-async def test_the_page_says_when_the_emulator_has_gone() -> None:
-    browser()
+async def test_the_page_says_when_the_emulator_has_gone(browser: Browser) -> None:
     async with watched() as it:
         page = await it.page()
 
@@ -469,9 +458,8 @@ async def test_the_page_says_when_the_emulator_has_gone() -> None:
             return web.Response(text=page, content_type="text/html")
         return web.Response(status=404)
 
-    async with web_server(answer) as url:
-        dom = await asyncio.to_thread(dump_dom, url)
-    assert "does not answer" in dom
+    async with web_server(answer) as url, browser.page(url) as shown:
+        await shown.until("document.body.innerText.includes('does not answer')")
 
 
 @pytest.mark.parametrize(
@@ -483,7 +471,7 @@ def test_a_missing_browser_fails_where_it_must_not_be_missing(
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="no browser here"):
-        browser()
+        find_browser()
 
 
 @pytest.fixture

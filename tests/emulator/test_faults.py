@@ -160,7 +160,7 @@ def test_records_are_kept_within_bounds_and_counted_beyond(call: Caller) -> None
     assert journal.counts["get_connection"] == 0
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_bodies_break_and_answers_are_late_over_sockets_too() -> None:
     emulator = Emulator()
     async with emulator.serve(), aiohttp.ClientSession() as http:

@@ -17,9 +17,9 @@ def sin(emulator):
 
 def run(pytester: pytest.Pytester, tests: str) -> pytest.RunResult:
     pytester.makepyfile(HEAD + tests)
-    return pytester.runpytest_subprocess(
-        "-p", "no:itwin", "-p", "itwin_export_async.pytest_plugin", "--strict-markers"
-    )
+    plugins = ("-p", "no:itwin", "-p", "itwin_export_async.pytest_plugin")
+    options = ("--strict-markers", "-o", "asyncio_default_fixture_loop_scope=function")
+    return pytester.runpytest_inprocess(*plugins, *options)
 
 
 def test_an_export_of_an_hour_in_a_plain_test(pytester: pytest.Pytester) -> None:

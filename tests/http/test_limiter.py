@@ -254,16 +254,6 @@ async def test_who_waits_for_a_turn_while_the_client_closes_is_told_at_once() ->
     assert len(transport.at) == 1
 
 
-async def test_what_the_service_says_is_left_is_believed() -> None:
-    told = {"iTwinPlatform-RateLimit-RemainingCalls": "2"}
-    transport = Timed(Response(status=204, headers=told), answer(204))
-    async with Session("t", transport=transport) as session:
-        for _ in range(4):
-            await session.send(GET)
-    assert transport.at[:3] == [0.0] * 3
-    assert transport.at[3] > 60
-
-
 async def test_the_older_header_for_the_wait_is_read() -> None:
     told = {"iTwinPlatform-RateLimit-Retry-After-Seconds": "33"}
     transport = Timed(Response(status=429, headers=told), answer(204))

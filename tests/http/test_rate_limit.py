@@ -13,7 +13,6 @@ from itwin_export_async._http.rate_limit import (
     MINUTE,
     Line,
     Windows,
-    remaining_calls,
 )
 
 limits = st.builds(
@@ -101,25 +100,6 @@ def test_without_a_limit_there_is_always_room() -> None:
     assert windows.rate(0.0) == inf
 
 
-def test_the_service_may_know_of_calls_that_we_do_not() -> None:
-    windows = Windows(RateLimit(per_minute=10))
-    windows.tell_room(2, 100.0)
-    windows.tell_room(9, 100.0)  # more than we think is no news
-    for _ in range(2):
-        assert windows.free_at(100.0) == 100.0
-        windows.begin()
-    assert windows.free_at(100.0) == 100.0 + MINUTE
-    Windows(RateLimit()).tell_room(0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("told", "left"), [("7", 7), (" 0 ", 0), ("", None), ("many", None), ("-1", None), ("٣", None)]
-)
-def test_remaining_calls_are_read_where_they_are_told(told: str, left: int | None) -> None:
-    assert remaining_calls({"iTwinPlatform-RateLimit-RemainingCalls": told}) == left
-    assert remaining_calls({}) is None
-
-
 def test_calls_are_spent_faster_while_there_is_room() -> None:
     hour, minute = Windows(RateLimit(per_hour=3600)), Windows(RateLimit(per_minute=60))
     assert hour.rate(0.0) == pytest.approx(6.0, rel=1e-3)
@@ -138,15 +118,6 @@ def test_a_minute_comes_back_before_the_next_look_and_an_hour_does_not() -> None
             windows.begin()
     assert minute.rate(0.0) == pytest.approx(1.0, rel=1e-2)
     assert hour.rate(0.0) == pytest.approx(0.25, rel=1e-2)
-
-
-def test_the_services_word_for_a_minute_says_nothing_of_the_hour() -> None:
-    hour, both = Windows(RateLimit(per_hour=500)), Windows(RateLimit(per_minute=50, per_hour=500))
-    for windows in (hour, both):
-        windows.tell_room(10, 0.0)
-    assert hour.room(0.0) == 500
-    assert both.room(0.0) == 10
-    assert both.room(61.0) == 50
 
 
 def test_the_presets_are_those_of_the_platform() -> None:

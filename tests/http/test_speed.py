@@ -11,7 +11,7 @@ from itwin_export_async import ExportClient
 from itwin_export_async.emulator import Emulator
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
 def test_an_export_runs_on_uvloop(tmp_path: Path) -> None:
     import uvloop
@@ -29,6 +29,7 @@ def test_an_export_runs_on_uvloop(tmp_path: Path) -> None:
         assert runner.run(export()).read_bytes().startswith(b"ISO-10303-21")
 
 
+@pytest.mark.usefixtures("integration")
 def test_the_library_does_without_orjson() -> None:
     hide = "import sys; sys.modules['orjson'] = None; "
     check = "from itwin_export_async._protocol.codec import orjson; sys.exit(orjson is not None)"

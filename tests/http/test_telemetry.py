@@ -39,6 +39,7 @@ async def test_a_run_is_one_span_with_its_looks_and_troubles(
     assert dict(span.events[-1].attributes or {})["itwin.outcome"] == "Success"
 
 
+@pytest.mark.usefixtures("integration")
 def test_the_library_does_without_opentelemetry() -> None:
     hide = "import sys; sys.modules['opentelemetry'] = None; "
     check = "from itwin_export_async._http.telemetry import trace; sys.exit(trace is not None)"

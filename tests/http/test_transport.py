@@ -29,7 +29,7 @@ from itwin_export_async._http.transport import BODY_LIMIT, AiohttpTransport
 from itwin_export_async.emulator import Emulator
 from tests.support.servers import web_server
 
-pytestmark = pytest.mark.real_time
+pytestmark = pytest.mark.usefixtures("integration")
 
 SECRET = "planted"
 ONCE = RetryPolicy(attempts=1)

@@ -1,4 +1,4 @@
-"""One process's part of a shared rate limit: what it tells, and what it may do on its own."""
+"""The share of one process in a rate limit: what it reports, and what it may call offline."""
 
 import json
 from math import inf
@@ -7,266 +7,313 @@ from typing import Any
 import pytest
 
 from itwin_export_async import RateLimit
-from itwin_export_async._protocol.sharing import Part
-from itwin_export_async._protocol.telling import Pace, Reply, parse_reply
+from itwin_export_async.redis._messages import InvalidReply, Reply, Timing, parse_reply
+from itwin_export_async.redis._quota import QuotaShare
 
-PACE = Pace()
-SAFE = PACE.minute + 2 * PACE.silence  # seconds after which nobody's earlier calls count
-
-
-def part(limit: RateLimit | None = None, processes: int = 3) -> Part:
-    return Part("p", limit or RateLimit(per_minute=30), processes, PACE)
+TIMING = Timing()
+LEFT = TIMING.minute + TIMING.call_lease + 2 * TIMING.peer_timeout
+"""Seconds without a reply after which the calls of others have left the window."""
 
 
-def told(part: Part, now: float, **more: Any) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(part.message(now, **more))
+def new_share(limit: RateLimit | None = None, processes: int = 3) -> QuotaShare:
+    return QuotaShare("p", limit or RateLimit(per_minute=30), processes, TIMING)
+
+
+def message_of(share: QuotaShare, now: float, **more: Any) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(share.build_message(now, **more))
     return message
 
 
-def hear(part: Part, now: float, *, wanted: int = 0, **reply: Any) -> dict[str, Any]:
-    """Talk once, and give what was told."""
-    message = told(part, now, wanted=wanted)
-    part.heard(Reply(**{"spare": (5,), "room": (15,), **reply}), now)
+def exchange(share: QuotaShare, now: float, *, wanted: int = 0, **reply: Any) -> dict[str, Any]:
+    """The message to which this is the reply."""
+    message = message_of(share, now, wanted=wanted)
+    share.on_reply(Reply(**{"reserved": (5,), "remaining": (15,), **reply}), now)
     return message
 
 
-def calls_that_go(part: Part, now: float) -> int:
+def start_calls(share: QuotaShare, now: float) -> int:
+    """Start as many calls as possible; how many they are."""
     count = 0
-    while part.free_at(now) == now:
-        part.begin()
+    while share.free_at(now) == now:
+        share.begin()
         count += 1
     return count
 
 
-def test_only_places_that_were_granted_are_used() -> None:
-    ours = part()
-    assert ours.free_at(0.0) is None
-    message = hear(ours, 0.0, wanted=3, granted=2)
+def test_only_granted_calls_start() -> None:
+    share = new_share()
+    assert share.free_at(0.0) is None
+    message = exchange(share, 0.0, wanted=3, granted=2)
     assert (message["wanted"], message["first"]) == (3, 1)
-    assert calls_that_go(ours, 0.0) == 2
-    assert ours.free_at(0.0) is None
-    assert told(ours, 0.1, wanted=1)["first"] == 3
+    assert start_calls(share, 0.0) == 2
+    assert share.free_at(0.0) is None
+    assert message_of(share, 0.1, wanted=1)["first"] == 3
 
 
-def test_what_became_of_a_call_is_told_once() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=2, granted=2)
-    calls_that_go(ours, 0.0)
-    ours.end(1.0)
-    ours.end(1.5, counted=False)
-    assert ours.is_urgent  # others may have the place that was given back
-    message = hear(ours, 2.0)
-    assert (message["ended"], message["returned"]) == ([[1, 1000]], [2])
-    message = hear(ours, 3.0)
-    assert (message["ended"], message["returned"]) == ([], [])
+def test_finished_calls_are_reported_once() -> None:
+    share = new_share()
+    exchange(share, 0.0, wanted=2, granted=2)
+    start_calls(share, 0.0)
+    share.end(1.0)
+    share.end(1.5, counted=False)
+    assert share.has_urgent_report  # another process may have the call that was released
+    message = exchange(share, 2.0)
+    assert (message["finished"], message["released"]) == ([[1, 1000]], [2])
+    message = exchange(share, 3.0)
+    assert (message["finished"], message["released"]) == ([], [])
 
 
-def test_what_may_not_have_been_heard_is_told_again() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=2, granted=2)
-    calls_that_go(ours, 0.0)
-    ours.tell_pause(20.0)
-    ours.end(1.0)
-    told(ours, 1.0, wanted=4)
-    ours.tell_pause(10.0)
-    ours.tell_probe(clears=True)
-    ours.end(2.0)
-    assert ours.has_pause_to_tell
-    ours.missed()
-    hear(ours, 2.5, is_known=False)
-    message = told(ours, 3.0, wanted=4)
-    assert message["ended"] == [[1, 2000], [2, 1000]]
-    assert message["returned"] == [3, 4, 5, 6]  # they may have been granted
+def test_a_message_without_a_reply_is_repeated_in_a_full_report() -> None:
+    share = new_share()
+    exchange(share, 0.0, wanted=2, granted=2)
+    start_calls(share, 0.0)
+    share.report_pause(20.0)
+    share.end(1.0)
+    message_of(share, 1.0, wanted=4)
+    share.report_pause(10.0)
+    share.report_probe(succeeded=True)
+    share.end(2.0)
+    assert share.has_unreported_pause
+    share.on_timeout()
+    exchange(share, 2.5, known=False)
+    message = message_of(share, 3.0, wanted=4)
+    assert message["finished"] == [[1, 2000], [2, 1000]]
+    assert message["released"] == [3, 4, 5, 6]  # they may have been granted
     assert message["wanted"] == 0
-    assert (message["pause"], message["probe"]) == (17_000, "clear")
+    assert (message["pause"], message["probe"]) == (17_000, "succeeded")
 
 
-def test_a_longer_pause_is_not_shortened_by_a_later_one() -> None:
-    ours = part()
-    ours.tell_pause(60.0)
-    ours.tell_pause(5.0)
-    assert told(ours, 0.0)["pause"] == 60_000
+def test_a_later_pause_does_not_shorten_a_longer_one() -> None:
+    share = new_share()
+    share.report_pause(60.0)
+    share.report_pause(5.0)
+    assert message_of(share, 0.0)["pause"] == 60_000
 
 
-def test_calls_under_way_are_named_before_their_lease_ends() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=1, granted=1)
-    calls_that_go(ours, 0.0)
-    assert hear(ours, 1.0)["under_way"] == []
-    named = [hear(ours, now)["under_way"] for now in (6.0, 7.0, 12.0)]
-    assert named == [[1], [], [1]]
+def test_calls_in_flight_are_renewed_before_their_leases_end() -> None:
+    share = new_share()
+    exchange(share, 0.0, wanted=1, granted=1)
+    start_calls(share, 0.0)
+    assert exchange(share, 1.0)["in_flight"] == []
+    assert [exchange(share, now)["in_flight"] for now in (6.0, 7.0, 12.0)] == [[1], [], [1]]
 
 
-def test_alone_no_more_goes_than_was_set_aside_until_the_past_has_left_the_windows() -> None:
-    ours = part()
-    hear(ours, 100.0, spare=(2,))
-    told(ours, 101.0)
-    ours.missed()
-    assert calls_that_go(ours, 101.0) == 2
-    assert ours.free_at(102.0) == 100.0 + SAFE  # and not only when one of them ends
+def test_an_offline_process_makes_the_reserved_calls_then_keeps_within_its_share() -> None:
+    share = new_share()
+    exchange(share, 100.0, reserved=(2,))
+    message_of(share, 101.0)
+    share.on_timeout()
+    assert start_calls(share, 101.0) == 2
+    assert share.free_at(102.0) == 100.0 + LEFT  # and not only when one of them finishes
     for _ in range(2):
-        ours.end(102.0)
-    assert ours.free_at(103.0) == 102.0 + PACE.minute
-    assert calls_that_go(ours, 100.0 + SAFE) == 10
-    assert ours.free_at(100.0 + SAFE) is None
+        share.end(102.0)
+    assert share.free_at(103.0) == 102.0 + TIMING.minute
+    assert start_calls(share, 100.0 + LEFT) == 10
+    assert share.free_at(100.0 + LEFT) is None
 
 
-def test_alone_with_nothing_set_aside_the_past_is_waited_for() -> None:
-    ours = part()
-    hear(ours, 0.0, spare=(0,))
-    ours.missed()
-    assert ours.free_at(1.0) == SAFE
-    assert ours.rate(1.0) == pytest.approx(10 / PACE.minute)  # and never 0
+def test_an_offline_process_counts_its_granted_calls_to_its_share() -> None:
+    share = new_share()
+    exchange(share, 0.0, wanted=30, granted=30, reserved=(0,))
+    assert start_calls(share, 0.0) == 30
+    share.on_timeout()
+    for _ in range(21):
+        share.end(LEFT - 1)
+    assert start_calls(share, LEFT) == 0
+    assert start_calls(share, LEFT - 1 + TIMING.minute) == 1  # nine are still in flight
 
 
-def test_who_never_heard_of_the_others_has_its_share() -> None:
-    ours = part(RateLimit(per_minute=30, per_hour=12))
-    ours.missed()
-    assert (ours.room(0.0), ours.rate(0.0)) == (4, 24 / PACE.hour)
-    assert calls_that_go(ours, 0.0) == 4
+def test_an_offline_process_without_reserved_calls_waits() -> None:
+    share = new_share()
+    exchange(share, 0.0, reserved=(0,))
+    share.on_timeout()
+    assert share.free_at(1.0) == LEFT
+    assert share.rate(1.0) == pytest.approx(10 / TIMING.minute)  # and never 0
 
 
-def test_a_call_alone_that_never_went_out_gives_its_place_back() -> None:
-    ours = part(RateLimit(per_minute=1), processes=1)
-    ours.missed()
-    ours.begin()
-    ours.end(0.0, counted=False)
-    assert ours.free_at(0.0) == 0.0
-    assert told(ours, 0.0)["returned"] == [1]
+def test_a_process_without_any_reply_has_its_share() -> None:
+    share = new_share(RateLimit(per_minute=30, per_hour=12))
+    share.on_timeout()
+    assert (share.room(0.0), share.rate(0.0)) == (4, 24 / TIMING.hour)
+    assert start_calls(share, 0.0) == 4
 
 
-def test_what_was_done_alone_is_told_with_all_else() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=1, granted=1)
-    calls_that_go(ours, 0.0)
-    ours.end(1.0)
-    hear(ours, 1.0)
-    ours.missed()
-    calls_that_go(ours, 2.0)
-    ours.end(3.0)
-    assert hear(ours, 3.5, is_known=False)["is_back"]
-    message = hear(ours, 4.0, spare=(7,))
-    assert message["tells_all"]
-    assert message["ended"] == [[1, 3000], [2, 1000]]
-    assert message["under_way"] == [3, 4, 5, 6]
-    assert message["spare"] == [0]
-    assert not ours.is_alone
-    message = told(ours, 5.0, wanted=9)
-    assert (message["tells_all"], message["wanted"], message["spare"]) == (False, 9, [7])
+def test_an_offline_call_that_was_never_sent_costs_nothing() -> None:
+    share = new_share(RateLimit(per_minute=1), processes=1)
+    share.on_timeout()
+    share.begin()
+    share.end(0.0, counted=False)
+    assert share.free_at(0.0) == 0.0
+    assert message_of(share, 0.0)["released"] == [1]
 
 
-def test_what_is_forgotten_is_told_again_until_it_has_left_the_windows() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=2, granted=2)
-    calls_that_go(ours, 0.0)
-    ours.end(0.0)
-    ours.end(30.0)
-    hear(ours, 31.0)
-    hear(ours, 32.0, is_known=False)
-    assert ours.ask_at == 32.0
-    assert hear(ours, 33.0)["ended"] == [[1, 33_000], [2, 3000]]
-    hear(ours, 34.0, is_known=False)
-    assert hear(ours, 60.5)["ended"] == [[2, 30_500]]
+def test_offline_calls_are_part_of_the_full_report() -> None:
+    share = new_share()
+    exchange(share, 0.0, wanted=1, granted=1)
+    start_calls(share, 0.0)
+    share.end(1.0)
+    exchange(share, 1.0)
+    share.on_timeout()
+    start_calls(share, 2.0)
+    share.end(3.0)
+    assert exchange(share, 3.5, known=False)["resync"]
+    message = exchange(share, 4.0, reserved=(7,))
+    assert message["full_report"]
+    assert message["finished"] == [[1, 3000], [2, 1000]]
+    assert message["in_flight"] == [3, 4, 5, 6]
+    assert message["reserved"] == [0]
+    assert not share.is_offline
+    message = message_of(share, 5.0, wanted=9)
+    assert (message["full_report"], message["wanted"], message["reserved"]) == (False, 9, [7])
 
 
-def test_who_else_has_been_there_is_told_too() -> None:
-    ours = part()
-    assert hear(ours, 0.0, others=(("q", 1.5),))["others"] == []
-    assert hear(ours, 1.0, is_known=False)["others"] == []
-    assert hear(ours, 2.0)["others"] == [["q", 3500]]
+def test_calls_are_reported_after_a_loss_of_data_until_they_have_left_the_windows() -> None:
+    share = new_share()
+    exchange(share, 0.0, wanted=2, granted=2)
+    start_calls(share, 0.0)
+    share.end(0.0)
+    share.end(30.0)
+    exchange(share, 31.0)
+    exchange(share, 32.0, known=False)
+    assert share.ask_at == 32.0
+    assert exchange(share, 33.0)["finished"] == [[1, 33_000], [2, 3000]]
+    exchange(share, 34.0, known=False)
+    assert exchange(share, 60.5)["finished"] == [[2, 30_500]]
 
 
-def test_while_others_have_yet_to_tell_a_process_is_on_its_own() -> None:
-    ours = part()
-    hear(ours, 0.0)
-    hear(ours, 4.0, is_settled=False, wait=0.5)
-    assert calls_that_go(ours, 4.0) == 5
-    hear(ours, 5.0)
-    assert ours.free_at(5.0) is None
+def test_a_full_report_names_the_other_processes() -> None:
+    share = new_share()
+    assert exchange(share, 0.0, peers=(("q", 1.5),))["peers"] == []
+    assert exchange(share, 1.0, known=False)["peers"] == []
+    assert exchange(share, 2.0)["peers"] == [["q", 3500]]
 
 
-def test_who_comes_to_nobody_is_left_what_earlier_ones_have_not_spent() -> None:
-    ours = Part("p", RateLimit.COMMUNITY, 1, PACE)
-    hear(ours, 0.0, is_settled=False, spare=(0, 0), room=(0, 0))
-    assert calls_that_go(ours, 0.0) == 0
-    assert ours.is_alone
-    hear(ours, 1.0, is_settled=False, spare=(9, 9), room=(9, 9))
-    assert calls_that_go(ours, 1.0) == 0  # the first word is on the safe side
+def test_a_process_is_offline_while_others_may_still_have_to_report() -> None:
+    share = new_share()
+    exchange(share, 0.0)
+    exchange(share, 4.0, all_reported=False, wait=0.5)
+    assert start_calls(share, 4.0) == 5
+    exchange(share, 5.0)
+    assert share.free_at(5.0) is None
 
 
-def test_who_has_begun_alone_does_not_begin_anew_with_the_first_word() -> None:
-    ours = part()
-    ours.missed()
-    assert calls_that_go(ours, 0.0) == 10
-    hear(ours, 1.0, is_settled=False, spare=(6,), room=(20,))
-    assert calls_that_go(ours, 1.0) == 0
+def test_the_first_process_gets_what_earlier_ones_have_not_used() -> None:
+    share = QuotaShare("p", RateLimit.COMMUNITY, 1, TIMING)
+    exchange(share, 0.0, all_reported=False, reserved=(0, 0), remaining=(0, 0))
+    assert start_calls(share, 0.0) == 0
+    assert share.is_offline
+    exchange(share, 1.0, all_reported=False, reserved=(9, 9), remaining=(9, 9))
+    assert start_calls(share, 1.0) == 0  # the first reply is on the safe side
 
 
-def test_places_that_nobody_wants_any_more_are_given_back() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=3, granted=3)
-    ours.begin()
-    ours.give_back()
-    assert told(ours, 0.0)["returned"] == [2, 3]
+def test_the_first_reply_does_not_renew_a_share_that_is_in_use() -> None:
+    share = new_share()
+    share.on_timeout()
+    assert start_calls(share, 0.0) == 10
+    exchange(share, 0.5, known=False)
+    exchange(share, 1.0, all_reported=False, reserved=(6,), remaining=(20,))
+    assert start_calls(share, 1.0) == 0
 
 
-def test_the_service_is_believed_when_it_knows_of_more_calls() -> None:
-    ours = part()
-    hear(ours, 0.0, room=(9,))
-    ours.tell_room(9, 1.0)
-    assert not ours.is_urgent
-    ours.tell_room(3, 1.0)
-    assert told(ours, 1.5)["room"] == [3, 500]
-    ours.missed()
-    assert ours.room(1.5) == 5
-    ours.tell_room(3, 1.5)
-    assert ours.room(1.5) == 1  # a third of it
-    unlimited = part(RateLimit())
-    unlimited.tell_room(0, 0.0)
-    assert not unlimited.is_urgent
-
-
-def test_what_the_service_says_of_the_minute_is_nothing_about_the_hour() -> None:
-    hourly = part(RateLimit(per_hour=30))
-    hourly.missed()
-    hourly.tell_room(0, 0.0)
-    assert not hourly.is_urgent
-    assert hourly.room(0.0) == 10
-    both = part(RateLimit(per_minute=30, per_hour=60))
-    hear(both, 0.0, spare=(5, 5), room=(15, 3))
-    both.tell_room(9, 1.0)  # fewer than in the minute, more than in the hour
-    assert told(both, 1.0)["room"] == [9, 0]
-    both.missed()
-    both.tell_room(4, 1.0)
-    assert both.room(1.0) == 1
+def test_unused_grants_are_released() -> None:
+    share = new_share()
+    exchange(share, 0.0, wanted=3, granted=3)
+    share.begin()
+    share.release_unused()
+    assert message_of(share, 0.0)["released"] == [2, 3]
 
 
 def test_the_rate_is_a_fair_part_of_the_limit() -> None:
-    ours = part()
-    hear(ours, 0.0, room=(4,), live=2)
-    assert ours.rate(0.0) == pytest.approx(15 / PACE.minute)
-    hear(ours, 0.0, room=(-4,), live=2)
-    assert ours.room(0.0) == 0
-    hear(ours, 0.0, room=(20,), live=2)
-    assert ours.rate(0.0) == pytest.approx(60 / PACE.minute)
-    unlimited = part(RateLimit())
-    hear(unlimited, 0.0, spare=(), room=())
+    share = new_share()
+    exchange(share, 0.0, remaining=(4,), live_peers=2)
+    assert share.rate(0.0) == pytest.approx(15 / TIMING.minute)
+    exchange(share, 0.0, remaining=(-4,), live_peers=2)
+    assert share.room(0.0) == 0
+    exchange(share, 0.0, remaining=(20,), live_peers=2)
+    assert share.rate(0.0) == pytest.approx(60 / TIMING.minute)
+    unlimited = new_share(RateLimit())
+    exchange(unlimited, 0.0, reserved=(), remaining=())
     assert (unlimited.rate(0.0), unlimited.room(0.0)) == (inf, None)
 
 
-def test_a_reply_is_read() -> None:
-    text = (
-        '{"is_known": true, "granted": 2, "is_clear": false, "wait": 50, "pause": 1500, '
-        '"spare": {}, "room": [3], "live": 4, "others": [["q", 500]], "is_settled": false}'
-    )
-    assert parse_reply(text) == Reply(
+REPLY = {
+    "known": True,
+    "granted": 2,
+    "needs_probe": True,
+    "wait": 50,
+    "pause": 1500,
+    "reserved": {},
+    "remaining": [3],
+    "live_peers": 4,
+    "peers": [["q", 500]],
+    "all_reported": False,
+    "other_limits": 1,
+}
+
+
+def test_a_reply_is_parsed() -> None:
+    assert parse_reply(json.dumps(REPLY)) == Reply(
         granted=2,
-        is_clear=False,
+        needs_probe=True,
         wait=0.05,
         pause=1.5,
-        room=(3,),
-        live=4,
-        others=(("q", 0.5),),
-        is_settled=False,
+        remaining=(3,),
+        live_peers=4,
+        peers=(("q", 0.5),),
+        all_reported=False,
+        other_limits=1,
     )
-    assert parse_reply(b'{"is_known": false}') == Reply(is_known=False)
+    assert parse_reply(b'{"known": false}') == Reply(known=False)
+
+
+WRONG: list[dict[str, Any]] = [
+    {"granted": -5},
+    {"granted": True},
+    {"granted": 1.5},
+    {"wait": -1},
+    {"wait": "soon"},
+    {"pause": float("nan")},
+    {"pause": float("inf")},
+    {"reserved": [None]},
+    {"remaining": [float("inf")]},
+    {"peers": ["ab"]},
+    {"peers": None},
+    {"other_limits": []},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_reply_with_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidReply):
+        parse_reply(json.dumps({**REPLY, **wrong}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "OK", "{}", "[]", "5", "null", '"x"', b"\xff", "[" * 100_000, None, 5, ["x"]],
+    ids=range(12),
+)
+def test_anything_else_is_no_reply(text: object) -> None:
+    with pytest.raises(InvalidReply):
+        parse_reply(text)
+
+
+@pytest.mark.parametrize(
+    "reply", [{"granted": 4}, {"reserved": ()}, {"remaining": (1, 2)}, {"known": False}]
+)
+def test_a_reply_that_does_not_fit_the_message_is_refused(reply: dict[str, Any]) -> None:
+    share = new_share()
+    message_of(share, 0.0, wanted=3)
+    with pytest.raises(InvalidReply):
+        share.on_reply(Reply(**{"reserved": (5,), "remaining": (15,), **reply}), 0.0)
+    share.on_timeout()
+    assert message_of(share, 0.0)["released"] == [1, 2, 3]
+
+
+def test_an_uninformed_reply_does_not_end_a_resync() -> None:
+    share = new_share()
+    exchange(share, 0.0)
+    message_of(share, 0.0)
+    share.on_timeout()
+    with pytest.raises(InvalidReply):
+        exchange(share, 1.0)

@@ -1,4 +1,4 @@
-"""One rate limit for several clients, its state in a real Redis that dies, freezes and forgets."""
+"""One rate limit for several clients, in virtual time; its script runs in process."""
 
 import asyncio
 import json
@@ -6,9 +6,7 @@ import logging
 import pickle
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from traceback import format_exception
 from typing import Any
 
@@ -16,595 +14,471 @@ import pytest
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from itwin_export_async import (
-    RateLimit,
-    Request,
-    Response,
-    RetryPolicy,
-    Session,
-    TransportError,
-)
-from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
-from itwin_export_async._protocol.sharing import Part
-from itwin_export_async._protocol.telling import Pace, Reply, parse_reply
-from itwin_export_async.redis import _KEYS, _PLACES, RedisRateLimit
-from itwin_export_async.redis._gate import RedisGate
-from tests.support.batches import tasks_left
-from tests.support.fakes import Answer, Answers, answer
+from itwin_export_async import RateLimit, RetryPolicy, TransportError
+from itwin_export_async.redis import RedisRateLimit
+from itwin_export_async.redis._limiter import RedisLimiter
+from itwin_export_async.redis._messages import Reply, Timing, parse_reply
+from itwin_export_async.redis._quota import QuotaShare
+from tests.support.fakes import answer
+from tests.support.lua_redis import LuaRedis
 from tests.support.processes import until
-from tests.support.redises import PACE, RedisServer, Relay, most_in_any, shared
+from tests.support.redises import (
+    GET,
+    PREFIX,
+    Connection,
+    InProcessLimit,
+    Service,
+    cancel_all,
+    clients,
+    lua_redis,
+    most_in_any,
+    now,
+    send_all,
+    sessions,
+)
 
-pytestmark = pytest.mark.real_time
-
-GET = Request(method="GET", url="/x")
-WINDOW = 1.95  # seconds: a little less than the minute here, for the network may dawdle
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Service(Answers):
-    """Notes when each request came; each answer takes `takes` seconds."""
-
-    def __init__(self, *answers: Answer, takes: float = 0.01) -> None:
-        super().__init__(*answers or [answer(204)])
-        self.at: list[float] = []
-        self.takes = takes
-
-    async def send(self, request: Request, /) -> Response:
-        self.at.append(now())
-        await asyncio.sleep(self.takes)
-        return await super().send(request)
+MINUTE = 60.0  # the service's; the limiter's is 0.1 s longer
+TIMING = Timing()
+CALLS = f"{PREFIX}calls"
 
 
-@pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with RedisServer(tmp_path) as server:
-        yield server
+def limiter_with(
+    exchange: Callable[[str], Awaitable[object]], close: Exception | None = None
+) -> RedisLimiter:
+    """The limiter of one client whose messages go to `exchange`."""
+
+    class FakeStore(Connection):
+        async def exchange(self, message: str) -> object:
+            return await exchange(message)
+
+        async def close(self) -> None:
+            if close is not None:
+                raise close
+
+    share = QuotaShare("p", RateLimit(per_minute=5), 1, TIMING)
+    store = FakeStore(lua_redis())
+    return RedisLimiter(share, 100, store=store, name="default", redis_url="nowhere")
 
 
-@asynccontextmanager
-async def sessions(
-    limit: RedisRateLimit, *services: Service, settled: bool = True, **more: Any
-) -> AsyncIterator[list[Session]]:
-    """Clients with one limit, each with its service; nobody has any other one to wait for."""
-    before = tasks_left()
-    async with AsyncExitStack() as stack:
-        opened = [
-            await stack.enter_async_context(
-                Session("t", transport=service, rate_limit=limit, **more)
-            )
-            for service in services
-        ]
-        if settled:
-            await until(lambda: all(knows_the_others(session) for session in opened))
-        yield opened
-    if not before:  # those of sessions around these come and go
-        assert not tasks_left()
+def exchange(redis: LuaRedis, part: QuotaShare, **more: Any) -> Reply:
+    """One message of a client without a limiter."""
+    reply = parse_reply(redis.run(part.build_message(now(), **more)))
+    part.on_reply(reply, now())
+    return reply
 
 
-def knows_the_others(session: Session) -> bool:
-    gate: Any = session._gate
-    return gate._part._heard is not None and not gate._part.is_alone
+async def settled(redis: LuaRedis, *parts: QuotaShare) -> None:
+    """Wait until Redis knows of all that there could be others."""
+    for _ in range(10):
+        for part in parts:
+            exchange(redis, part)
+        await asyncio.sleep(TIMING.heartbeat)
 
 
-def vanish(session: Session) -> None:
-    """End the talk with Redis as a process does that is killed."""
-    gate: Any = session._gate
-    gate._is_closing = gate._is_down = True
-
-
-async def nothing() -> None:
-    """There is no connection to end."""
-
-
-def gate_that_asks(
-    ask: Callable[[str], Awaitable[str]], hang_up: Callable[[], Awaitable[None]] = nothing
-) -> RedisGate:
-    part = Part("p", RateLimit(per_minute=5), 1, PACE)
-    return RedisGate(part, 100, ask=ask, hang_up=hang_up, place="nowhere")
-
-
-async def talk(redis: RedisServer, part: Part, at: float, **more: Any) -> Reply:
-    """One message of a client that has no gate, at a time of its own clock."""
-    keys = [f"itwin_export_async:{{default}}:{key}" for key in _KEYS]
-    text = await redis.do("EVAL", _PLACES, len(keys), *keys, part.message(at, **more))
-    part.heard(parse_reply(text), at)
-    return parse_reply(text)
-
-
-async def talk_until_settled(redis: RedisServer, *parts: Part) -> None:
-    while not all([(await talk(redis, part, now())).is_settled for part in parts]):  # noqa: ASYNC110 - Redis sets no event
-        await asyncio.sleep(PACE.beat)
-
-
-async def send_all(sessions: list[Session], count: int) -> None:
-    await asyncio.gather(*(session.send(GET) for session in sessions for _ in range(count)))
-
-
-async def calls_in(redis: RedisServer) -> int:
-    count: int = await redis.do("ZCARD", "itwin_export_async:{default}:calls")
-    return count
-
-
-async def until_told(redis: RedisServer, count: int) -> None:
-    async with asyncio.timeout(5):
-        while await calls_in(redis) != count:  # noqa: ASYNC110 - Redis sets no event
-            await asyncio.sleep(0.02)
-
-
-async def test_three_clients_together_stay_inside_the_limit_and_use_it(
-    redis: RedisServer,
-) -> None:
+async def test_three_clients_together_stay_inside_the_limit_and_use_it() -> None:
     service = Service(takes=0.05)
-    limit = shared(redis, RateLimit(per_minute=30, per_hour=80))
-    async with sessions(limit, service, service, service) as all_three:
-        began = now()
+    limit = InProcessLimit(RateLimit(per_minute=30, per_hour=80))
+    async with clients(limit, service, service, service) as all_three:
+        started_at = now()
         await send_all(all_three, 25)
-    assert most_in_any(WINDOW, service.at) == 30
-    assert service.at[-1] - began < 3 * PACE.minute
+    assert most_in_any(MINUTE, service.at) == 30
+    assert service.at[-1] - started_at < 3 * TIMING.minute
     assert len(service.at) == 75
 
 
-async def test_a_client_that_works_while_others_rest_has_the_limit_for_itself(
-    redis: RedisServer,
-) -> None:
+async def test_a_client_that_works_while_others_rest_has_the_limit_for_itself() -> None:
     service = Service()
-    async with sessions(shared(redis, RateLimit(per_minute=60)), *[service] * 3) as (one, *_):
+    async with clients(InProcessLimit(RateLimit(per_minute=60)), *[service] * 3) as (one, *_):
         await send_all([one], 60)
-        assert max(service.at) - min(service.at) < PACE.minute / 2
-        assert one.remaining_calls == 0
-        assert one.call_rate == pytest.approx(60 / PACE.minute / 3)
+        assert max(service.at) - min(service.at) < TIMING.minute / 4
+        assert one.session.remaining_calls == 0
+        assert one.session.call_rate == pytest.approx(60 / TIMING.minute / 3)
 
 
-async def test_nobody_starves_beside_a_client_that_wants_everything(redis: RedisServer) -> None:
+async def test_a_modest_client_does_not_starve_beside_a_greedy_one() -> None:
     greedy, modest = Service(), Service()
-    async with sessions(shared(redis, RateLimit(per_minute=20)), greedy, modest) as (one, other):
-        crowd = [asyncio.create_task(one.send(GET)) for _ in range(200)]
-        await asyncio.sleep(0.5)
+    limit = InProcessLimit(RateLimit(per_minute=20))
+    async with clients(limit, greedy, modest) as (one, other):
+        crowd = one.crowd(200)
+        await asyncio.sleep(15)
         for _ in range(10):
-            began = now()
-            await other.send(GET)
-            assert now() - began < PACE.minute + 0.5
-        for task in crowd:
-            task.cancel()
-        await asyncio.wait(crowd)
+            started_at = now()
+            await other.send()
+            assert now() - started_at < TIMING.minute + 1
+        await cancel_all(crowd)
 
 
-async def test_a_crowd_of_each_gets_its_part(redis: RedisServer) -> None:
+async def test_crowds_of_all_clients_get_fair_shares() -> None:
     services = [Service(), Service(), Service()]
-    async with sessions(shared(redis, RateLimit(per_minute=30)), *services) as all_three:
-        crowd = [asyncio.create_task(s.send(GET)) for s in all_three for _ in range(100)]
-        await asyncio.sleep(2.5 * PACE.minute)
+    async with clients(InProcessLimit(RateLimit(per_minute=30)), *services) as all_three:
+        crowd = [call for client in all_three for call in client.crowd(100)]
+        await asyncio.sleep(2.5 * TIMING.minute)
         counts = [len(service.at) for service in services]
-        for task in crowd:
-            task.cancel()
-        await asyncio.wait(crowd)
-    assert sum(counts) >= 85
+        await cancel_all(crowd)
+    assert sum(counts) == 90
     assert min(counts) > sum(counts) / 5
 
 
-async def test_work_goes_before_polls_here_too(redis: RedisServer) -> None:
+async def test_other_calls_go_before_polls() -> None:
     order: list[str] = []
-    async with sessions(shared(redis, RateLimit(per_minute=1), 1), Service()) as (session,):
+    async with clients(InProcessLimit(RateLimit(per_minute=1), 1), Service()) as (client,):
 
         async def call(name: str) -> None:
-            await session.send(GET, is_poll=name == "poll")
+            await client.send(is_poll=name == "poll")
             order.append(name)
 
         await asyncio.gather(*map(call, ("first", "poll", "second")))
     assert order == ["first", "second", "poll"]
 
 
-async def test_a_pause_is_everybodys_and_one_of_all_goes_first(redis: RedisServer) -> None:
-    refusing = Service(answer(429, Retry_After="1"), answer(204), takes=0.05)
+async def test_a_pause_holds_for_all_clients_and_one_probe_ends_it() -> None:
+    refusing = Service(answer(429, Retry_After="10"), answer(204), takes=0.05)
     others = Service(takes=0.3)
-    limit = shared(redis, RateLimit(per_minute=500))
-    async with sessions(limit, refusing, others, others) as (one, *rest):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: one._gate.pause_left > 0)
-        over = now() + one._gate.pause_left
-        await until(lambda: all(session._gate.pause_left > 0.5 for session in rest))
-        await asyncio.gather(first, send_all([one, *rest], 5))
+    limit = InProcessLimit(RateLimit(per_minute=500))
+    async with clients(limit, refusing, others, others) as (one, *rest):
+        first = one.crowd(1)
+        await until(lambda: one.limiter.pause_left > 0)
+        ends_at = now() + one.limiter.pause_left
+        await until(lambda: all(client.limiter.pause_left > 9 for client in rest))
+        await asyncio.gather(*first, send_all([one, *rest], 5))
     later = sorted(at for at in refusing.at + others.at if at > refusing.at[0])
     assert len(later) == 16
-    assert later[0] > over - 0.05
+    assert later[0] > ends_at - 0.05
     takes = 0.05 if later[0] in refusing.at else 0.3
     assert later[1] >= later[0] + takes
-    assert later[-1] < over + 2
+    assert later[-1] < ends_at + 2
 
 
-async def test_a_long_refusal_of_one_is_told_at_once_to_who_waits_at_another(
-    redis: RedisServer,
-) -> None:
-    service, limit = Service(), shared(redis, RateLimit(per_minute=3))
+async def test_a_long_pause_rejects_waiters_of_another_client_at_once() -> None:
+    service, limit = Service(), InProcessLimit(RateLimit(per_minute=3))
     retry = RetryPolicy(max_retry_after=30)
-    async with sessions(limit, Service(), service, retry=retry) as (one, other):
+    async with clients(limit, Service(), service, retry=retry) as (one, other):
         await send_all([other], 3)
-        waiting = asyncio.create_task(other.send(GET))
-        await asyncio.sleep(0.1)
-        assert not waiting.done()
-        one._gate.pause(60.0)
-        assert (await waiting).status == 429
+        (waiter,) = other.crowd(1)
+        await asyncio.sleep(1)
+        assert not waiter.done()
+        one.limiter.pause(120.0)
+        paused_at = now()
+        assert (await waiter).status == 429
+        assert now() - paused_at < TIMING.heartbeat + 0.1
     assert len(service.at) == 3
 
 
-async def test_places_granted_before_a_refusal_was_known_are_not_used() -> None:
-    told: list[dict[str, Any]] = []
+async def test_limiter_discards_grants_after_429() -> None:
+    sent: list[dict[str, Any]] = []
     reply = asyncio.get_running_loop().create_future()
-    grant = {"granted": 1, "is_known": True, "is_clear": True, "wait": 0, "pause": 0}
-    state = {"spare": [5], "room": [5], "live": 1, "others": [], "is_settled": True}
+    grant = {
+        "granted": 1,
+        "known": True,
+        "needs_probe": False,
+        "wait": 0,
+        "pause": 0,
+        "other_limits": 0,
+    }
+    state = {"reserved": [5], "remaining": [5], "live_peers": 1, "peers": [], "all_reported": True}
 
-    async def ask(message: str) -> str:
-        told.append(json.loads(message))
-        if told[-1]["wanted"]:
+    async def ask(message: str) -> object:
+        sent.append(json.loads(message))
+        if sent[-1]["wanted"]:
             await reply
             return json.dumps({**grant, **state})
         return json.dumps({**grant, **state, "granted": 0})
 
-    gate = gate_that_asks(ask)
-    turn = asyncio.create_task(gate.enter(is_poll=False))
-    await until(lambda: bool(told and told[-1]["wanted"]))
-    gate.pause(60.0)
+    limiter = limiter_with(ask)
+    turn = asyncio.create_task(limiter.enter(is_poll=False))
+    await until(lambda: bool(sent and sent[-1]["wanted"]))
+    limiter.pause(60.0)
     reply.set_result(None)
-    await until(lambda: told[-1]["returned"] == [1])
-    assert told[-1]["pause"] > 0
+    await until(lambda: sent[-1]["released"] == [1])
+    assert sent[-1]["pause"] > 0
     assert not turn.done()
-    await gate.close()
+    await limiter.close()
     with pytest.raises(RuntimeError, match="closed"):
         await turn
 
 
-async def test_a_refusal_told_with_a_probe_that_was_not_refused_asks_for_another(
-    redis: RedisServer,
-) -> None:
-    part = Part("p", RateLimit(per_minute=5), 1, PACE)
-    await talk_until_settled(redis, part)
-    part.tell_pause(now())
-    assert not (await talk(redis, part, now(), wanted=1)).is_clear
+async def test_a_429_reported_with_a_successful_probe_requires_another_probe() -> None:
+    redis, part = lua_redis(), QuotaShare("p", RateLimit(per_minute=5), 1, TIMING)
+    await settled(redis, part)
+    part.report_pause(now())
+    assert exchange(redis, part, wanted=1).needs_probe
     part.begin()
-    part.tell_probe(clears=True)
+    part.report_probe(succeeded=True)
     part.end(now())
-    part.tell_pause(now())
-    await talk(redis, part, now())
-    assert not (await talk(redis, part, now(), wanted=1)).is_clear
+    part.report_pause(now())
+    exchange(redis, part)
+    assert exchange(redis, part, wanted=1).needs_probe
 
 
-async def test_a_probe_that_is_refused_too_pauses_all_again(redis: RedisServer) -> None:
-    refusal = answer(429, Retry_After="1")
+async def test_a_refused_probe_pauses_all_clients_again() -> None:
+    refusal = answer(429, Retry_After="10")
     refused, others = Service(refusal, refusal, refusal, answer(204)), Service()
-    limit = shared(redis, RateLimit(per_minute=500))
-    retry = RetryPolicy(attempts=9)
-    async with sessions(limit, refused, others, retry=retry) as (one, other):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._gate.pause_left > 0)
-        began = now()
-        await asyncio.gather(first, *(one.send(GET) for _ in range(3)))
-    assert now() - began > 2
+    limit, retry = InProcessLimit(RateLimit(per_minute=500)), RetryPolicy(attempts=9)
+    async with clients(limit, refused, others, retry=retry) as (one, other):
+        first = one.crowd(1)
+        await until(lambda: other.limiter.pause_left > 0)
+        started_at = now()
+        await asyncio.gather(*first, send_all([one], 3))
+    assert now() - started_at > 20
 
 
-async def test_the_probe_of_a_client_that_dies_is_followed_by_another(redis: RedisServer) -> None:
-    refused = Service(answer(429, Retry_After="1"), answer(204), takes=30.0)
-    refused.takes = 0.0
+async def test_the_probe_of_a_dead_client_is_followed_by_another() -> None:
+    refused = Service(answer(429, Retry_After="10"), answer(204))
     others = Service()
-    async with sessions(shared(redis, RateLimit(per_minute=500)), refused, others) as (one, other):
-        probe = asyncio.create_task(one.send(GET))
+    async with clients(InProcessLimit(RateLimit(per_minute=500)), refused, others) as (one, other):
+        probe = one.crowd(1)
         await until(lambda: len(refused.at) == 1)
-        refused.takes = 30.0
+        refused.takes = 300.0
         await until(lambda: len(refused.at) == 2)
-        died = now()
-        vanish(one)
-        await other.send(GET)
-        assert PACE.silence / 2 < now() - died < PACE.silence + 1
-        probe.cancel()
-        await asyncio.wait({probe})
+        died_at = now()
+        one.connection.is_cut = True
+        await other.send()
+        assert TIMING.peer_timeout / 2 < now() - died_at < TIMING.peer_timeout + TIMING.heartbeat
+        await cancel_all(probe)
 
 
-async def test_a_probe_whose_caller_leaves_is_given_on(redis: RedisServer) -> None:
-    refused = Service(answer(429, Retry_After="1"), answer(204))
+async def test_a_probe_whose_caller_is_cancelled_is_passed_on() -> None:
+    refused = Service(answer(429, Retry_After="10"), answer(204))
     others = Service()
-    async with sessions(shared(redis, RateLimit(per_minute=500)), refused, others) as (one, other):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._gate.pause_left > 0)
+    async with clients(InProcessLimit(RateLimit(per_minute=500)), refused, others) as (one, other):
+        first = one.crowd(1)
+        await until(lambda: other.limiter.pause_left > 0)
         refused.takes = 30.0
         await until(lambda: len(refused.at) == 2)
-        first.cancel()
-        began = now()
-        await other.send(GET)
-        assert now() - began < PACE.silence / 2
-        await asyncio.wait({first})
+        await cancel_all(first)
+        cancelled_at = now()
+        await other.send()
+        assert now() - cancelled_at < TIMING.heartbeat
 
 
-async def test_what_the_service_says_is_left_is_everybodys(redis: RedisServer) -> None:
-    told = {"iTwinPlatform-RateLimit-RemainingCalls": "2"}
-    telling, others = Service(Response(status=204, headers=told)), Service()
-    limit = shared(redis, RateLimit(per_minute=500))
-    async with sessions(limit, telling, others) as (one, other):
-        await one.send(GET)
-        await until(lambda: (other.remaining_calls or 0) <= 2)
-        began = now()
-        await send_all([other], 3)
-        assert others.at[1] - began < 1
-        assert others.at[2] - telling.at[0] > WINDOW
-
-
-async def test_a_call_that_never_went_out_costs_no_place(redis: RedisServer) -> None:
+async def test_a_call_that_was_never_sent_costs_nothing() -> None:
     refused = TransportError(message="refused", may_have_been_processed=False)
-    service = Service(refused, refused, answer(204))
-    async with sessions(shared(redis, RateLimit(per_minute=1), 1), service) as (session,):
-        began = now()
-        await session.send(GET)
-        assert now() - began < WINDOW
-        assert await calls_in(redis) == 1
+    service, limit = Service(refused, refused, answer(204)), InProcessLimit(RateLimit(per_minute=1))
+    async with clients(limit, service) as (client,):
+        started_at = now()
+        await client.send()
+        assert now() - started_at < MINUTE
+        assert limit.redis.count(CALLS) == 1
 
 
-async def test_a_client_that_is_killed_keeps_its_places_for_a_lease_and_a_window(
-    redis: RedisServer,
-) -> None:
-    hanging, others = Service(takes=60.0), Service()
-    limit = shared(redis, RateLimit(per_minute=3))
-    async with sessions(limit, hanging, others, others) as (one, other, _):
-        calls = [asyncio.create_task(one.send(GET)) for _ in range(3)]
+async def test_calls_of_a_dead_client_count_for_a_lease_and_a_window() -> None:
+    hanging, others = Service(takes=600.0), Service()
+    limit = InProcessLimit(RateLimit(per_minute=3))
+    async with clients(limit, hanging, others, others, request_timeout=900) as (one, other, _):
+        calls = one.crowd(3)
         await until(lambda: len(hanging.at) == 3)
-        await asyncio.sleep(PACE.lease + PACE.minute)  # it lives, and says so
-        vanish(one)
-        died = now()
-        await other.send(GET)
-        assert now() - died > PACE.minute + PACE.lease / 2
-        for call in calls:
-            call.cancel()
-        await asyncio.wait(calls)
+        await asyncio.sleep(TIMING.call_lease + TIMING.minute)  # it lives, and renews the lease
+        one.connection.is_cut = True
+        died_at = now()
+        await other.send()
+        assert (
+            TIMING.minute + TIMING.call_lease / 2
+            < now() - died_at
+            < TIMING.minute + TIMING.call_lease + 1
+        )
+        await cancel_all(calls)
 
 
-async def test_no_places_are_lost_by_callers_that_leave(redis: RedisServer) -> None:
+async def test_cancelled_callers_lose_no_capacity() -> None:
     service = Service(takes=0.002)
-    limit = shared(redis, RateLimit(per_hour=100))
-    async with sessions(limit, service, service, service) as all_three:
-        gone = 0
+    limit = InProcessLimit(RateLimit(per_hour=100))
+    async with clients(limit, service, service, service) as all_three:
         for attempt in range(40):
-            calls = [asyncio.create_task(s.send(GET)) for s in all_three for _ in range(3)]
+            calls = [call for client in all_three for call in client.crowd(3)]
             for _ in range(attempt % 7):
                 await asyncio.sleep(0)
             await asyncio.sleep(0.0003 * (attempt % 5))
-            for call in calls:
-                call.cancel()
-            await asyncio.wait(calls)
-            gone = len(service.at)
-            if gone > 60:
+            await cancel_all(calls)
+            if len(service.at) > 60:
                 break
-        await until_told(redis, gone)
-        assert sum(session._gate._free for session in all_three) == 3 * MAX_CONCURRENT_REQUESTS
+        sent = len(service.at)
+        await asyncio.sleep(2 * TIMING.heartbeat)
+        assert limit.redis.count(CALLS) == sent
+        started_at = now()
+        await asyncio.gather(*all_three[0].crowd(100 - sent))
+        assert now() - started_at < MINUTE
 
 
-@pytest.mark.parametrize("way", ["killed", "frozen", "read only", "full", "spoiled"])
-async def test_while_redis_is_gone_each_goes_on_with_a_share(
-    redis: RedisServer, way: str, caplog: pytest.LogCaptureFixture
+async def test_clients_continue_with_their_shares_while_redis_is_gone(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-
-    async def fill() -> None:
-        await redis.do("CONFIG", "SET", "maxmemory", "1")
-        await redis.do("FLUSHALL")  # a script that has begun to write may go on
-
-    go: dict[str, Callable[[], Awaitable[Any]]] = {
-        "killed": redis.kill,
-        "read only": lambda: redis.do("REPLICAOF", "127.0.0.1", "1"),
-        "full": fill,
-        "spoiled": lambda: redis.do("SET", "itwin_export_async:{default}:calls", "x"),
-    }
-    come: dict[str, Callable[[], Awaitable[Any]]] = {
-        "killed": redis.start,
-        "read only": lambda: redis.do("REPLICAOF", "NO", "ONE"),
-        "full": lambda: redis.do("CONFIG", "SET", "maxmemory", "0"),
-        "spoiled": lambda: redis.do("DEL", "itwin_export_async:{default}:calls"),
-    }
     service = Service()
-    limit = shared(redis, RateLimit(per_minute=30))
-    async with sessions(limit, service, service, service) as all_three:
+    limit = InProcessLimit(RateLimit(per_minute=30))
+    async with clients(limit, service, service, service) as all_three:
         await send_all(all_three, 4)
-        await asyncio.sleep(10 * PACE.beat)
-        began = now()
-        if way == "frozen":
-            redis.freeze()
-        else:
-            await go[way]()
-        await send_all(all_three, 1)
-        assert now() - began < 3 * PACE.patience
-        await send_all(all_three, 11)
-        gone = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-        assert len(gone) == 3
-        assert all(redis.url in text for text in gone)
+        for connection in limit.connections:
+            connection.is_cut = True
+        await send_all(all_three, 12)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
         caplog.clear()
-        if way == "frozen":
-            redis.thaw()
-        else:
-            await come[way]()
-        await until(lambda: len(caplog.records) >= 3)
+        for connection in limit.connections:
+            connection.is_cut = False
+        await until(lambda: len(caplog.records) == 3)
         await send_all(all_three, 5)
-        assert {r.levelno for r in caplog.records} == {logging.INFO}
-        assert len(caplog.records) == 3
-    assert most_in_any(WINDOW, service.at) <= 30
-    assert max(service.at) - began < 6 * PACE.minute
+        assert [record.levelno for record in caplog.records] == [logging.INFO] * 3
+    assert most_in_any(MINUTE, service.at) <= 30
+    assert max(service.at) - min(service.at) < 6 * TIMING.minute
 
 
-async def test_what_was_called_meanwhile_is_told_afterwards(redis: RedisServer) -> None:
+async def test_calls_made_while_redis_is_gone_are_reported_later() -> None:
     service = Service()
-    limit = shared(redis, RateLimit(per_hour=300))
-    async with sessions(limit, service, service, service) as all_three:
+    limit = InProcessLimit(RateLimit(per_hour=300))
+    async with clients(limit, service, service, service) as all_three:
         await send_all(all_three, 5)
-        await redis.kill()
+        for connection in limit.connections:
+            connection.is_cut = True
+        await asyncio.sleep(TIMING.peer_timeout)
         await send_all(all_three, 5)
-        await redis.start()
-        await until_told(redis, 30)
+        limit.redis.flush()
+        for connection in limit.connections:
+            connection.is_cut = False
+        await until(lambda: limit.redis.count(CALLS) == 30)
         await send_all(all_three, 1)
-        await until_told(redis, 33)
+        await asyncio.sleep(TIMING.heartbeat)
+        assert limit.redis.count(CALLS) == 33
 
 
-async def test_what_redis_forgets_is_told_again(redis: RedisServer) -> None:
+async def test_data_lost_by_redis_is_reported_again() -> None:
     service = Service()
-    limit = shared(redis, RateLimit(per_minute=90))
-    async with sessions(limit, service, service, service) as all_three:
+    limit = InProcessLimit(RateLimit(per_minute=90))
+    async with clients(limit, service, service, service) as all_three:
         await send_all(all_three, 25)
-        await redis.do("FLUSHALL")
+        limit.redis.flush()
         await send_all(all_three, 25)
-        assert most_in_any(WINDOW, service.at) <= 90
-        assert max(service.at) - min(service.at) < 3 * PACE.minute
+        assert most_in_any(MINUTE, service.at) <= 90
+        assert max(service.at) - min(service.at) < 2.5 * TIMING.minute
 
 
-async def test_a_pause_that_redis_forgets_is_told_again(redis: RedisServer) -> None:
-    refused, others = Service(answer(429, Retry_After="2"), answer(204)), Service()
-    async with sessions(shared(redis, RateLimit(per_minute=500)), refused, others) as (one, _):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: one._gate.pause_left > 0)
-        await redis.do("FLUSHALL")
-        async with sessions(shared(redis, RateLimit()), others, settled=False) as (new,):
-            await until(lambda: new._gate.pause_left > 1)
-        await first
+async def test_a_pause_lost_by_redis_is_reported_again() -> None:
+    refused, others = Service(answer(429, Retry_After="20"), answer(204)), Service()
+    limit = InProcessLimit(RateLimit(per_minute=500))
+    async with clients(limit, refused, others) as (one, _):
+        first = one.crowd(1)
+        await until(lambda: one.limiter.pause_left > 0)
+        limit.redis.flush()
+        async with clients(limit, others, settled=False) as (new,):
+            await until(lambda: new.limiter.pause_left > 15)
+        await asyncio.gather(*first)
 
 
-async def test_a_script_that_redis_forgets_is_told_again(
-    redis: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    service = Service()
-    async with sessions(shared(redis, RateLimit(per_minute=90)), service) as (session,):
-        for _ in range(3):
-            await session.send(GET)
-            await redis.do("SCRIPT", "FLUSH")
-        await session.send(GET)
-    assert not caplog.records
-
-
-async def test_without_redis_from_the_start_a_share_may_be_used_at_once(
-    redis: RedisServer, caplog: pytest.LogCaptureFixture
+async def test_a_share_is_usable_at_once_without_redis_from_the_start(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    await redis.kill()
     service = Service()
-    limit = shared(redis, RateLimit(per_minute=9))
-    async with sessions(limit, service, service, service, settled=False) as all_three:
+    limit = InProcessLimit(RateLimit(per_minute=9))
+    async with clients(limit, service, service, service, settled=False) as all_three:
+        for connection in limit.connections:
+            connection.is_cut = True
         await send_all(all_three, 3)
-        assert all_three[0].remaining_calls == 0
-        assert all_three[0].call_rate == pytest.approx(3 / PACE.minute)
-        await redis.start()
+        assert now() < 2
+        assert all_three[0].session.remaining_calls == 0
+        assert all_three[0].session.call_rate == pytest.approx(3 / TIMING.minute)
+        for connection in limit.connections:
+            connection.is_cut = False
         await send_all(all_three, 3)
-    assert most_in_any(WINDOW, service.at) <= 9
-    assert [r.levelno for r in caplog.records].count(logging.WARNING) == 3
+    assert most_in_any(MINUTE, service.at) <= 9
+    assert [record.levelno for record in caplog.records].count(logging.WARNING) == 3
 
 
-async def test_a_call_that_came_before_the_first_word_of_redis_goes_soon(
-    redis: RedisServer,
-) -> None:
-    """Others may yet have calls to tell of; a share is safe."""
+async def test_a_share_is_usable_before_all_clients_have_reported() -> None:
     service = Service()
-    limit = shared(redis, RateLimit(per_minute=9))
-    async with sessions(limit, service, settled=False) as (session,):
-        began = now()
-        await send_all([session], 3)
-        assert now() - began < PACE.silence / 2
-        await send_all([session], 6)
+    limit = InProcessLimit(RateLimit(per_minute=9))
+    async with clients(limit, service, settled=False) as (client,):
+        await send_all([client], 3)
+        assert now() < TIMING.peer_timeout / 2
+        await send_all([client], 6)
     assert len(service.at) == 9
 
 
-async def test_the_others_leave_to_one_that_is_cut_off_what_it_may_use(
-    redis: RedisServer,
-) -> None:
+async def test_clients_leave_a_disconnected_one_its_share() -> None:
     service = Service()
-    async with Relay(redis) as relay:
-        pace, thirty = PACE, RateLimit(per_minute=30)
-        cut_off = RedisRateLimit(thirty, relay.url, processes=3, _pace=pace)
-        async with sessions(cut_off, service, settled=False) as (lone,):
-            async with sessions(shared(redis, thirty), service, service) as others:
-                crowd = [
-                    asyncio.create_task(s.send(GET)) for s in [lone, *others] for _ in range(70)
-                ]
-                await asyncio.sleep(PACE.minute)
-                relay.cut()
-                await asyncio.sleep(4 * PACE.minute)
-                alone = len(service.at)
-                for call in crowd:
-                    call.cancel()
-                await asyncio.wait(crowd)
-    assert most_in_any(WINDOW, service.at) <= 30
-    assert alone > 100
+    limit = InProcessLimit(RateLimit(per_minute=30))
+    async with clients(limit, service, service, service) as all_three:
+        crowd = [call for client in all_three for call in client.crowd(70)]
+        await asyncio.sleep(TIMING.minute)
+        all_three[0].connection.is_cut = True
+        await asyncio.sleep(4 * TIMING.minute)
+        sent = len(service.at)
+        await cancel_all(crowd)
+    assert most_in_any(MINUTE, service.at) <= 30
+    assert sent > 100
 
 
-async def test_one_that_is_cut_off_is_not_forgotten_with_all_else(redis: RedisServer) -> None:
-    service, limit = Service(), RateLimit(per_minute=30)
-    async with Relay(redis) as relay:
-        cut_off = RedisRateLimit(limit, relay.url, processes=2, _pace=PACE)
-        async with sessions(cut_off, service, settled=False):
-            async with sessions(shared(redis, limit, 2), service) as (other,):
-                relay.cut()
-                await redis.do("FLUSHALL")
-                await asyncio.sleep(3 * PACE.silence)
-                await until(lambda: knows_the_others(other))
-                await send_all([other], 15)
-                assert other.remaining_calls == 0  # the other half is not its own
-
-
-async def test_one_that_left_does_not_come_back_as_lost(redis: RedisServer) -> None:
-    stays, leaves = (Part(name, RateLimit(per_minute=6), 2, PACE) for name in "ab")
-    await talk_until_settled(redis, stays, leaves)
-    await talk(redis, leaves, now(), is_last=True)
-    stays.message(now())
-    stays.missed()
-    assert not (await talk(redis, stays, now())).is_known
-    assert json.loads(stays.message(now()))["others"]
-    assert (await talk(redis, stays, now(), wanted=6)).others == ()
-    assert (await talk(redis, stays, now(), wanted=6)).granted == 6
-
-
-async def test_who_opens_again_has_not_its_share_anew(redis: RedisServer) -> None:
+async def test_other_clients_report_a_disconnected_one_after_redis_lost_its_data() -> None:
     service = Service()
-    limit = shared(redis, RateLimit(per_minute=9), 1)
+    limit = InProcessLimit(RateLimit(per_minute=30), 2)
+    async with clients(limit, service, service) as (lone, other):
+        lone.connection.is_cut = True
+        limit.redis.flush()
+        await asyncio.sleep(5 * TIMING.peer_timeout)
+        await send_all([other], 15)
+        assert other.session.remaining_calls == 0  # the other half belongs to the lone client
+
+
+async def test_a_closed_client_is_not_reported_as_lost() -> None:
+    redis = lua_redis()
+    stays, leaves = (QuotaShare(name, RateLimit(per_minute=6), 2, TIMING) for name in "ab")
+    await settled(redis, stays, leaves)
+    exchange(redis, leaves, is_last=True)
+    stays.build_message(now())
+    stays.on_timeout()
+    assert not exchange(redis, stays).known
+    assert json.loads(stays.build_message(now()))["peers"]
+    assert exchange(redis, stays, wanted=6).peers == ()
+    assert exchange(redis, stays, wanted=6).granted == 6
+
+
+async def test_a_reopened_client_does_not_get_its_share_twice() -> None:
+    service = Service()
+    limit = InProcessLimit(RateLimit(per_minute=9), 1)
     for _ in range(2):
-        async with sessions(limit, service, settled=False) as (session,):
-            await send_all([session], 9)
-    assert most_in_any(WINDOW, service.at) == 9
+        async with clients(limit, service, settled=False) as (client,):
+            await send_all([client], 9)
+    assert most_in_any(MINUTE, service.at) == 9
 
 
-async def test_who_leaves_says_so(redis: RedisServer) -> None:
-    service = Service()
-    limit = shared(redis, RateLimit(per_minute=30))
-    async with sessions(limit, service) as (session,):
-        await session.send(GET)
-        assert await redis.do("ZCARD", "itwin_export_async:{default}:seen") == 1
-    assert await redis.do("ZCARD", "itwin_export_async:{default}:seen") == 0
-    assert await redis.do("HLEN", "itwin_export_async:{default}:spare") == 0
-    assert await calls_in(redis) == 1
+async def test_a_client_that_closes_unregisters() -> None:
+    limit = InProcessLimit(RateLimit(per_minute=30))
+    async with clients(limit, Service()) as (client,):
+        await client.send()
+        assert limit.redis.count(f"{PREFIX}peers") == 1
+    assert limit.redis.count(f"{PREFIX}peers") == 0
+    assert limit.redis.count(f"{PREFIX}reserved") == 0
+    assert limit.redis.count(CALLS) == 1
 
 
-async def test_a_client_that_closes_while_redis_hangs_closes_soon(redis: RedisServer) -> None:
-    limit = shared(redis, RateLimit(per_minute=30))
-    async with sessions(limit, Service()):
-        redis.freeze()
-        began = now()
-    assert now() - began < 3 * PACE.patience
-    redis.thaw()
+async def test_a_client_closes_soon_while_redis_does_not_answer() -> None:
+    limit = InProcessLimit(RateLimit(per_minute=30))
+    async with clients(limit, Service()) as (client,):
+        client.connection.is_frozen = True
+        closed_at = now()
+    assert now() - closed_at < 3 * TIMING.reply_timeout
 
 
-async def test_who_waits_while_the_client_closes_is_told(redis: RedisServer) -> None:
-    limit = shared(redis, RateLimit(per_minute=1), 1)
-    async with sessions(limit, Service()) as (session,):
-        await session.send(GET)
-        waiting = [asyncio.create_task(session.send(GET)) for _ in range(3)]
-        await asyncio.sleep(0.1)
-        late = session._gate
-        waiting[0].cancel()
-    done = await asyncio.gather(*waiting, late.enter(is_poll=False), return_exceptions=True)
+async def test_waiters_of_a_closing_client_fail() -> None:
+    limit = InProcessLimit(RateLimit(per_minute=1), 1)
+    async with clients(limit, Service()) as (client,):
+        await client.send()
+        waiters = client.crowd(3)
+        await asyncio.sleep(1)
+        waiters[0].cancel()
+    done = await asyncio.gather(
+        *waiters, client.limiter.enter(is_poll=False), return_exceptions=True
+    )
     assert isinstance(done.pop(0), asyncio.CancelledError)
     assert [str(error) for error in done] == ["the client was closed"] * 3
 
 
-async def test_who_is_cancelled_while_the_client_closes_is_cancelled() -> None:
-    async def ask(_: str) -> str:
+async def test_a_waiter_cancelled_while_the_client_closes_is_cancelled() -> None:
+    async def ask(_: str) -> object:
         return str(await asyncio.Event().wait())  # never
 
-    gate = gate_that_asks(ask)
-    turn = asyncio.create_task(gate.enter(is_poll=False))
+    limiter = limiter_with(ask)
+    turn = asyncio.create_task(limiter.enter(is_poll=False))
     await asyncio.sleep(0)
-    closing = asyncio.create_task(gate.close())
+    closing = asyncio.create_task(limiter.close())
     await asyncio.sleep(0)
     turn.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -612,67 +486,138 @@ async def test_who_is_cancelled_while_the_client_closes_is_cancelled() -> None:
     await closing
 
 
-async def test_nobody_hangs_when_the_talk_with_redis_breaks_off() -> None:
-    async def ask(_: str) -> str:
-        return "nonsense"
+async def test_waiters_fail_when_the_exchange_with_redis_ends_in_a_bug() -> None:
+    async def ask(_: str) -> object:
+        raise KeyError("bug")
 
-    gate = gate_that_asks(ask)
-    early = asyncio.create_task(gate.enter(is_poll=False))
-    for turn in (early, gate.enter(is_poll=False), gate.enter(is_poll=True)):
-        with pytest.raises(RuntimeError, match="broken off") as told:
-            async with asyncio.timeout(1):
-                await turn
-        assert isinstance(told.value.__cause__, json.JSONDecodeError)
-    with pytest.raises(json.JSONDecodeError):
-        await gate.close()
+    limiter = limiter_with(ask)
+    early = asyncio.create_task(limiter.enter(is_poll=False))
+    for turn in (early, limiter.enter(is_poll=False), limiter.enter(is_poll=True)):
+        with pytest.raises(RuntimeError, match="has ended in an error") as caught:
+            await turn
+        assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(KeyError):
+        await limiter.close()
 
 
-async def test_a_share_is_not_spent_without_end_when_the_talk_has_broken_off() -> None:
+async def test_a_share_is_not_used_after_the_exchange_with_redis_ended_in_a_bug() -> None:
     answers = iter([RedisTimeoutError(), KeyError()])
 
-    async def ask(_: str) -> str:
+    async def ask(_: str) -> object:
         raise next(answers)
 
-    gate = gate_that_asks(ask)
-    assert not await gate.enter(is_poll=False)
-    await until(gate._talk.done)
-    with pytest.raises(RuntimeError, match="broken off"):
-        await gate.enter(is_poll=False)
-    gate.leave(is_probe=False, counted=True, clears=True)
+    limiter = limiter_with(ask)
+    assert not await limiter.enter(is_poll=False)
+    await asyncio.sleep(2 * TIMING.heartbeat)
+    with pytest.raises(RuntimeError, match="has ended in an error"):
+        await limiter.enter(is_poll=False)
+    limiter.leave(is_probe=False, counted=True, clears=True)
     with pytest.raises(KeyError):
-        await gate.close()
+        await limiter.close()
 
 
-async def test_a_connection_that_does_not_end_well_troubles_nobody() -> None:
-    async def ask(_: str) -> str:
-        return '{"is_known": false}'
+async def test_a_connection_that_fails_to_close_does_no_harm() -> None:
+    async def ask(_: str) -> object:
+        return '{"known": false}'
 
-    async def hang_up() -> None:
-        raise RedisTimeoutError("Timeout closing connection")
-
-    await gate_that_asks(ask, hang_up).close()
+    await limiter_with(ask, RedisTimeoutError("Timeout closing connection")).close()
 
 
-async def test_limits_of_two_names_know_nothing_of_each_other(redis: RedisServer) -> None:
-    service = Service()
-    ten = RateLimit(per_minute=10)
-    one = RedisRateLimit(ten, redis.url, processes=1, name="one", _pace=PACE)
-    two = RedisRateLimit(ten, redis.url, processes=1, name="two", _pace=PACE)
-    async with sessions(one, service, settled=False) as first:
-        async with sessions(two, service) as second:
-            await send_all(first + second, 10)
-    assert max(service.at) - min(service.at) < 1
+async def test_waiters_continue_with_a_share_when_redis_answers_with_something_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    count = 0
+
+    async def ask(_: str) -> object:
+        nonlocal count
+        count += 1
+        await asyncio.sleep(0.001)
+        return ["OK", "{}", b"", 5, None, '{"known": false}'][count % 6]
+
+    limiter = limiter_with(ask)
+    for _ in range(5):
+        assert await limiter.enter(is_poll=False) is False
+        limiter.leave(is_probe=False, counted=True, clears=True)
+    await asyncio.sleep(60)
+    assert count < 60 / TIMING.heartbeat + 10
+    await limiter.close()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "does not answer as Redis does" in caplog.text
 
 
-async def test_without_a_limit_the_pauses_are_shared_all_the_same(redis: RedisServer) -> None:
-    refused, others = Service(answer(429, Retry_After="1"), answer(204)), Service()
-    async with sessions(shared(redis, RateLimit()), refused, others) as (one, other):
-        assert one.remaining_calls is None
+async def test_the_warning_that_redis_is_gone_says_the_share(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit = InProcessLimit(RateLimit.COMMUNITY)
+    async with clients(limit, Service()) as (client,):
+        client.connection.is_cut = True
+        await asyncio.sleep(60)
+    (record,) = caplog.records
+    assert record.name == "itwin_export_async.redis"
+    assert record.getMessage() == (
+        "rate limit 'default' in Redis at in process cannot be used: it is gone (ConnectionError);"
+        " continuing with a share of 166 calls in 60 s and 1666 calls in 3600 s"
+    )
+
+
+async def test_more_clients_than_processes_are_warned_about_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit = InProcessLimit(RateLimit(per_minute=30), 2)
+    async with clients(limit, *[Service()] * 3):
+        assert not caplog.records  # two might be one that was killed and the next one
+        await asyncio.sleep(60)
+    assert len(caplog.records) == 3
+    assert "has 3 clients, more than processes=2" in caplog.text
+
+
+async def test_a_client_that_takes_the_place_of_a_dead_one_is_not_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit = InProcessLimit(RateLimit(per_minute=30), 1)
+    async with clients(limit, Service()) as (dead,):
+        dead.connection.is_cut = True
+        await asyncio.sleep(0.5)
+        caplog.clear()
+        async with clients(limit, Service()):
+            await asyncio.sleep(60)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("other", "processes"), [(30, 3), (40, 2)])
+async def test_different_limits_of_one_name_are_warned_about_once(
+    other: int, processes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = InProcessLimit(RateLimit(per_minute=30), 2)
+    two = InProcessLimit(RateLimit(per_minute=other), processes, one.redis, names="xyz")
+    async with clients(one, Service()), clients(two, Service()):
+        await asyncio.sleep(60)
+    assert len(caplog.records) == 2
+    assert "used by 1 other clients with another limit" in caplog.text
+
+
+async def test_a_policy_that_evicts_keys_is_warned_about_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit = InProcessLimit(RateLimit(per_minute=30), policy="allkeys-lru")
+    async with clients(limit, Service()) as (client,):
+        client.connection.is_cut = True
+        await asyncio.sleep(10)
+        client.connection.is_cut = False
+        await asyncio.sleep(60)
+    (first, _) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "Redis evicts by maxmemory-policy allkeys-lru" in first.getMessage()
+
+
+async def test_pauses_are_shared_without_a_limit_too() -> None:
+    refused, others = Service(answer(429, Retry_After="10"), answer(204)), Service()
+    async with clients(InProcessLimit(RateLimit()), refused, others) as (one, other):
+        assert one.session.remaining_calls is None
         await send_all([other], 500)
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._gate.pause_left > 0)
-        await asyncio.gather(first, other.send(GET))
-        assert others.at[-1] - refused.at[0] > 0.95
+        first = one.crowd(1)
+        await until(lambda: other.limiter.pause_left > 0)
+        await asyncio.gather(*first, other.send())
+        assert others.at[-1] - refused.at[0] > 9.5
 
 
 async def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
@@ -680,7 +625,7 @@ async def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> No
         RateLimit.COMMUNITY, "redis://user:planted@127.0.0.1:1/0?password=planted", processes=2
     )
     assert "127.0.0.1:1" in repr(limit)
-    async with sessions(limit, Service(), settled=False) as (session,):
+    async with sessions(limit, Service()) as (session,):
         await session.send(GET)
     assert len(caplog.records) == 1
     assert "planted" not in repr(limit) + str(limit) + caplog.text
@@ -695,15 +640,15 @@ def test_a_password_that_could_be_taken_for_a_host_is_refused() -> None:
         assert "planted" not in repr(RedisRateLimit(RateLimit.COMMUNITY, url, processes=2))
 
 
-async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) -> None:
-    async def ask(_: str) -> str:
+async def test_words_of_redis_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(_: str) -> object:
         raise ResponseError("unknown command 'HELLO', with args: '3' 'AUTH' 'user' 'planted'")
 
-    gate = gate_that_asks(ask)
+    gate = limiter_with(ask)
     await gate.enter(is_poll=False)
     gate.leave(is_probe=False, counted=True, clears=True)
     await gate.close()
-    assert "nowhere is gone (ResponseError)" in caplog.text
+    assert "nowhere cannot be used: it refuses the script (ResponseError)" in caplog.text
     assert "planted" not in caplog.text
 
 
@@ -713,13 +658,13 @@ async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) 
         ({"url": None}, "^url must be a string, not NoneType$"),
         ({"url": b"redis://:planted@127.0.0.1"}, "^url must be a string, not bytes$"),
         ({"url": "http://planted@127.0.0.1"}, "url must begin with redis://"),
-        ({"url": "redis://:planted@127.0.0.1:99999"}, "url is none that Redis is reached by"),
-        ({"url": "redis://:planted@127.0.0.1?db=planted"}, "url is none"),
+        ({"url": "redis://:planted@127.0.0.1:99999"}, "url is not a valid address of Redis"),
+        ({"url": "redis://:planted@127.0.0.1?db=planted"}, "url is not a valid address"),
         ({"url": "redis://user:planted/planted@127.0.0.1"}, "has to be written as %2F"),
-        ({"url": "redis://127.0.0.1?pasword=planted"}, "url is none"),
-        ({"url": "redis://127.0.0.1?protocol=9"}, "url is none"),
-        ({"url": "redis://127.0.0.1?retry=planted"}, "url is none"),
-        ({"url": "redis://user:planted\u2100@127.0.0.1"}, "url is none"),
+        ({"url": "redis://127.0.0.1?pasword=planted"}, "url is not a valid address"),
+        ({"url": "redis://127.0.0.1?protocol=9"}, "url is not a valid address"),
+        ({"url": "redis://127.0.0.1?retry=planted"}, "url is not a valid address"),
+        ({"url": "redis://user:planted\u2100@127.0.0.1"}, "url is not a valid address"),
         ({"processes": 0}, "processes"),
         ({"processes": "3"}, "^processes must be a whole number, not str$"),
         ({"processes": 501}, "501 processes cannot share 500 calls"),
@@ -727,22 +672,23 @@ async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) 
         ({"limit": 500}, "^limit must be RateLimit, not int$"),
     ],
 )
-async def test_what_cannot_work_is_told_at_once(wrong: dict[str, Any], words: str) -> None:
+async def test_invalid_arguments_are_refused_at_once(wrong: dict[str, Any], words: str) -> None:
     right = {"limit": RateLimit.COMMUNITY, "url": "redis://127.0.0.1", "processes": 3}
-    with pytest.raises((ValueError, TypeError), match=words) as told:
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
         RedisRateLimit(**{**right, **wrong})
-    assert "planted" not in "".join(format_exception(told.value)) + repr(told.value.args)
+    assert "planted" not in "".join(format_exception(caught.value)) + repr(caught.value.args)
 
 
+@pytest.mark.usefixtures("integration")
 def test_without_redis_the_package_imports_and_the_module_says_what_it_needs() -> None:
-    told = (
+    code = (
         "import sys; sys.modules['redis'] = None; import itwin_export_async\n"
         "try: import itwin_export_async.redis\n"
         "except ImportError as error: print(error)"
     )
-    out = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'itwin-export-async[redis]'" in out.stdout
 
 
 def test_the_windows_are_those_of_the_platform() -> None:
-    assert Pace().windows_of(RateLimit.COMMUNITY) == [(60.1, 500), (3600.1, 5000)]
+    assert Timing().windows_of(RateLimit.COMMUNITY) == [(60.1, 500), (3600.1, 5000)]

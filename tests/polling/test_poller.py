@@ -1,11 +1,9 @@
 """What the poll loops know and share: earlier runs, and the calls that all of them have."""
 
 import asyncio
-import gc
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from itertools import count
 
 import pytest
 from attrs import define, field
@@ -20,12 +18,10 @@ from itwin_export_async import (
     Response,
     RetryPolicy,
     RunHandle,
-    RunTimeout,
     RunUpdate,
 )
 from itwin_export_async._models import ExecutionResult, ExecutionState, Run
 from itwin_export_async._polling.history import History
-from itwin_export_async._polling.state import Pause
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator
 from tests.support.fakes import Answers, answer
@@ -296,19 +292,6 @@ async def test_a_slow_watcher_misses_nothing() -> None:
     assert told == states
 
 
-async def test_a_run_that_stays_as_it_is_is_kept_once() -> None:
-    body = '{"run": {"id": "kept", "state": "Executing", "jobs": [{"id": "j", "state": "Idle"}]}}'
-    transport = Answers(answer(200, body))
-    async with ExportClient("t", transport=transport, schedule=FixedSchedule(5)) as client:
-        wait = asyncio.create_task(client.attach("c", "kept").wait())
-        await asyncio.sleep(32)
-        kept = [one for one in gc.get_objects() if isinstance(one, Run) and one.id == "kept"]
-        wait.cancel()
-        await asyncio.wait([wait])
-    assert len(transport.requests) == 7
-    assert len(kept) == 1
-
-
 async def test_the_default_schedule_makes_use_of_history(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     for _ in range(7):
@@ -326,25 +309,3 @@ async def test_the_default_schedule_makes_use_of_history(emulator: Emulator) -> 
         final = await run.wait()
     assert final.duration == pytest.approx(1200, abs=5)
     assert emulator.count("get_run") - before < 25
-
-
-async def test_refused_looks_are_forgotten() -> None:
-    looks = count()
-
-    def serve(_: Request) -> Response:
-        if next(looks) % 100:
-            return answer(429, "{}", Retry_After="60")
-        return answer(200, '{"run": {"id": "r", "state": "Executing"}}')
-
-    async with ExportClient("t", transport=Answers(serve)) as client:
-        run = client.attach("c", "r")
-        early = asyncio.create_task(run.wait())
-        await asyncio.sleep(50 * 60)
-        assert next(looks) > 20
-        late = asyncio.create_task(run.wait(timeout=1))
-        await asyncio.sleep(0.1)
-        kept = [thing for thing in gc.get_objects() if isinstance(thing, Pause)]
-        assert len(kept) < 5
-        early.cancel()
-        await asyncio.wait([early, late])
-        assert isinstance(late.exception(), RunTimeout)  # the present pause is longer

@@ -62,7 +62,13 @@ _RESPONSE = {
     "retry_after": 2.5,
     "headers": {"Date": "today"},
 }
-_RUN = {"message": "went wrong", "connection_id": "c1", "run_id": "r1", "run": LAST, "resume_token": "{}"}
+_RUN = {
+    "message": "went wrong",
+    "connection_id": "c1",
+    "run_id": "r1",
+    "run": LAST,
+    "resume_token": "{}",
+}
 _EXCHANGE = {"message": "some text", "method": "GET", "url": "https://h/p"}
 FACTS: dict[type[ExportError], dict[str, Any]] = {
     ResponseError: _RESPONSE,

@@ -15,7 +15,7 @@ import pytest
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait until it is so."""
     async with asyncio.timeout(30):
-        while not is_so():  # noqa: ASYNC110 - other processes set no event
+        while not is_so():
             await asyncio.sleep(0.02)
 
 

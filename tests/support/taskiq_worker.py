@@ -1,4 +1,4 @@
-"""A worker's module: `python -m taskiq worker tests.support.taskiq_worker:broker`."""
+"""The module of a worker: `python -m taskiq worker tests.support.taskiq_worker:broker`."""
 
 import os
 
@@ -11,7 +11,7 @@ from itwin_export_async.taskiq import register
 
 
 def broker_at(url: str, again: str) -> AsyncBroker:
-    """The broker of all workers, and of who sends to them. `again`: its idle time-out in ms."""
+    """The broker of workers and senders. `again`: its idle timeout in milliseconds."""
     broker = RedisStreamBroker(
         url,
         xread_count=1,
@@ -27,7 +27,7 @@ def client() -> ExportClient:
 
 
 def broker() -> AsyncBroker:
-    """The broker of a worker, its tasks registered."""
+    """The broker of a worker, with its tasks."""
     broker = broker_at(os.environ["REDIS_URL"], os.environ["IDLE_TIMEOUT"])
     register(broker, client=client)
     return broker

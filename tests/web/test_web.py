@@ -6,10 +6,9 @@ import json
 import re
 import sys
 from base64 import urlsafe_b64decode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from html import unescape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,17 +37,14 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
-from tests.support.browser import dump_dom, page
+from tests.support.browser import Browser
+from tests.support.environment import environment
 from tests.support.fakes import answer
 from tests.support.processes import until
+from tests.support.readme import example_files
+from tests.support.service import Service, serving
 
-README = Path(__file__).parents[2] / "README.md"
-FILES = {
-    name: text
-    for _, text, name in re.findall(
-        r"```(python|html)\n((?:# |<!-- )(\S+).*?)```", README.read_text(), re.DOTALL
-    )
-}
+FILES = example_files()
 NAMES = ("web_exports", "app_fastapi", "app_aiohttp")
 
 
@@ -74,7 +70,7 @@ async def fastapi_site() -> AsyncIterator[str]:
     app = fresh("app_fastapi").app
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn sets no event
+    while not server.started:
         await asyncio.sleep(0.01)
     try:
         port = server.servers[0].sockets[0].getsockname()[1]
@@ -96,20 +92,27 @@ async def aiohttp_site(*, handler_cancellation: bool = True) -> AsyncIterator[st
         await runner.cleanup()
 
 
+RUN_SECONDS, INTERVAL = 1000.0, 0.02
+ITEMS = "[...document.querySelectorAll('li')].map(item => item.innerText)"
 Site = Callable[[], AbstractAsyncContextManager[str]]
 on_both = pytest.mark.parametrize("site", [fastapi_site, aiohttp_site])
 
 
 @pytest.fixture
-async def emulator(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Emulator]:
-    """The service, served; the environment names it."""
-    emulator = Emulator(seed=1, run_seconds=1.5)
-    async with emulator.serve() as served:
-        monkeypatch.setenv("ITP_API_URL", served.base_url)
-        monkeypatch.setenv("ITWIN_ACCESS_TOKEN", emulator.token())
-        often = partial(ExportClient.from_env, schedule=FixedSchedule(0.2))
+def service(integration: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """The service, served; the environment names it. A run ends when the test lets time pass."""
+    emulator = Emulator(seed=1, run_seconds=RUN_SECONDS)
+    with serving(emulator) as service:
+        for name, value in environment(emulator, service.served).items():
+            monkeypatch.setenv(name, value)
+        often = partial(ExportClient.from_env, schedule=FixedSchedule(INTERVAL))
         monkeypatch.setattr(ExportClient, "from_env", often)
-        yield emulator
+        yield service
+
+
+@pytest.fixture
+def emulator(service: Service) -> Emulator:
+    return service.emulator
 
 
 @asynccontextmanager
@@ -121,11 +124,7 @@ async def visiting(site: Site) -> AsyncIterator[aiohttp.ClientSession]:
         async with aiohttp.ClientSession(url, connector=connector) as visitor:
             yield visitor
     await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() - before if not server_of_emulator(task)]
-
-
-def server_of_emulator(task: asyncio.Task[Any]) -> bool:
-    return "RequestHandler" in repr(task.get_coro())
+    assert asyncio.all_tasks() <= before
 
 
 async def export(visitor: aiohttp.ClientSession, imodel_id: str) -> str:
@@ -136,29 +135,34 @@ async def export(visitor: aiohttp.ClientSession, imodel_id: str) -> str:
     return address
 
 
+async def events_of(stream: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """What the events say, until they end."""
+    assert stream.content_type == "text/event-stream"
+    async for line in stream.content:
+        if line.startswith(b"data: "):
+            yield json.loads(line.removeprefix(b"data: "))
+
+
+async def next_event(stream: aiohttp.ClientResponse) -> dict[str, Any]:
+    async for event in events_of(stream):
+        return event
+    raise AssertionError("the stream has ended")
+
+
 async def told_by(visitor: aiohttp.ClientSession, address: str) -> list[dict[str, Any]]:
     """What the events said, until they ended."""
-    async with visitor.get(f"{address}/events", timeout=aiohttp.ClientTimeout(20)) as stream:
-        assert stream.content_type == "text/event-stream"
-        text = await stream.text()
-    return [
-        json.loads(line.removeprefix("data: ")) for line in text.split("\n") if "data: " in line
-    ]
-
-
-def test_the_section_has_both_applications_and_their_page() -> None:
-    assert {"web_exports.py", "app_fastapi.py", "app_aiohttp.py", "page.html"} <= set(FILES)
+    async with visitor.get(f"{address}/events", timeout=aiohttp.ClientTimeout(60)) as stream:
+        return [event async for event in events_of(stream)]
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_an_export_is_started_looked_at_followed_and_fetched(
-    site: Site, emulator: Emulator
+    site: Site, service: Service
 ) -> None:
     async with visiting(site) as visitor:
-        imodel_id = emulator.add_imodel("Bridge")
-        emulator.plan_next_run(imodel_id, duration=2)
+        imodel_id = service.emulator.add_imodel("Bridge")
         address = await export(visitor, imodel_id)
         assert re.fullmatch(r"/exports/[\w-]+", address)
         assert await export(visitor, imodel_id) == address  # the second visitor joins
@@ -167,9 +171,12 @@ async def test_an_export_is_started_looked_at_followed_and_fetched(
             assert (await look.json())["state"] != "Completed"
         async with visitor.get(f"{address}/file") as early:
             assert early.status == 404
-        states = await told_by(visitor, address)
-        assert states[-1]["outcome"] == "Success"
-        assert states[0]["state"] != "Completed"
+        async with visitor.get(f"{address}/events") as stream:
+            first = await next_event(stream)
+            service.advance(RUN_SECONDS)
+            *_, last = [event async for event in events_of(stream)]
+        assert first["state"] != "Completed"
+        assert last["outcome"] == "Success"
         async with visitor.get(f"{address}/file") as file:
             assert file.status == 200
             assert "Bridge.ifc" in file.headers["Content-Disposition"]
@@ -179,72 +186,80 @@ async def test_an_export_is_started_looked_at_followed_and_fetched(
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
-async def test_500_who_wait_for_20_runs_cost_what_20_do(site: Site, emulator: Emulator) -> None:
-    async def looks(visitors: int) -> int:
-        before = emulator.count("get_run")
-        async with visiting(site) as visitor:
-            addresses = [await export(visitor, emulator.add_imodel()) for _ in range(20)]
-            waits = [told_by(visitor, addresses[n % 20]) for n in range(visitors)]
-            ends = await asyncio.gather(*waits)
-        assert [end[-1]["outcome"] for end in ends] == ["Success"] * visitors
-        return emulator.count("get_run") - before
-
-    few, many = await looks(20), await looks(500)
-    assert few >= 40
-    assert many <= 1.5 * few
+async def test_500_who_wait_for_20_runs_cost_what_20_do(site: Site, service: Service) -> None:
+    emulator, clock = service.emulator, asyncio.get_running_loop().time
+    async with visiting(site) as visitor:
+        addresses = [await export(visitor, emulator.add_imodel()) for _ in range(20)]
+        streams = [await visitor.get(f"{addresses[n % 20]}/events") for n in range(500)]
+        assert all([await next_event(stream) for stream in streams])
+        before, began = emulator.count("get_run"), clock()
+        await until(lambda: emulator.count("get_run") >= before + 200)
+        polls, seconds = emulator.count("get_run") - before, clock() - began
+        service.advance(RUN_SECONDS)
+        ends = [[event async for event in events_of(stream)][-1] for stream in streams]
+    assert [end["outcome"] for end in ends] == ["Success"] * 500
+    assert polls <= 20 * (seconds / INTERVAL + 2)
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_a_visitor_who_leaves_disturbs_nobody_and_leaves_nothing(
-    site: Site, emulator: Emulator
+    site: Site, service: Service
 ) -> None:
+    emulator = service.emulator
     async with visiting(site) as visitor:
-        shared, alone = emulator.add_imodel(), emulator.add_imodel()
-        emulator.plan_next_run(shared, duration=2.5)
-        emulator.plan_next_run(alone, duration=60)
-        address, left = await export(visitor, shared), await export(visitor, alone)
+        emulator.plan_next_run(alone := emulator.add_imodel(), duration=1e6)
+        address, left = await export(visitor, emulator.add_imodel()), await export(visitor, alone)
         staying = asyncio.create_task(told_by(visitor, address))
         for gone in (address, left):
             stream = await visitor.get(f"{gone}/events")
-            assert await stream.content.readline()
-            assert followers_of(gone)
+            assert await next_event(stream)
             stream.close()
-        await asyncio.sleep(0.5)
-        assert not followers_of(left)
-        looked = emulator.count("get_run")
+        await no_longer_polled(emulator, left, beside=address)
+        service.advance(RUN_SECONDS)
         assert (await staying)[-1]["outcome"] == "Success"
-        assert emulator.count("get_run") > looked
         async with visitor.get(left) as look:
             assert (await look.json())["state"] != "Completed"
 
 
-def followers_of(address: str) -> list[asyncio.Task[Any]]:
-    """The tasks that look at the run: they have its name."""
-    name = address.removeprefix("/exports/")
-    run_id = json.loads(urlsafe_b64decode(name + "=" * (-len(name) % 4)))["run"]
-    return [task for task in asyncio.all_tasks() if task.get_name() == run_id]
+async def no_longer_polled(emulator: Emulator, address: str, *, beside: str) -> None:
+    """Wait until a run is polled no more while another one still is."""
+
+    def polls(of: str) -> int:
+        name = of.removeprefix("/exports/")
+        run_id = json.loads(urlsafe_b64decode(name + "=" * (-len(name) % 4)))["run"]
+        return sum(request.path.endswith(run_id) for request in emulator.requests[:])
+
+    seen, since = polls(address), polls(beside)
+
+    def is_left() -> bool:
+        nonlocal seen, since
+        if polls(address) > seen:
+            seen, since = polls(address), polls(beside)
+        return polls(beside) >= since + 5
+
+    await until(is_left)
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_a_stream_is_never_silent_for_long(
-    site: Site, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    site: Site, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with visiting(site) as visitor:
-        monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.1)
-        imodel_id = emulator.add_imodel()
-        emulator.plan_next_run(imodel_id, duration=2)
-        address = await export(visitor, imodel_id)
+        monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.05)
+        address = await export(visitor, service.emulator.add_imodel())
         async with visitor.get(f"{address}/events") as stream:
             assert stream.headers["X-Accel-Buffering"] == "no"
-            lines = (await stream.text()).split("\n\n")
-    assert lines.count(": it goes on") >= 5
-    assert [line for line in lines if line.startswith("event: end")] == lines[-2:-1]
+            for _ in range(5):
+                assert await stream.content.readuntil(b": it goes on\n\n")
+            service.advance(RUN_SECONDS)
+            events = (await stream.text()).split("\n\n")
+    assert [event for event in events if event.startswith("event: end")] == events[-2:-1]
 
 
 @pytest.mark.usefixtures("files")
@@ -274,26 +289,24 @@ async def test_the_end_of_the_client_ends_the_stream() -> None:
         [event async for event in stream]
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_a_server_that_cancels_nothing_notices_who_left_by_the_next_pulse(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with visiting(partial(aiohttp_site, handler_cancellation=False)) as visitor:
-        monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.1)
-        imodel_id = emulator.add_imodel()
-        emulator.plan_next_run(imodel_id, duration=60)
-        address = await export(visitor, imodel_id)
-        stream = await visitor.get(f"{address}/events")
-        assert await stream.content.readline()
-        assert followers_of(address)
+        monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.05)
+        kept, left = [await export(visitor, emulator.add_imodel()) for _ in range(2)]
+        staying = await visitor.get(f"{kept}/events")
+        stream = await visitor.get(f"{left}/events")
+        assert await next_event(stream)
         stream.close()
-        await asyncio.sleep(0.5)
-        assert not followers_of(address)
+        await no_longer_polled(emulator, left, beside=kept)
+        staying.close()
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_what_goes_wrong_has_its_status(site: Site, emulator: Emulator) -> None:
     async with visiting(site) as visitor:
@@ -312,7 +325,7 @@ async def test_what_goes_wrong_has_its_status(site: Site, emulator: Emulator) ->
             assert (await told.json())["error"] == "RateLimited"
     async with visiting(site) as visitor:
         imodel_id = emulator.add_imodel()
-        emulator.plan_next_run(imodel_id, "Error")
+        emulator.plan_next_run(imodel_id, "Error", duration=0)
         address = await export(visitor, imodel_id)
         end = (await told_by(visitor, address))[-1]
         assert (end["outcome"], end["has_file"]) == ("Error", False)
@@ -349,32 +362,34 @@ def test_every_error_has_its_status() -> None:
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_the_page_shows_the_states_and_ends_with_a_link(
-    site: Site, emulator: Emulator
+    site: Site, service: Service, browser: Browser
 ) -> None:
     async with site() as url, aiohttp.ClientSession(url) as visitor:
-        imodel_id = emulator.add_imodel("Bridge")
-        emulator.plan_next_run(imodel_id, duration=2)
-        address = await export(visitor, imodel_id)
-        document = await asyncio.to_thread(dump_dom, f"{url}/#{address}", seconds=10)
-        shown = [unescape(text) for text in re.findall(r"<li>(.*?)</li>", document)]
-        assert len(shown) > 1
-        assert shown[-1] == "Success"
-        (link,) = re.findall(r'<a href="(.*?)">Download</a>', document)
-        assert link == f"{address}/file"
+        address = await export(visitor, service.emulator.add_imodel("Bridge"))
+        async with browser.page(f"{url}/#{address}") as page:
+            await page.until("document.querySelector('li') !== null")
+            service.advance(RUN_SECONDS)
+            await page.until("document.querySelector('a') !== null")
+            shown = await page.value(ITEMS)
+            link = await page.value("document.querySelector('a').getAttribute('href')")
+            assert await page.value("document.querySelector('a').innerText") == "Download"
+    assert len(shown) > 1
+    assert shown[-1] == "Success"
+    assert link == f"{address}/file"
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_a_person_fills_in_the_form_sees_the_states_and_fetches_the_file(
-    site: Site, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    imodel_id = emulator.add_imodel("Bridge")
-    emulator.plan_next_run(imodel_id, duration=3)
-    async with site() as url, page(url, tmp_path) as shown:
+    site: Site, service: Service, browser: Browser, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    imodel_id = service.emulator.add_imodel("Bridge")
+    async with site() as url, browser.page(url, downloads=tmp_path) as shown:
         monkeypatch.setattr(sys.modules["web_exports"], "PULSE", 0.1)
         await shown.value("window.isTheSame = true")
         await shown.click("input")
@@ -383,8 +398,11 @@ async def test_a_person_fills_in_the_form_sees_the_states_and_fetches_the_file(
         await shown.until("document.querySelectorAll('li').length > 0")
         assert await shown.value("document.querySelector('li:last-child').innerText") != "Success"
         assert await shown.value("document.querySelector('a') === null")
+        service.advance(RUN_SECONDS / 2)
+        await shown.until("document.querySelector('li:last-child').innerText == 'Executing'")
+        service.advance(RUN_SECONDS / 2)
         await shown.until("document.querySelector('a') !== null")
-        states = await shown.value("[...document.querySelectorAll('li')].map(li => li.innerText)")
+        states = await shown.value(ITEMS)
         assert len(states) > 2
         assert states[-2:] == ["Completed", "Success"]
         await shown.click("a")
@@ -392,16 +410,16 @@ async def test_a_person_fills_in_the_form_sees_the_states_and_fetches_the_file(
         await until(lambda: file.exists() and file.stat().st_size > 0)  # empty until it is whole
         assert file.read_bytes().startswith(b"ISO-10303-21;")
         assert await shown.value("window.isTheSame")
-    assert emulator.count("create_run") == 1
+    assert service.emulator.count("create_run") == 1
 
 
 @on_both
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 @pytest.mark.usefixtures("files")
 async def test_the_page_says_what_was_refused(
-    site: Site, emulator: Emulator, tmp_path: Path
+    site: Site, emulator: Emulator, browser: Browser
 ) -> None:
-    async with site() as url, page(url, tmp_path) as shown:
+    async with site() as url, browser.page(url) as shown:
         await shown.click("input")
         await shown.type("unknown")
         await shown.click("button")

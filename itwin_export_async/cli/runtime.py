@@ -1,0 +1,27 @@
+"""What a command runs with: its client and its event loop, which tests replace."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import typer
+from attrs import frozen
+
+from itwin_export_async import ExportClient
+
+
+@frozen(kw_only=True)
+class Runtime:
+    """What a command runs with.
+
+    `client_factory`: makes the client from options of `ExportClient`. `run`: runs a coroutine to
+    its end and returns its result, such as `emulator.run_virtual`, in which waiting takes no time.
+    """
+
+    client_factory: Callable[..., ExportClient] = ExportClient.from_env
+    run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+
+
+def runtime_of(context: typer.Context) -> Runtime:
+    """The runtime that `main` was called with, or the default one."""
+    return context.ensure_object(Runtime)
