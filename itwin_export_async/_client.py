@@ -1,141 +1,216 @@
-"""The client: what people write against."""
+"""`ExportClient`: what users program against."""
 
-from collections.abc import AsyncGenerator
-from functools import partial
 from os import PathLike, environ
 from typing import Any, Self
 
 import aiohttp
 
-from itwin_export_async._batch.batch import Requests, export_many
-from itwin_export_async._batch.pipeline import Export, Terms, parse_authentication_type
-from itwin_export_async._files.download import Downloader
+from itwin_export_async._batch.batch import ExportOutcomes, Requests, export_many
+from itwin_export_async._batch.itwin import ItwinSource, ItwinVersion
+from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.pipeline import (
+    BatchContext,
+    ExportPipeline,
+    OnStart,
+    parse_authentication_type,
+)
 from itwin_export_async._files.outputs import Outputs
+from itwin_export_async._files.progress import Progress
 from itwin_export_async._files.storage import StorageClient
-from itwin_export_async._http.credentials import Auth, auth_from_env, normalize_auth
+from itwin_export_async._http.credentials import Auth, auth_from_env
 from itwin_export_async._http.limiter import RateLimitLike
-from itwin_export_async._http.pager import AsyncPager, list_runs
+from itwin_export_async._http.pager import AsyncPager
+from itwin_export_async._http.rate_limit import RateLimit
 from itwin_export_async._http.retry import RetryPolicy
-from itwin_export_async._http.session import Session
-from itwin_export_async._http.transport import Transport
+from itwin_export_async._http.session import BASE_URL, Session
+from itwin_export_async._imodels import IModelsClient
 from itwin_export_async._models import (
+    AccessReport,
     AuthenticationType,
-    AuthorizationInformation,
+    ClientHealth,
     Connection,
     ExportOptions,
     ExportOutcome,
     ExportRequest,
-    Run,
+    RunOrigin,
 )
 from itwin_export_async._polling.poller import RunPoller
-from itwin_export_async._polling.schedule import PollSchedule, checked_schedule
-from itwin_export_async._protocol import connections, runs
+from itwin_export_async._polling.schedule import PollSchedule, validate_schedule
+from itwin_export_async._protocol.connections import (
+    create_connection_request,
+    parse_created_connection,
+)
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._runs.connections import find_or_create, list_connections
+from itwin_export_async._runs.connections import find_or_create_connection, list_connections
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.deadline import DEFAULT_TIMEOUT
 from itwin_export_async._runs.handle import OnUpdate, RunContext, RunHandle
-from itwin_export_async._runs.starter import IfActive, start_export
+from itwin_export_async._runs.resume_token import ResumeToken
+from itwin_export_async._runs.run_store import OnceStarter, RunStore
+from itwin_export_async._runs.service_client import ServiceClient
+from itwin_export_async._runs.starter import (
+    JOIN_BY_DEFAULT,
+    IfActive,
+    export_starter,
+    start_within,
+    validate_if_active,
+)
 from itwin_export_async._synchronization import SynchronizationClient
+from itwin_export_async._http.transport import Transport
 
 REDIRECT_URL = "https://developer.bentley.com/"
 
 
-class ExportClient:
-    """The iTwin Export API. Open it with `async with`, in the event loop that uses it.
+class ExportClient(ServiceClient[Connection]):
+    """A client of the iTwin Export API.
 
-    `auth`: a token, an object with `async get_token()`, or a callable that gives either; or
-    `session`, an open `Session` that is used instead and stays open. `base_url`: where the API is,
-    Bentley's by default. `rate_limit`: how many calls the subscription allows, by default
-    `RateLimit.STANDARD`, or a `RedisRateLimit`. `retry`: how often requests are repeated.
-    `schedule`: when runs are looked at. `request_timeout`: seconds for one request, 30 by default.
-    `max_outage`: seconds for which looks at a run may fail before its `wait` gives up.
-    `redirect_url`: where the page on which a user agrees to exports sends them afterwards. `http`:
-    your own `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests
-    instead of aiohttp, such as an emulator.
+    Open it with `async with`, or with `await client.open()` and `await client.aclose()`, in the
+    event loop that uses it. Used while closed, or from another loop, it raises a `RuntimeError`.
+
+    `auth`: a token, an object with `async get_token()`, or a callable that returns either.
+    `session`: an open `Session` to use instead; it stays open. `base_url`: the API's address.
+    `rate_limit`: calls that the subscription allows; `RedisRateLimit` shares them between
+    processes. `retry`: how requests are retried. `schedule`: when runs are polled, None for
+    `AdaptiveSchedule()`. `request_timeout`: seconds for one request. `max_outage`: seconds without
+    an answer after which `wait`, and a step of an export, give up. `redirect_url`: where the
+    consent page sends the user. `http`: your own `aiohttp.ClientSession`; it stays open.
+    `transport`: what carries requests instead of aiohttp, such as an emulator.
     """
+
+    _service = Service.EXPORT
+    _connection_type = Connection
 
     def __init__(
         self,
         auth: Auth | None = None,
         *,
         session: Session | None = None,
-        base_url: str | None = None,
-        rate_limit: RateLimitLike | None = None,
-        retry: RetryPolicy | None = None,
+        base_url: str = BASE_URL,
+        rate_limit: RateLimitLike = RateLimit.STANDARD,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         schedule: PollSchedule | None = None,
-        request_timeout: float | None = None,
+        request_timeout: float = 30.0,
         max_outage: float = 900.0,
         redirect_url: str = REDIRECT_URL,
         http: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
     ) -> None:
-        auth = None if auth is None else normalize_auth(auth)  # no plain token in this frame
-        own = {
-            "base_url": base_url,
-            "rate_limit": rate_limit,
-            "retry": retry,
-            "request_timeout": request_timeout,
-            "http": http,
-            "transport": transport,
-        }
-        given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
-        if session is None:
-            if auth is None:
-                raise TypeError("ExportClient needs auth (a token, credentials) or a session")
-            self._session = Session(auth, **given)
-        elif auth is not None or given:
-            names = ", ".join([*(["auth"] if auth is not None else []), *given])
-            raise TypeError(f"session and {names} exclude each other")
-        else:
-            self._session = session
         if not max_outage >= 0:
-            raise ValueError(f"max_outage must be at least 0, not {max_outage}")
+            raise ValueError(f"max_outage must be at least 0 seconds, not {max_outage}")
+        own = {
+            "auth": auth is not None,
+            "base_url": base_url != BASE_URL,
+            "rate_limit": rate_limit is not RateLimit.STANDARD,
+            "retry": retry != RetryPolicy(),
+            "request_timeout": request_timeout != 30.0,
+            "http": http is not None,
+            "transport": transport is not None,
+        }
+        if session is None and auth is None:
+            raise TypeError("ExportClient needs auth (a token, credentials) or a session")
+        if session is not None and any(own.values()):
+            names = ", ".join(name for name, is_given in own.items() if is_given)
+            raise TypeError(f"session and {names} exclude each other")
         self._owns_session = session is None
-        self._poller = RunPoller(self._session, checked_schedule(schedule), max_outage)
-        self._downloader = Downloader(self._session)
-        self.storage = StorageClient(self._session, self._downloader)
-        """iTwin Storage: where the exported files are."""
-        outputs = Outputs(self._session, self._downloader)
-        self._desk = RunContext(session=self._session, poller=self._poller, outputs=outputs)
+        self._session = session or Session(
+            auth,  # type: ignore[arg-type] # checked above
+            base_url=base_url,
+            rate_limit=rate_limit,
+            retry=retry,
+            request_timeout=request_timeout,
+            http=http,
+            transport=transport,
+        )
+        self._max_outage = max_outage
+        self._poller = RunPoller(self._session, validate_schedule(schedule), max_outage)
+        self.storage = StorageClient(self._session)
+        """iTwin Storage, which holds the exported files."""
+        self.imodels = IModelsClient(self._session)
+        """iModels and their versions, read only."""
+        outputs = Outputs(self._session, self.storage)
+        self._context = RunContext(session=self._session, poller=self._poller, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
-        self._terms = partial(Terms, desk=self._desk, consent=self._consent)
-        self.synchronization = SynchronizationClient(self._desk, self._consent)
-        """The Synchronization API: what brings files into iModels."""
+        self.synchronization = SynchronizationClient(self._context, self._consent)
+        """The Synchronization API, which brings files into iModels."""
 
     @classmethod
-    def from_env(cls, **options: Any) -> Self:
-        """A client with what the environment says; `options` are those of the class.
+    def from_env(
+        cls,
+        *,
+        base_url: str | None = None,
+        rate_limit: RateLimitLike = RateLimit.STANDARD,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        schedule: PollSchedule | None = None,
+        request_timeout: float = 30.0,
+        max_outage: float = 900.0,
+        redirect_url: str = REDIRECT_URL,
+        http: aiohttp.ClientSession | None = None,
+        transport: Transport | None = None,
+    ) -> Self:
+        """Return a client with the credentials of the environment.
 
         `ITWIN_ACCESS_TOKEN`, or `ITP_SERVICE_CLIENT_ID` and `ITP_SERVICE_CLIENT_SECRET` (with
-        `ITP_ISSUER_URL`), and `ITP_API_URL` for the base address. Raises a `ValueError` that names
-        what is missing.
+        `ITP_ISSUER_URL`); `ITP_API_URL` is the default of `base_url`. The options are those of the
+        class. Raises a `ValueError` that names what is missing.
         """
-        if url := environ.get("ITP_API_URL", "").strip():
-            options.setdefault("base_url", url)
-        return cls(auth_from_env(), **options)
+        if base_url is None:
+            base_url = environ.get("ITP_API_URL", "").strip() or BASE_URL
+        return cls(
+            auth_from_env(),
+            base_url=base_url,
+            rate_limit=rate_limit,
+            retry=retry,
+            schedule=schedule,
+            request_timeout=request_timeout,
+            max_outage=max_outage,
+            redirect_url=redirect_url,
+            http=http,
+            transport=transport,
+        )
 
-    async def __aenter__(self) -> Self:
+    def __repr__(self) -> str:
+        return f"<ExportClient of {self._session.base_url}>"
+
+    async def open(self) -> Self:
+        """Open the client, as `async with` does, and return it."""
         if self._owns_session:
             await self._session.__aenter__()
         else:
             self._session.check_open()
-        self._poller.is_closed = False
-        self._consent.forget()
+        self._poller.open()
+        self._consent.reset()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def aclose(self) -> None:
+        """Close the client, as the end of `async with` does. Runs continue at the service."""
         try:
             await self._poller.close()
         finally:
-            self._downloader.close()
             if self._owns_session:
                 await self._session.__aexit__()
 
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     @property
     def session(self) -> Session:
-        """The session that carries this client's requests."""
+        """The session that sends this client's requests."""
         return self._session
+
+    def health(self) -> ClientHealth:
+        """Return the state of the client, without a request."""
+        session = self._session
+        return ClientHealth(
+            is_open=session.is_open,
+            token_expires_at=session.token_expires_at,
+            last_response_at=session.last_response_at,
+            outage_since=self._poller.outage_since,
+            remaining_calls=session.remaining_calls,
+            runs_polled=self._poller.runs_polled,
+        )
 
     async def create_connection(
         self,
@@ -144,18 +219,16 @@ class ExportClient:
         display_name: str | None = None,
         authentication_type: AuthenticationType | str | None = None,
     ) -> Connection:
-        """Make an export connection of an iModel.
+        """Create an export connection of an iModel.
 
-        `authentication_type`: in whose name its runs work, None leaves it to the service. Sent
-        once: without an answer it may have been made; `find_or_create_connection` sees to that.
+        `authentication_type`: the identity its runs use, None leaves it to the service. Sent once:
+        after an error whose `may_have_been_processed` is True the connection may exist;
+        `find_or_create_connection` handles that.
 
         https://developer.bentley.com/apis/export/operations/create-export-connection/
         """
-        request = connections.create_connection_request(
-            imodel_id, display_name, authentication_type
-        )
-        response = await self._session.send(request)
-        return connections.parse_created_connection(response, Connection)
+        request = create_connection_request(imodel_id, display_name, authentication_type)
+        return parse_created_connection(await self._session.send(request), Connection)
 
     async def find_or_create_connection(
         self,
@@ -164,81 +237,110 @@ class ExportClient:
         display_name: str,
         authentication_type: AuthenticationType | str | None = None,
     ) -> Connection:
-        """The iModel's connection of this name (and authentication type, where one is given); it
-        is made if there is none: one, however many ask this client, and though answers are lost.
+        """Return the iModel's connection with this name; create it if there is none.
+
+        `authentication_type`: the connection must also have this type, None for any. Names are
+        compared without outer blanks and in Unicode's composed form. Of several connections the
+        first of the service's list is returned. After an uncertain creation the list is read
+        again, 4 times over about 10 s, before another one is created.
         """
         kind = parse_authentication_type(authentication_type)
-        return await find_or_create(self._session, imodel_id, display_name, kind)
-
-    async def get_connection(self, connection_id: str) -> Connection:
-        """Read a connection. Raises `NotFound`.
-
-        https://developer.bentley.com/apis/export/operations/get-export-connection/
-        """
-        request = runs.get_connection_request(Service.EXPORT, connection_id)
-        return runs.parse_connection(await self._session.send(request), Connection)
+        return await find_or_create_connection(self._session, imodel_id, display_name, kind)
 
     def list_connections(
         self, imodel_id: str, *, page_size: int | None = None
     ) -> AsyncPager[Connection]:
-        """The connections of an iModel. `page_size` None leaves it to the service.
+        """List the connections of an iModel. `page_size` None leaves it to the service.
 
         https://developer.bentley.com/apis/export/operations/get-export-connections/
         """
         return list_connections(self._session, imodel_id, page_size)
-
-    async def delete_connection(self, connection_id: str) -> None:
-        """Delete a connection. Raises `Conflict` while a run of it is active.
-
-        https://developer.bentley.com/apis/export/operations/delete-export-connection/
-        """
-        request = connections.delete_connection_request(Service.EXPORT, connection_id)
-        connections.check_deleted(await self._session.send(request))
 
     async def start_run(
         self,
         connection_id: str,
         options: ExportOptions | None = None,
         *,
-        if_active: IfActive = "join",
+        if_active: IfActive = JOIN_BY_DEFAULT,
+        timeout: float | None = None,
     ) -> RunHandle:
-        """Start an export, and hold its run. `options` None is `ExportOptions()`.
+        """Start an export and return the handle of its run. `options` None is `ExportOptions()`.
 
-        An iModel has one active run. `if_active` says what to do when there is one already, which
-        may be another connection's and have other options: `"join"` holds that run (`origin` is
-        `JOINED`), `"wait"` sees it end and starts then, `"raise"` raises `Conflict` with its
-        handle. An answer that was lost is found again (`RECOVERED`).
+        An iModel has one active run. `if_active`: what to do if one is active, which may belong to
+        another connection and have other options. `"join"` returns its handle (`origin` is
+        `JOINED`), `"wait"` follows it to its end and starts then, `"raise"` raises `Conflict` with
+        its handle. A run whose start got no answer is recovered (`RECOVERED`). `timeout`: seconds
+        for all of it, None for no limit; then `StartTimeout`.
 
         https://developer.bentley.com/apis/export/operations/create-export-connection-run/
         """
-        return await start_export(self._desk, connection_id, options, if_active=if_active)
+        starter = export_starter(self._context, connection_id, options, if_active=if_active)
+        return await start_within(starter, timeout)
 
-    async def get_run(self, connection_id: str, run_id: str) -> Run:
-        """Look at a run, once. Raises `NotFound`.
+    async def start_once(
+        self,
+        key: str,
+        connection_id: str,
+        options: ExportOptions | None = None,
+        *,
+        store: RunStore,
+        if_active: IfActive = "join",
+    ) -> RunHandle:
+        """Start an export once for `key`, and return the handle of its run.
 
-        https://developer.bentley.com/apis/export/operations/get-export-connection-run/
+        Called again with the key, in any process and after a crash at any moment, it returns the
+        same run. `store` keeps a note of the start, which is written before each request. The other
+        arguments as for `start_run`.
         """
-        request = runs.get_run_request(Service.EXPORT, connection_id, run_id)
-        return runs.parse_run(await self._session.send(request), connection_id)
-
-    def list_runs(self, connection_id: str, *, page_size: int | None = None) -> AsyncPager[Run]:
-        """The runs of a connection, in no order. `page_size` None leaves it to the service.
-
-        https://developer.bentley.com/apis/export/operations/get-export-connection-runs/
-        """
-        return list_runs(self._session, Service.EXPORT, connection_id, page_size)
-
-    def attach(self, connection_id: str, run_id: str) -> RunHandle:
-        """A handle of a run that you know by its ids. Asks nothing."""
-        return self._desk.attach(Service.EXPORT, connection_id, run_id)
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"key must be a text that is not empty, not {key!r}")
+        starter = OnceStarter(
+            context=self._context,
+            store=store,
+            key=key,
+            connection_id=connection_id,
+            options=ExportOptions() if options is None else options,
+            if_active=validate_if_active(if_active),
+        )
+        return await starter.start()
 
     def resume(self, resume_token: str | RunHandle) -> RunHandle:
-        """A handle from `run.resume_token`, or from an unpickled handle. No request is made.
+        """Return a handle from `run.resume_token` or an unpickled handle, without a request.
 
-        Where the run had just been started or joined, a 404 may pass in the first minute of a
-        `wait`. Raises a `ValueError` for any other text.
+        A 404 of a run that was just started or joined passes in a `wait`'s first minute. Raises a
+        `ValueError` for a text that is no resume token.
         """
-        return self._desk.resume(resume_token)
+        if isinstance(resume_token, RunHandle):
+            return RunHandle(**resume_token.__getstate__(), context=self._context)
+        token = ResumeToken.from_string(resume_token)
+        return RunHandle(
+            service=token.service,
+            connection_id=token.connection_id,
+            run_id=token.run_id,
+            deadline=token.deadline,
+            just_created=token.just_created,
+            origin=RunOrigin.ATTACHED,
+            context=self._context,
+        )
+
+    async def check_access(self, imodel_id: str) -> AccessReport:
+        """Read the caller's permissions in an iModel and its iTwin, and the user's consent.
+
+        `report.missing` names what an export would lack; `report.ok`: nothing. Starts nothing.
+        """
+        imodel = await self.imodels.get(imodel_id)
+        permissions = await self.imodels.get_permissions(imodel_id)
+        in_itwin = frozenset[str]()
+        if imodel.itwin_id is not None:
+            in_itwin = await self.imodels.get_itwin_permissions(imodel.itwin_id)
+        consent = await self._consent.fetch(Service.EXPORT, self._consent.redirect_url)
+        return AccessReport(
+            imodel_id=imodel_id,
+            itwin_id=imodel.itwin_id,
+            imodel_permissions=tuple(sorted(permissions)),
+            itwin_permissions=tuple(sorted(in_itwin)),
+            is_user_authorized=consent.is_user_authorized,
+        )
 
     async def export_imodel(
         self,
@@ -250,18 +352,29 @@ class ExportClient:
         authentication_type: AuthenticationType | str | None = None,
         if_active: IfActive = "wait",
         timeout: float | None = DEFAULT_TIMEOUT,
+        on_start: OnStart | None = None,
         on_update: OnUpdate | None = None,
+        on_progress: Progress | None = None,
     ) -> ExportOutcome:
-        """Export an iModel and bring the output to disk, as `run.download` does.
+        """Export an iModel and download the output: connection, run, wait, download.
 
-        `display_name`: as in `ExportRequest`. `timeout` bounds all of it, in seconds, None not at
-        all: `RunTimeout`, or `StartTimeout` before there is a run.
+        `destination`: as for `run.download`. `display_name`: as for `ExportRequest`. `timeout`:
+        seconds for all of it, None for no limit; then `RunTimeout`, or `StartTimeout` before there
+        is a run. `on_start(run)` gets the handle as soon as there is a run, `on_update` each
+        `RunUpdate`, `on_progress(done, total)` the bytes downloaded; all may be async. Raises
+        instead of returning an error.
         """
         request = ExportRequest(
             imodel_id=imodel_id, destination=destination, options=options, display_name=display_name
         )
-        terms = self._terms(authentication_type=authentication_type, if_active=if_active)
-        return await Export(terms=terms, request=request, on_update=on_update).within(timeout)
+        pipeline = ExportPipeline(
+            context=self._batch_context(authentication_type, if_active),
+            request=request,
+            on_start=on_start,
+            on_update=on_update,
+            on_progress=on_progress,
+        )
+        return await pipeline.run(timeout)
 
     def export_many(
         self,
@@ -272,24 +385,87 @@ class ExportClient:
         authentication_type: AuthenticationType | str | None = None,
         if_active: IfActive = "wait",
         timeout: float | None = DEFAULT_TIMEOUT,
+        on_start: OnStart | None = None,
         on_update: OnUpdate | None = None,
-    ) -> AsyncGenerator[ExportOutcome, None]:
-        """The outcomes of many exports, each as soon as it is there; failures among them.
+    ) -> ExportOutcomes:
+        """Export many iModels and yield each outcome as it completes; failures are outcomes too.
 
-        `requests` may be endless or asynchronous: they are read as needed. `concurrency`: how many
-        go on at once, those of one iModel one after another; each has `timeout` seconds. `ledger`:
-        a file from which the same call goes on after any end. `on_update` gets a `RunUpdate` with
-        its `request`. What `requests` or `on_update` raise, and the `LedgerError` of a ledger that
-        cannot be used, comes out here. Leaving early never ends the runs.
+        `requests`: any iterable or async iterable, even an infinite one; it is consumed lazily.
+        `concurrency`: exports at once, one run at a time for each iModel. `ledger`: a file from
+        which the same call continues after any end. `timeout`: seconds for each export, None for
+        no limit. `on_start`, `on_update`: as for `export_imodel`; `RunUpdate.request` is the
+        request. What `requests` or a callback raises, and the `LedgerError` of a ledger that cannot
+        be used, is raised here. The result is also an async context manager. Leaving early never
+        ends a run.
         """
-        terms = self._terms(authentication_type=authentication_type, if_active=if_active)
-        return export_many(terms, requests, concurrency, timeout, ledger, on_update)
+        return export_many(
+            self._batch_context(authentication_type, if_active),
+            requests,
+            concurrency=concurrency,
+            timeout=timeout,
+            ledger=ledger,
+            on_start=on_start,
+            on_update=on_update,
+        )
 
-    async def get_authorization(self, redirect_url: str) -> AuthorizationInformation:
-        """Whether the user has agreed to background work in their name, and where they can.
+    def export_itwin(
+        self,
+        itwin_id: str,
+        destination: str | PathLike[str],
+        *,
+        version: ItwinVersion = "latest",
+        name: str | None = None,
+        search: str | None = None,
+        filename: str = "{imodel_name}.ifc",
+        options: ExportOptions | None = None,
+        display_name: str | None = None,
+        expected: "int | Collection[str] | None" = None,
+        concurrency: int = 20,
+        ledger: str | PathLike[str] | None = None,
+        authentication_type: AuthenticationType | str | None = None,
+        if_active: IfActive = "wait",
+        timeout: float | None = DEFAULT_TIMEOUT,
+        on_start: OnStart | None = None,
+        on_update: OnUpdate | None = None,
+    ) -> ExportOutcomes:
+        """Export every iModel of an iTwin that the caller may see, into the folder `destination`.
 
-        `redirect_url`: where that page sends them afterwards, an absolute address.
-
-        https://developer.bentley.com/apis/export/operations/get-authorizationinformation/
+        `version`: `"latest"` exports the newest changeset, `"named"` the last visible named version
+        by position in the history; an iModel without one is an outcome with `NothingToExport`.
+        With a `ledger` only what changed is exported. `name` (exact), `search` (a part): filters of
+        the list. `filename`: a template with `{imodel_name}`, `{imodel_id}`, `{version_name}` and
+        `{date}`. `expected`: how many iModels, or which ids, must be listed at least; otherwise a
+        `ValueError` is raised before anything is started. The rest as for `export_many`.
         """
-        return await self._consent.ask(Service.EXPORT, redirect_url)
+        source = ItwinSource(
+            imodels=self.imodels,
+            itwin_id=itwin_id,
+            destination=destination,
+            version=version,
+            name=name,
+            search=search,
+            filename=filename,
+            options=options,
+            display_name=display_name,
+            expected=expected,
+        )
+        return export_many(
+            self._batch_context(authentication_type, if_active),
+            source,
+            concurrency=concurrency,
+            timeout=timeout,
+            ledger=ledger,
+            on_start=on_start,
+            on_update=on_update,
+        )
+
+    def _batch_context(
+        self, authentication_type: AuthenticationType | str | None, if_active: IfActive
+    ) -> BatchContext:
+        return BatchContext(
+            runs=self._context,
+            consent=self._consent,
+            outage=OutageGate(self._max_outage),
+            authentication_type=authentication_type,
+            if_active=if_active,
+        )

@@ -1,4 +1,4 @@
-"""The Synchronization API: files in Storage that are brought into an iModel.
+"""The Synchronization API: files in Storage are synchronized into an iModel.
 
 https://developer.bentley.com/apis/synchronization/
 """
@@ -17,21 +17,23 @@ from itwin_export_async._protocol import connections, runs, source_files
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.handle import RunContext, RunHandle
-from itwin_export_async._runs.starter import IfActive, RunStarter
+from itwin_export_async._runs.service_client import ServiceClient
+from itwin_export_async._runs.starter import JOIN_BY_DEFAULT, IfActive, RunStarter, start_within
 
-_SERVICE = Service.SYNCHRONIZATION
 
-
-class SynchronizationClient:
-    """Brings files in Storage into iModels: `ExportClient.synchronization`.
+class SynchronizationClient(ServiceClient[StorageConnection]):
+    """Synchronizes files in Storage into iModels. It is `client.synchronization`.
 
     A storage connection belongs to one iModel and has source files, each with the connector that
-    reads it. A run brings in what changed in them; its handle is that of exports.
+    reads it. A run synchronizes what changed in them; its handle is a `RunHandle`, as for exports.
     """
 
-    def __init__(self, desk: RunContext, consent: Consent) -> None:
-        self._desk = desk
-        self._session = desk.session
+    _service = Service.SYNCHRONIZATION
+    _connection_type = StorageConnection
+
+    def __init__(self, context: RunContext, consent: Consent) -> None:
+        self._context = context
+        self._session = context.session
         self._consent = consent
 
     async def create_connection(
@@ -42,11 +44,11 @@ class SynchronizationClient:
         display_name: str | None = None,
         authentication_type: AuthenticationType | str | None = None,
     ) -> StorageConnection:
-        """Make a storage connection of an iModel, with at least one source file.
+        """Create a storage connection of an iModel, with at least one source file.
 
-        `authentication_type`: in whose name its runs work, None leaves it to the service (which
-        takes the user's). Raises `Conflict` when a file is mapped to the iModel already. Sent once:
-        when no answer comes it may have been made, unless `TransportError.sent` is False.
+        `authentication_type`: the identity its runs use, None leaves it to the service (which uses
+        the user's). Raises `Conflict` if a file is already mapped to the iModel. Sent once: after
+        an error whose `may_have_been_processed` is True the connection may exist.
 
         https://developer.bentley.com/apis/synchronization/operations/create-storage-connection/
         """
@@ -56,18 +58,10 @@ class SynchronizationClient:
         response = await self._session.send(request)
         return connections.parse_created_connection(response, StorageConnection)
 
-    async def get_connection(self, connection_id: str) -> StorageConnection:
-        """Read a storage connection. Raises `NotFound`.
-
-        https://developer.bentley.com/apis/synchronization/operations/get-storage-connection/
-        """
-        response = await self._session.send(runs.get_connection_request(_SERVICE, connection_id))
-        return runs.parse_connection(response, StorageConnection)
-
     def list_connections(
         self, imodel_id: str | None = None, *, page_size: int | None = None
     ) -> AsyncPager[StorageConnection]:
-        """The storage connections of an iModel, None for those of all iModels that you can see.
+        """List the storage connections of an iModel; None lists those of all visible iModels.
 
         `page_size` None leaves it to the service.
 
@@ -77,7 +71,7 @@ class SynchronizationClient:
             self._session,
             page_size,
             lambda size, offset: connections.list_connections_request(
-                _SERVICE, imodel_id, page_size=size, offset=offset
+                Service.SYNCHRONIZATION, imodel_id, page_size=size, offset=offset
             ),
             lambda response: connections.parse_connections(response, StorageConnection),
         )
@@ -89,7 +83,7 @@ class SynchronizationClient:
         display_name: str | None = None,
         authentication_type: AuthenticationType | str | None = None,
     ) -> StorageConnection:
-        """Change a storage connection; what is None stays as it is.
+        """Change a storage connection. A value that is None is not changed.
 
         https://developer.bentley.com/apis/synchronization/operations/update-storage-connection/
         """
@@ -98,19 +92,10 @@ class SynchronizationClient:
         )
         return runs.parse_connection(await self._session.send(request), StorageConnection)
 
-    async def delete_connection(self, connection_id: str) -> None:
-        """Delete a storage connection.
-
-        https://developer.bentley.com/apis/synchronization/operations/delete-storage-connection/
-        """
-        request = connections.delete_connection_request(_SERVICE, connection_id)
-        connections.check_deleted(await self._session.send(request))
-
     async def add_source_file(self, connection_id: str, source_file: SourceFile) -> SourceFile:
-        """Add a file, and get it with its id. Raises `Conflict` when it is mapped already.
+        """Add a file and return it with its id. Raises `Conflict` if it is already mapped.
 
-        Sent once: when no answer comes it may have been added, unless `TransportError.sent` is
-        False.
+        Sent once: after an error whose `may_have_been_processed` is True it may have been added.
 
         https://developer.bentley.com/apis/synchronization/operations/add-storage-connection-sourcefile/
         """
@@ -128,7 +113,7 @@ class SynchronizationClient:
     def list_source_files(
         self, connection_id: str, *, page_size: int | None = None
     ) -> AsyncPager[SourceFile]:
-        """The source files of a connection. `page_size` None leaves it to the service.
+        """List the source files of a connection. `page_size` None leaves it to the service.
 
         https://developer.bentley.com/apis/synchronization/operations/get-storage-connection-sourcefiles/
         """
@@ -142,7 +127,7 @@ class SynchronizationClient:
         )
 
     async def update_source_file(self, connection_id: str, source_file: SourceFile) -> SourceFile:
-        """Map another file, or read it by another connector, under the `id` that it has.
+        """Map another file, or use another connector, under the same `id`.
 
         https://developer.bentley.com/apis/synchronization/operations/update-storage-connection-sourcefile/
         """
@@ -150,51 +135,31 @@ class SynchronizationClient:
         return source_files.parse_source_file(await self._session.send(request))
 
     async def delete_source_file(self, connection_id: str, source_file_id: str) -> None:
-        """Take a file out of a connection. It stays in Storage.
+        """Remove a file from a connection. The file stays in Storage.
 
         https://developer.bentley.com/apis/synchronization/operations/delete-storage-connection-sourcefile/
         """
         request = source_files.delete_source_file_request(connection_id, source_file_id)
         connections.check_deleted(await self._session.send(request))
 
-    async def start_run(self, connection_id: str, *, if_active: IfActive = "join") -> RunHandle:
-        """Start a synchronization, and hold its run. `if_active` is that of `ExportClient`.
+    async def start_run(
+        self,
+        connection_id: str,
+        *,
+        if_active: IfActive = JOIN_BY_DEFAULT,
+        timeout: float | None = None,
+    ) -> RunHandle:
+        """Start a synchronization and return the handle of its run.
+
+        `if_active` and `timeout` as for `ExportClient.start_run`.
 
         https://developer.bentley.com/apis/synchronization/operations/run-storage-connection/
         """
         starter = RunStarter(
-            desk=self._desk,
-            service=_SERVICE,
+            context=self._context,
+            service=self._service,
             connection_id=connection_id,
             request=runs.create_synchronization_run_request(connection_id),
             if_active=if_active,
         )
-        return await starter.start()
-
-    async def get_run(self, connection_id: str, run_id: str) -> Run:
-        """Look at a run, once. Raises `NotFound`.
-
-        https://developer.bentley.com/apis/synchronization/operations/get-storage-connection-run/
-        """
-        request = runs.get_run_request(_SERVICE, connection_id, run_id)
-        return runs.parse_run(await self._session.send(request), connection_id)
-
-    def list_runs(self, connection_id: str, *, page_size: int | None = None) -> AsyncPager[Run]:
-        """The runs of a connection, in no order. `page_size` None leaves it to the service.
-
-        https://developer.bentley.com/apis/synchronization/operations/get-storage-connection-runs/
-        """
-        return list_runs(self._session, _SERVICE, connection_id, page_size)
-
-    def run(self, connection_id: str, run_id: str) -> RunHandle:
-        """A handle of a run that you know by its ids. Asks nothing."""
-        return self._desk.attach(_SERVICE, connection_id, run_id)
-
-    async def get_authorization(self, redirect_url: str) -> AuthorizationInformation:
-        """Whether the user has agreed to background work in their name, and where they can.
-
-        `redirect_url`: where that page sends them afterwards, an absolute address.
-
-        https://developer.bentley.com/apis/synchronization/operations/get-authorization-information/
-        """
-        return await self._consent.ask(_SERVICE, redirect_url)
+        return await start_within(starter, timeout)

@@ -1,175 +1,318 @@
-"""Many exports at once, and what came of each as soon as it is there.
+"""Many exports at once; each outcome as soon as it is known.
 
-The requests are read as places become free, and a place is free again once its outcome was taken:
-who takes them slowly slows the reading down, so that an endless list takes no more memory than a
-short one. There are twice as many places as exports may go on at once, since those of one iModel
-wait for each other.
+Requests are read when a slot is free and no request that was read before can begin. A request
+waits while another one of its iModel runs, and gives its slot back while another client's run is
+active, so that the order of requests costs next to nothing. A slot is also taken while an outcome
+is not consumed: memory is bounded by `concurrency` and `MAX_WAITING`.
 """
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import nullcontext
+import logging
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Coroutine,
+    Iterable,
+)
+from contextlib import asynccontextmanager, nullcontext
 from os import PathLike
-from typing import Any, Final
-from uuid import uuid4
-from weakref import WeakValueDictionary
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
 
 from attrs import define, evolve, field
 
-from itwin_export_async._batch.entries import Entry, new_entry
+from itwin_export_async._batch.itwin import ItwinSource
 from itwin_export_async._batch.ledger import Ledger, finish_uninterrupted
-from itwin_export_async._batch.output_paths import Places
-from itwin_export_async._batch.pipeline import Export, Terms
+from itwin_export_async._batch.output_paths import OutputPaths
+from itwin_export_async._batch.pipeline import BatchContext, ExportPipeline, OnStart
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
-from itwin_export_async._models.validators import validate_timeout
-from itwin_export_async._runs.handle import OnUpdate
+from itwin_export_async._models.validators import checked_timeout
+from itwin_export_async._runs.handle import OnUpdate, RunHandle
 
-Requests = Iterable[ExportRequest] | AsyncIterable[ExportRequest]
+Requests: TypeAlias = Iterable[ExportRequest] | AsyncIterable[ExportRequest]
 
-_END: Final = object()
+log = logging.getLogger("itwin_export_async.batch")
+
+MAX_WAITING = 1000  # requests that were read and cannot begin yet
+
+_DONE: Final = object()
 
 
 def export_many(
-    terms: Terms,
-    requests: Requests,
+    context: BatchContext,
+    requests: Requests | ItwinSource,
+    *,
     concurrency: int,
     timeout: float | None,
     ledger: str | PathLike[str] | None,
-    on_update: OnUpdate | None,
-) -> AsyncGenerator[ExportOutcome, None]:
+    on_start: OnStart | None = None,
+    on_update: OnUpdate | None = None,
+) -> "ExportOutcomes":
     """The outcomes of the requests. Wrong arguments are refused at once."""
-    if not isinstance(concurrency, int):
-        raise TypeError(f"concurrency must be a whole number, not {concurrency!r}")
+    if not isinstance(concurrency, int) or isinstance(concurrency, bool):
+        raise TypeError(f"concurrency must be an int, not {concurrency!r}")
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-    validate_timeout(timeout)
+    checked_timeout(timeout)
     opened = None if ledger is None else Ledger(ledger)
-    places = Places(uuid4().hex if opened is None else str(opened.place))
+    paths = OutputPaths(() if opened is None else opened.companions)
     batch = _Batch(
-        terms=evolve(terms, ledger=opened, places=places),
+        context=evolve(context, ledger=opened, paths=paths),
         requests=requests,
         concurrency=concurrency,
         timeout=timeout,
+        on_start=on_start,
         on_update=on_update,
     )
-    return batch.outcomes()
+    return ExportOutcomes(batch.outcomes())
 
 
-def _iterator(requests: Requests) -> Any:
-    if isinstance(requests, AsyncIterable):
-        return aiter(requests)
-    return iter(requests)
+class ExportOutcomes(AsyncIterator[ExportOutcome]):
+    """The outcomes of a batch: an async iterator, and a context manager that ends its waiting.
+
+    Leaving the `async with` block, or `aclose()`, ends the waiting for the exports that still run,
+    and never the exports themselves.
+    """
+
+    def __init__(self, outcomes: AsyncGenerator[ExportOutcome, None]) -> None:
+        self._outcomes = outcomes
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ExportOutcome:
+        return await anext(self._outcomes)
+
+    async def aclose(self) -> None:
+        """End the waiting; the exports continue at the service."""
+        await self._outcomes.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class _CallbackError(Exception):
+    """Carries what a caller's callback raised out of the export that called it."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @define(eq=False)
-class _Telling:
-    """The caller's `on_update` for one request. `is_speaking`: whether an error is its own."""
+class _UserCallback:
+    """A callback of the caller; `_CallbackError` carries its exceptions past our own handlers."""
 
-    on_update: OnUpdate
+    callback: Any
     request: ExportRequest
-    is_speaking: bool = False
 
-    async def __call__(self, update: RunUpdate) -> None:
-        self.is_speaking = True
-        told = self.on_update(evolve(update, request=self.request))
+    async def __call__(self, value: RunUpdate | RunHandle) -> None:
+        if isinstance(value, RunUpdate):
+            value = evolve(value, request=self.request)
+        task = asyncio.current_task()
         try:
-            if inspect.isawaitable(told):
-                await told
-        except asyncio.CancelledError:
-            self.is_speaking = False
-            raise
-        self.is_speaking = False
+            result = self.callback(value)
+            if inspect.isawaitable(result):
+                await result
+        except asyncio.CancelledError as error:
+            if task is not None and task.cancelling():
+                raise
+            raise _CallbackError(error) from error
+        except BaseException as error:
+            raise _CallbackError(error) from error
 
 
 @define(eq=False, kw_only=True)
 class _Batch:
-    """The exports of one call, and what has ended of them but was not taken yet."""
+    """The exports of one call, and the outcomes that are not consumed yet."""
 
-    terms: Terms
-    requests: Any = field(converter=_iterator)
+    context: BatchContext
+    requests: Any = field(converter=lambda requests: _iterator(requests))
     concurrency: int
     timeout: float | None
+    on_start: OnStart | None
     on_update: OnUpdate | None
-    _places: asyncio.Semaphore = field(init=False)
-    _under_way: asyncio.Semaphore = field(init=False)
-    _turns: "WeakValueDictionary[str, asyncio.Lock]" = field(factory=WeakValueDictionary)
-    _tasks: "set[asyncio.Task[ExportOutcome | None]]" = field(factory=set)
-    _ended: "asyncio.Queue[asyncio.Task[ExportOutcome | None]]" = field(factory=asyncio.Queue)
+    _free: int = field(init=False)  # slots
+    _waiting: deque[ExportRequest] = field(factory=deque)  # read, and their iModel is busy
+    _busy: set[str] = field(factory=set)  # iModels with a running export
+    _has_more: bool = True
+    _tasks: "set[asyncio.Task[Any]]" = field(factory=set)
+    _changed: asyncio.Event = field(factory=asyncio.Event)  # a slot or an iModel is free
+    _finished: "asyncio.Queue[asyncio.Task[Any]]" = field(factory=asyncio.Queue)
+    _resuming: deque[asyncio.Event] = field(factory=deque)  # exports that need their slot back
 
     def __attrs_post_init__(self) -> None:
-        self._places = asyncio.Semaphore(2 * self.concurrency)
-        self._under_way = asyncio.Semaphore(self.concurrency)
+        self._free = self.concurrency
 
     async def outcomes(self) -> AsyncGenerator[ExportOutcome, None]:
-        """Each outcome once. Whatever ends this ends all waiting before it is over."""
-        self.terms.desk.session.check_open()
-        async with self.terms.ledger or nullcontext():
+        """Yield each outcome once. Whatever ends the generator ends all its waiting first."""
+        self.context.runs.session.check_open()
+        self.context.consent.clear()
+        async with self.context.ledger or nullcontext():
             try:
-                await self._look_back()
-                self._begin(self._read())
+                if self.context.ledger is not None:
+                    self.context.paths.load(await self.context.ledger.output_files())
+                if isinstance(self.requests, ItwinSource):
+                    self.requests = self.requests.items(self.context.ledger, self.context.outage)
+                self._spawn(self._dispatch())
                 while self._tasks:
-                    task = await self._ended.get()
+                    task = await self._finished.get()
                     self._tasks.discard(task)
-                    outcome = task.result()
+                    outcome = _result_of(task)
                     if outcome is not None:
-                        self._places.release()
                         yield outcome
+                        self._release()
             finally:
                 for task in self._tasks:
                     task.cancel()
                 await finish_uninterrupted(asyncio.gather(*self._tasks, return_exceptions=True))
 
-    async def _look_back(self) -> None:
-        """See what earlier calls have put in place, so that nothing overwrites it."""
-        if self.terms.ledger is not None and self.terms.places is not None:
-            self.terms.places.know(await self.terms.ledger.files())
-
-    def _begin(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended.put_nowait)
+        task.add_done_callback(self._finished.put_nowait)
 
-    async def _read(self) -> None:
-        """Begin with each request as soon as there is a place for it."""
+    async def _dispatch(self) -> None:
+        """Begin exports as slots and iModels become free, until there are no more requests."""
         while True:
-            await self._places.acquire()
-            request = await self._next()
-            if request is _END:
+            self._changed.clear()
+            if self._free > 0 and len(self._tasks) <= self.concurrency + MAX_WAITING:
+                request = self._next_waiting()
+                if request is None and self._has_more and len(self._waiting) < MAX_WAITING:
+                    request = await self._read()
+                    if isinstance(request, ExportOutcome):
+                        self._free -= 1
+                        self._spawn(_return(request))
+                        continue
+                    if request is not None and request.imodel_id in self._busy:
+                        self._waiting.append(request)
+                        continue
+                if request is not None:
+                    self._free -= 1
+                    self._busy.add(request.imodel_id)
+                    self._spawn(self._export(request))
+                    continue
+            if not self._has_more and not self._waiting:
                 return
-            if not isinstance(request, ExportRequest):
-                raise TypeError(f"requests must be ExportRequest, not {type(request).__name__}")
-            self._begin(self._export(request))
+            await self._changed.wait()
 
-    async def _next(self) -> Any:
+    def _next_waiting(self) -> ExportRequest | None:
+        """The first waiting request whose iModel is free."""
+        for index, request in enumerate(self._waiting):
+            if request.imodel_id not in self._busy:
+                del self._waiting[index]
+                return request
+        return None
+
+    async def _read(self) -> ExportRequest | ExportOutcome | None:
         if isinstance(self.requests, AsyncIterator):
-            return await anext(self.requests, _END)
-        return next(self.requests, _END)
+            request = await anext(self.requests, _DONE)
+        else:
+            request = next(self.requests, _DONE)
+        if request is _DONE:
+            self._has_more = False
+            return None
+        if not isinstance(request, ExportRequest | ExportOutcome):
+            raise TypeError(f"requests must be ExportRequest, not {type(request).__name__}")
+        return request
+
+    def _release(self) -> None:
+        """Free a slot: for an export that gave its own away, else for the next request."""
+        self._free += 1
+        self._give_slots()
+
+    def _give_slots(self) -> None:
+        while self._free > 0 and self._resuming:
+            self._free -= 1
+            self._resuming.popleft().set()
+        self._changed.set()
+
+    @asynccontextmanager
+    async def _without_slot(self) -> AsyncIterator[None]:
+        """Another export may use the slot meanwhile; afterwards this one is served first."""
+        self._release()
+        try:
+            yield
+        except BaseException:
+            self._free -= 1  # taken back at once: its outcome will release it
+            raise
+        granted = asyncio.Event()
+        self._resuming.append(granted)
+        self._give_slots()
+        try:
+            await granted.wait()
+        except asyncio.CancelledError:
+            if not granted.is_set():
+                self._resuming.remove(granted)
+                self._free -= 1
+            raise
 
     async def _export(self, request: ExportRequest) -> ExportOutcome:
-        turn = self._turns.setdefault(request.imodel_id, asyncio.Lock())
-        async with turn, self._under_way:
-            # not before: those who have their turn find what was left of others, too
-            entry = await self._entry(request)
-            if isinstance(entry, LedgerError):
-                return ExportOutcome(request=request, error=entry)
-            return await self._outcome(request, entry)
-
-    async def _entry(self, request: ExportRequest) -> Entry | LedgerError:
-        if self.terms.ledger is None:
-            return new_entry(request)
-        return await self.terms.ledger.claim(request)
-
-    async def _outcome(self, request: ExportRequest, entry: Entry) -> ExportOutcome:
-        """What came of it. What the caller's own code raises is raised."""
-        telling = None if self.on_update is None else _Telling(self.on_update, request)
-        export = Export(terms=self.terms, request=request, entry=entry, on_update=telling)
         try:
-            return await export.within(self.timeout)
-        except LedgerError:
-            raise
-        except (ExportError, OSError, TypeError, ValueError) as error:
-            if telling is not None and telling.is_speaking:
+            try:
+                pipeline = await self._pipeline(request)
+            except LedgerError as error:
+                if error.key is None:
+                    raise
+                return ExportOutcome(request=request, error=error)
+            try:
+                return await pipeline.run(self.timeout)
+            except (LedgerError, _CallbackError):
                 raise
-            return await export.ended_with(error)
+            except (ExportError, OSError) as error:
+                return await pipeline.fail(error)
+            except Exception as error:  # a bug in one export does not end the others
+                log.exception("export of iModel %s: unexpected error", request.imodel_id)
+                return await pipeline.fail(error)
+        finally:
+            self._busy.discard(request.imodel_id)
+            self._changed.set()
+
+    async def _pipeline(self, request: ExportRequest) -> ExportPipeline:
+        context, more = self.context, {}
+        if context.ledger is not None:
+            more["entry"] = await context.ledger.claim(request)
+        return ExportPipeline(
+            context=context,
+            request=request,
+            on_start=None if self.on_start is None else _UserCallback(self.on_start, request),
+            on_update=None if self.on_update is None else _UserCallback(self.on_update, request),
+            without_slot=self._without_slot,
+            **more,
+        )
+
+
+async def _return(outcome: ExportOutcome) -> ExportOutcome:
+    return outcome
+
+
+def _iterator(requests: Any) -> Any:
+    if isinstance(requests, ItwinSource):
+        return requests
+    if isinstance(requests, AsyncIterable):
+        return aiter(requests)
+    return iter(requests)
+
+
+def _result_of(task: "asyncio.Task[Any]") -> ExportOutcome | None:
+    """The outcome of an export. Raises what the caller's own code raised."""
+    try:
+        outcome: ExportOutcome | None = task.result()
+    except _CallbackError as carried:
+        error = carried.error
+        if isinstance(error, asyncio.CancelledError):
+            raise RuntimeError("a callback raised CancelledError") from error
+        raise error from error.__cause__
+    return outcome

@@ -1,22 +1,22 @@
-"""What a ledger says of a request, and what to do next with it.
+"""What a ledger says of a request, and which step comes next. Pure.
 
-    known ──▶ starting ──▶ started ──▶ finished ──▶ in place
-      ▲           │            │           │
-      └───────────┘            └─────┬─────┘
-      (no run exists)                ▼
-                                  failed ──▶ starting
+    new ──▶ starting ──▶ started ──▶ finished ──▶ in place
+     ▲       │    ▲          │           │            │
+     └───────┤    │          └─────┬─────┘            │ (another revision)
+             ▼    │                ▼                  ▼
+          waiting ┘             failed ──▶ starting   new
 
-An entry is written before the step that it announces begins. So a request that was left in
-`starting` may or may not have a run: the first one of its connection that began since then, that
-has not failed and that no other request owns, is its run. Where several requests of a connection
-were left, the one that was left last chooses first.
+An entry is written before its step begins: an entry left in `starting` may have a run. `starting`
+is written again before each request, so the run of an interrupted start lies in a narrow window.
+An entry in `waiting` has no run: another request's run was active for its iModel.
+
+The files of the last success stay in the entry until a new revision has replaced them.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
-from functools import partial
 
 from attrs import evolve, field, frozen
 from attrs.converters import optional
@@ -31,20 +31,19 @@ from itwin_export_async._models import (
     RunOrigin,
 )
 from itwin_export_async._protocol.codec import encode
-from itwin_export_async._protocol.runs import started_after
 from itwin_export_async._redaction import redacted, without_query
 from itwin_export_async._runs.resume_token import ResumeToken
+from itwin_export_async._runs.start_state import StartWindow
 
-_LARGEST_ERROR = 2000
-_FAR = datetime.max.replace(tzinfo=UTC)
-_GOOD = (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED)
+MAX_ERROR_LENGTH = 2000
 
 
-class State(StrEnum):
+class EntryState(StrEnum):
     """How far a request has come."""
 
-    KNOWN = "known"
+    NEW = "new"
     STARTING = "starting"
+    WAITING = "waiting"
     STARTED = "started"
     FINISHED = "finished"
     IN_PLACE = "in place"
@@ -55,45 +54,46 @@ class Step(StrEnum):
     """What to do next with a request."""
 
     START = "start a run"
-    FIND = "find the run that may have been started, or start one"
-    FOLLOW = "follow the run"
-    FETCH = "fetch its output"
-    REPORT = "say that it is done"
+    RECOVER = "find the run of an interrupted start, or start one"
+    WAIT = "wait for the run"
+    DOWNLOAD = "download its output"
+    REPORT = "report the outcome"
 
 
 STEPS = {
-    State.KNOWN: Step.START,
-    State.STARTING: Step.FIND,
-    State.STARTED: Step.FOLLOW,
-    State.FINISHED: Step.FETCH,
-    State.IN_PLACE: Step.REPORT,
-    State.FAILED: Step.START,
+    EntryState.NEW: Step.START,
+    EntryState.STARTING: Step.RECOVER,
+    EntryState.WAITING: Step.START,
+    EntryState.STARTED: Step.WAIT,
+    EntryState.FINISHED: Step.DOWNLOAD,
+    EntryState.IN_PLACE: Step.REPORT,
+    EntryState.FAILED: Step.START,
 }
 
 
 @frozen(kw_only=True)
 class OutputFile:
-    """A file that was fetched: its absolute path and its size in bytes."""
+    """A downloaded file: its absolute path and its size in bytes."""
 
     path: str
     size: int
 
 
 def utf8_safe(text: str) -> str:
-    """The text as a file in UTF-8 can have it: what has no place there (as a byte of a path that
-    is no UTF-8) is spelled out.
-    """
+    """The text with bytes that are no UTF-8 (in a path, for example) spelled out."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @frozen(kw_only=True)
 class Entry:
-    """What is known of a request, in texts that can be stored.
+    """One request in a ledger, in values that SQLite can store.
 
-    `options` is a fingerprint. `since`: the moment, by the service's clock, since when a run of it
-    may exist. `token` resumes its run; `origin` tells how that was come by. `result`, `began` and
-    `ended` are the run's, None while not known. `error` is what it last ended with, None for
-    nothing.
+    `options`: a fingerprint. `revision`: the state of the model that is exported, None if not
+    given. `pushed_at`: the iModel's `lastChangesetPushDateTime` when the revision was read, as the
+    service wrote it. `since`, `until`: by the service's clock, when the first and the last request
+    went out that may have started the run. `resume_token` resumes the run; `origin` says how it was
+    found. `result`, `started_at`, `finished_at`: the run's, None while not known. `files`: those of
+    the last success. `error`: the last one, None if none.
     """
 
     key: str = field(converter=utf8_safe)
@@ -101,26 +101,36 @@ class Entry:
     destination: str = field(converter=utf8_safe)
     display_name: str = field(converter=utf8_safe)
     options: str
-    state: State = State.KNOWN
+    revision: str | None = field(default=None, converter=optional(utf8_safe))
+    pushed_at: str | None = None
+    state: EntryState = EntryState.NEW
     connection_id: str | None = None
     run_id: str | None = None
     origin: RunOrigin | None = None
     since: datetime | None = None
-    token: str | None = None
+    until: datetime | None = None
+    resume_token: str | None = None
     result: str | None = field(default=None, converter=optional(utf8_safe))
-    began: datetime | None = None
-    ended: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
     files: tuple[OutputFile, ...] = ()
     error: str | None = field(default=None, converter=optional(utf8_safe))
 
     @property
     def has_run(self) -> bool:
-        """Whether a run of it can be taken up: one that failed has made room for another."""
-        return STEPS[self.state] not in (Step.START, Step.FIND)
+        """Whether a run of it can be resumed. A failed run makes room for another."""
+        return STEPS[self.state] in (Step.WAIT, Step.DOWNLOAD, Step.REPORT)
+
+    @property
+    def window(self) -> StartWindow | None:
+        """When an interrupted start may have started a run, None if none was interrupted."""
+        if self.state is not EntryState.STARTING or self.since is None:
+            return None
+        return StartWindow(since=self.since, until=self.until)
 
     @property
     def run(self) -> Run | None:
-        """The run that has ended, as far as it was written down; None while it has not."""
+        """The finished run as far as it was noted, None if none has finished."""
         if self.run_id is None or self.result is None:
             return None
         return Run(
@@ -128,8 +138,8 @@ class Entry:
             connection_id=self.connection_id or "",
             state=ExecutionState.COMPLETED,
             result=ExecutionResult(self.result),
-            start_date_time=self.began,
-            end_date_time=self.ended,
+            start_date_time=self.started_at,
+            end_date_time=self.finished_at,
         )
 
 
@@ -141,14 +151,13 @@ def new_entry(request: ExportRequest) -> Entry:
         destination=request.destination,
         display_name=request.connection_name,
         options=fingerprint(request.options),
+        revision=request.revision,
+        pushed_at=getattr(request, "pushed_at", None),
     )
 
 
 def fingerprint(options: ExportOptions) -> str:
-    """A text that is equal for equal options, and that they cannot be read from.
-
-    Signed addresses count without their query: a new signature is no change.
-    """
+    """A hash that is equal for equal options. Signed URLs count without their signature."""
     mapping, output = options.input.mappingfile_blob_url, options.output
     bare = evolve(
         options,
@@ -166,77 +175,111 @@ def _unsigned(url: str | None) -> str | None:
     return None if url is None else without_query(url) or "?"
 
 
-def differences(entry: Entry, request: ExportRequest) -> tuple[str, ...]:
-    """What of the request is not as it was when it was written down, by its fields' names."""
-    new = new_entry(request)
-    names = ("imodel_id", "destination", "display_name", "options")
+_FIELDS_OF_KEY = ("imodel_id",)
+_FIELDS_OF_REVISION = ("destination", "display_name", "options")
+
+
+def changed_fields(entry: Entry, new: Entry) -> tuple[str, ...]:
+    """The fields that may not differ between an entry and the new one of its key.
+
+    A key belongs to one iModel. Destination, connection name and options may change with the
+    revision only.
+    """
+    names = _FIELDS_OF_KEY
+    if entry.revision == new.revision:
+        names += _FIELDS_OF_REVISION
     return tuple(name for name in names if getattr(entry, name) != getattr(new, name))
 
 
-def starting(entry: Entry, connection_id: str, since: datetime | None) -> Entry:
-    """Before a run is asked for; what an earlier run left is gone."""
-    return Entry(
-        key=entry.key,
-        imodel_id=entry.imodel_id,
-        destination=entry.destination,
-        display_name=entry.display_name,
-        options=entry.options,
-        state=State.STARTING,
+def with_revision(entry: Entry, new: Entry) -> Entry:
+    """The entry to continue with, for a request whose entry without a past is `new`.
+
+    Another revision starts from the beginning, and keeps the old files until it has its own.
+    """
+    if entry.revision == new.revision:
+        return evolve(entry, pushed_at=new.pushed_at or entry.pushed_at)
+    return evolve(new, files=entry.files)
+
+
+def starting(entry: Entry, connection_id: str, now: datetime, since: datetime | None) -> Entry:
+    """Before a request is sent. `now`: the service's time; `since`: the first uncertain request."""
+    return evolve(
+        entry,
+        state=EntryState.STARTING,
         connection_id=connection_id,
-        since=since,
+        since=now if since is None else since,
+        until=now,
+        run_id=None,
+        origin=None,
+        resume_token=None,
+        result=None,
+        started_at=None,
+        finished_at=None,
+        error=None,
     )
 
 
-def started(entry: Entry, token: str, origin: RunOrigin) -> Entry:
-    """With the run that was started, found again or joined."""
-    told = ResumeToken.from_string(token)
+def waiting(entry: Entry) -> Entry:
+    """While another request's run is active: no run of this request exists."""
+    return evolve(entry, state=EntryState.WAITING, since=None, until=None)
+
+
+def started(entry: Entry, resume_token: str, origin: RunOrigin) -> Entry:
+    """With the run that was started, recovered or joined."""
+    token = ResumeToken.from_string(resume_token)
     return evolve(
         entry,
-        state=State.STARTED,
-        connection_id=told.connection_id,
-        run_id=told.run_id,
+        state=EntryState.STARTED,
+        connection_id=token.connection_id,
+        run_id=token.run_id,
         origin=origin,
-        token=token,
+        resume_token=resume_token,
     )
 
 
 def finished(entry: Entry, run: Run) -> Entry:
-    """Once the run has ended well."""
-    return evolve(_ended(entry, run), state=State.FINISHED, error=None)
+    """When the run has ended well."""
+    return evolve(_with_result(entry, run), state=EntryState.FINISHED, error=None)
 
 
-def _ended(entry: Entry, run: Run) -> Entry:
+def _with_result(entry: Entry, run: Run) -> Entry:
     return evolve(
         entry,
         result=run.outcome.value,
-        began=run.start_date_time,
-        ended=run.end_date_time,
+        started_at=run.start_date_time,
+        finished_at=run.end_date_time,
     )
 
 
+def with_claimed_path(entry: Entry, path: str) -> Entry:
+    """Before a file gets this path. Its size is not known yet: -1."""
+    files = tuple(file for file in entry.files if file.path != path)
+    return evolve(entry, files=(*files, OutputFile(path=path, size=-1)))
+
+
 def in_place(entry: Entry, files: Iterable[OutputFile]) -> Entry:
-    """Once its output is on disk."""
-    return evolve(entry, state=State.IN_PLACE, files=tuple(files), error=None)
+    """When its output is on disk."""
+    return evolve(entry, state=EntryState.IN_PLACE, files=tuple(files), error=None)
 
 
-def forgotten(entry: Entry) -> Entry:
-    """Without the run that might have been started: it is known not to exist."""
-    return evolve(entry, state=State.KNOWN, since=None)
+def reset(entry: Entry) -> Entry:
+    """Without the run that might have been started: it does not exist."""
+    return evolve(entry, state=EntryState.NEW, since=None, until=None)
 
 
 def failed(entry: Entry, error: Exception, *, was_finished: bool) -> Entry:
-    """After an error, with what it was.
+    """After an error.
 
-    A run that failed or is gone makes room for a new one, and so does one whose output is gone, if
-    it had ended before this call (`was_finished`): a new output may just be late. Everything else
-    is taken up where it was left.
+    A run that failed or was deleted makes room for a new one. So does a run without its output if
+    it had finished before this call (`was_finished`); a new output may just be late. Everything
+    else continues at the next call.
     """
-    entry = evolve(entry, error=redacted(str(error))[:_LARGEST_ERROR])
+    entry = evolve(entry, error=redacted(str(error))[:MAX_ERROR_LENGTH])
     if isinstance(error, RunFailed) and error.run is not None:
-        entry = _ended(entry, error.run)
+        entry = _with_result(entry, error.run)
     is_lost = _is_lost(error) or (was_finished and _has_no_file(error))
-    if entry.state in (State.STARTED, State.FINISHED) and is_lost:
-        return evolve(entry, state=State.FAILED)
+    if entry.state in (EntryState.STARTED, EntryState.FINISHED) and is_lost:
+        return evolve(entry, state=EntryState.FAILED)
     return entry
 
 
@@ -247,38 +290,4 @@ def _is_lost(error: Exception) -> bool:
 
 
 def _has_no_file(error: Exception) -> bool:
-    return isinstance(error, DownloadError) and error.reason == "not_available"
-
-
-def found(
-    entries: Iterable[Entry], runs: Collection[Run], owned: Collection[str]
-) -> Iterator[tuple[Entry, Run]]:
-    """The entries of one connection that were left in `starting`, with the runs that are theirs.
-
-    `runs` are the connection's; `owned` are the ids of those that belong to other requests. A run
-    that failed is nobody's: its request starts another one.
-    """
-    taken = set(owned)
-    for entry in sorted(entries, key=_since, reverse=True):
-        since = _since(entry)
-        free = (run for run in runs if run.id not in taken and _is_of_use(run))
-        fitting = (run for run in free if started_after(run, since))
-        run = min(fitting, key=partial(_order, since=since), default=None)
-        if run is not None:
-            taken.add(run.id)
-            yield entry, run
-
-
-def _order(run: Run, *, since: datetime) -> tuple[bool, timedelta]:
-    """The first run since then comes first; those that only the clocks' tolerance lets in, last."""
-    after = (run.start_date_time or _FAR) - since
-    return after < timedelta(0), abs(after)
-
-
-def _since(entry: Entry) -> datetime:
-    assert entry.since is not None
-    return entry.since
-
-
-def _is_of_use(run: Run) -> bool:
-    return not run.is_final or run.outcome in _GOOD
+    return isinstance(error, DownloadError) and error.reason in ("not_available", "no_output")

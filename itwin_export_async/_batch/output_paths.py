@@ -1,102 +1,90 @@
-"""Where the files of many exports go, so that none overwrites another's.
+"""Which export owns which output path, so that no export overwrites another's files.
 
-Two iModels may have one name, and then so have their outputs; and what a second output of a run is
-called, another request may ask for. Whoever comes later gets `-2`, `-3`, ... before the suffix. To
-know a name before it is taken, the files are brought to a hidden folder of their own beside their
-place, and moved once all of them are whole. What is in the way and no export's is overwritten.
+Output names can collide: two iModels may have one name, and the second output of a run may be named
+like another request's destination. Later files get `-2`, `-3`, ... before the suffix. In a folder
+an export replaces only its own earlier files; a file that its destination names is replaced.
 """
 
-import asyncio
-import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from itwin_export_async._batch.entries import OutputFile
 from itwin_export_async._errors import DownloadError
-from itwin_export_async._files.download import is_folder
-from itwin_export_async._files.temp_file import place_file
-from itwin_export_async._runs.handle import RunHandle
+from itwin_export_async._files.names import is_folder
 
 
-class Places:
-    """Which export each file is of. An owner is a text of its own for each export.
+class OutputPaths:
+    """The owners of output paths. An owner is a text of its own for each export.
 
-    `scope` tells these owners from those of other calls that go on meanwhile.
+    `protected`: paths that no output may replace, such as the ledger.
     """
 
-    def __init__(self, scope: str) -> None:
-        self._scope = scope
+    def __init__(self, protected: Iterable[str | os.PathLike[str]] = ()) -> None:
+        self._protected = frozenset(_normalize(path) for path in protected)
         self._owners: dict[str, str] = {}
-        self._earlier: dict[str, str] = {}
+        self._from_ledger: dict[str, str] = {}
 
-    def know(self, owners: Mapping[str, str]) -> None:
-        """Take in the files of earlier calls, with their owners; one that is gone is nobody's."""
-        self._earlier = {_name(path): owner for path, owner in owners.items()}
+    def load(self, owners: Mapping[str, str]) -> None:
+        """Take in the files of earlier calls with their owners. A missing file has no owner."""
+        self._from_ledger = {_normalize(path): owner for path, owner in owners.items()}
 
-    def claim(self, paths: Iterable[str | Path], owner: str) -> bool:
-        """Whether all these files are the owner's, now at the latest."""
-        return all(self._owner(_name(path), owner) == owner for path in paths)
+    def claim(self, paths: Iterable[str | os.PathLike[str]], owner: str) -> bool:
+        """Claim the paths for `owner`; False if another export owns one, or one is protected."""
+        return all(self._claim(_normalize(path), owner) for path in paths)
 
-    def _owner(self, name: str, otherwise: str) -> str:
-        earlier = None if name in self._owners else self._earlier.get(name)
-        if earlier is not None and os.path.lexists(name):
-            otherwise = earlier
-        return self._owners.setdefault(name, otherwise)
+    def _claim(self, path: str, owner: str) -> bool:
+        if path in self._protected:
+            return False
+        if path not in self._owners and path in self._from_ledger and os.path.lexists(path):
+            self._owners[path] = self._from_ledger[path]
+        return self._owners.setdefault(path, owner) == owner
+
+    def choose(self, path: Path, destination: str, owner: str) -> Path:
+        """Claim the path for `owner`, or with `-2`, `-3`, ... the first that nothing else has.
+
+        A file in a folder that no export put there is not replaced, unless it is `destination`.
+        """
+        candidate, number = path, 1
+        while not self._is_free(candidate, destination, owner):
+            number += 1
+            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        return candidate
+
+    def _is_free(self, path: Path, destination: str, owner: str) -> bool:
+        name = _normalize(path)
+        is_ours = self._from_ledger.get(name) == owner or self._owners.get(name) == owner
+        if not is_ours and name != _normalize(destination) and os.path.lexists(path):
+            return False
+        return self.claim([path], owner)
 
     def check(self, destination: str, owner: str) -> None:
-        """Raise a `DownloadError` if the destination is a file of another export."""
-        if not is_folder(destination) and not self.claim([destination], owner):
+        """Raise if the destination is a file that another export owns or nothing may replace."""
+        if is_folder(destination):
+            return
+        if _normalize(destination) in self._protected:
+            raise ValueError(f"destination {destination} is the ledger or another file of the batch")
+        if not self.claim([destination], owner):
             raise DownloadError(
-                message="is the destination of another request, too",
-                reason="disk",
+                message="is the destination of another request, too; choose another",
                 destination=destination,
+                reason="refused",
             )
 
-    async def fetch(self, handle: RunHandle, destination: str, owner: str) -> list[Path]:
-        """Bring the output of a run to its destination, and say where it is."""
-        place = Path(destination)
-        folder, name = (place, "") if is_folder(destination) else (place.parent, place.name)
-        mark = f"{self._scope}\n{owner}".encode(errors="surrogatepass")
-        stage = folder / f".itwin-export-{hashlib.sha256(mark).hexdigest()[:16]}"
-        try:
-            staged = await handle.download(f"{stage}{os.sep}{name}")
-            return await asyncio.to_thread(lambda: self._move(staged, folder, owner))
-        except DownloadError as error:
-            raise DownloadError(
-                message=error.message,
-                reason=error.reason,
-                file_id=error.file_id,
-                destination=destination,
-            ) from error.__cause__
-        finally:
-            await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
 
-    def _move(self, staged: Iterable[Path], folder: Path, owner: str) -> list[Path]:
-        moved: list[Path] = []
-        for path in staged:
-            moved.append(
-                place_file(
-                    path,
-                    folder / path.name,
-                    may_replace=lambda place: place not in moved and self.claim([place], owner),
-                )
-            )
-        return moved
+def _normalize(path: str | os.PathLike[str]) -> str:
+    return os.path.normcase(os.path.realpath(os.path.dirname(os.path.abspath(path)))) + os.sep + (
+        os.path.normcase(os.path.basename(os.path.abspath(path)))
+    )
 
 
-def _name(path: str | Path) -> str:
-    return os.path.normcase(os.path.abspath(path))
-
-
-def placed(paths: Iterable[Path]) -> tuple[OutputFile, ...]:
-    """The files as they are now."""
+def describe_files(paths: Iterable[Path]) -> tuple[OutputFile, ...]:
+    """The files with their present sizes."""
     return tuple(OutputFile(path=str(path.absolute()), size=path.stat().st_size) for path in paths)
 
 
 def files_exist(files: Iterable[OutputFile]) -> bool:
-    """Whether the files are still as they were put there."""
+    """Whether the files exist with the sizes they had."""
     return all(_size(Path(file.path)) == file.size for file in files)
 
 

@@ -1,4 +1,7 @@
-"""The user's consent to background work, asked for before it is needed."""
+"""The user's consent to background work: checked before a run that needs it is started.
+
+A positive answer holds as long as the client is open. Consent lives 30 days, so a batch asks again.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -7,54 +10,57 @@ from itwin_export_async._errors import AuthorizationRequired
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import AuthorizationInformation, Connection
 from itwin_export_async._protocol.authorization import (
+    checked_redirect_url,
     get_authorization_request,
     needs_consent,
     parse_authorization,
-    validate_redirect_url,
 )
 from itwin_export_async._protocol.runs import Service
 
-REMEMBERED = 5.0  # seconds for which a lack is not asked for again: nobody agrees sooner
+NEGATIVE_TTL = 5.0  # seconds for which a missing consent is not asked for again
 
 
 class Consent:
-    """What one client knows of the user's consent: that it was given for good, that it lacks for
-    a few seconds.
+    """The consent of one client's user.
 
-    `redirect_url`: where the page of the consent sends the user afterwards.
+    `redirect_url`: where the consent page sends the user afterwards.
     """
 
     def __init__(self, session: Session, redirect_url: str) -> None:
         self._session = session
-        self._redirect_url = validate_redirect_url(redirect_url)
-        self._known: dict[Service, tuple[AuthorizationInformation, float]] = {}
-        self._asking: defaultdict[Service, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._redirect_url = checked_redirect_url(redirect_url)
+        self._cached: dict[Service, tuple[AuthorizationInformation, float]] = {}
+        self._locks: defaultdict[Service, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def forget(self) -> None:
-        """Know nothing any more: the client is opened, maybe in another event loop."""
-        self._known.clear()
-        self._asking.clear()
+    def clear(self) -> None:
+        """Ask again before the next run, as each new batch does."""
+        self._cached.clear()
+
+    def reset(self) -> None:
+        """Start afresh: the client is opened, maybe in another event loop."""
+        self._cached.clear()
+        self._locks.clear()
 
     async def require(self, service: Service, connection: Connection) -> None:
-        """Raise `AuthorizationRequired` if the connection's runs need a consent that is lacking."""
+        """Raise `AuthorizationRequired` if the connection's runs need a consent that is missing."""
         if not needs_consent(connection):
             return
-        async with self._asking[service]:
-            told = await self._told(service)
-        if not told.is_user_authorized:
-            raise AuthorizationRequired(url=told.authorization_url)
+        async with self._locks[service]:
+            information = await self._information(service)
+        if not information.is_user_authorized:
+            raise AuthorizationRequired(url=information.authorization_url)
 
-    async def _told(self, service: Service) -> AuthorizationInformation:
-        clock = asyncio.get_running_loop().time
-        if service in self._known:
-            told, at = self._known[service]
-            if told.is_user_authorized or clock() - at < REMEMBERED:
-                return told
-        told = await self.ask(service, self._redirect_url)
-        self._known[service] = told, clock()
-        return told
+    async def _information(self, service: Service) -> AuthorizationInformation:
+        now = asyncio.get_running_loop().time
+        if service in self._cached:
+            information, fetched_at = self._cached[service]
+            if information.is_user_authorized or now() - fetched_at < NEGATIVE_TTL:
+                return information
+        information = await self.fetch(service, self._redirect_url)
+        self._cached[service] = information, now()
+        return information
 
-    async def ask(self, service: Service, redirect_url: str) -> AuthorizationInformation:
-        """What the service says now."""
+    async def fetch(self, service: Service, redirect_url: str) -> AuthorizationInformation:
+        """Ask the service."""
         request = get_authorization_request(service, redirect_url)
         return parse_authorization(await self._session.send(request))
