@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from itwin_export_async._batch.batch import ExportOutcomes
     from itwin_export_async._client import ExportClient
     from itwin_export_async._errors import (
         AuthenticationFailed,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         TransportError,
         UploadError,
     )
+    from itwin_export_async._files.blob_reader import BlobReader
     from itwin_export_async._files.storage import StorageClient
     from itwin_export_async._http.credentials import (
         ClientCredentials,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from itwin_export_async._http.rate_limit import RateLimit, RequestStats
     from itwin_export_async._http.retry import RetryPolicy
     from itwin_export_async._http.session import Session
+    from itwin_export_async._imodels import IModelsClient
     from itwin_export_async._models import (
         AccessReport,
         AuthenticationType,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         ClientHealth,
         Connection,
         ConnectorType,
+        Estimate,
         ExecutionResult,
         ExecutionState,
         ExportOptions,
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
         Run,
         RunErrorInfo,
         RunOrigin,
+        RunOutput,
         RunUpdate,
         SourceFile,
         StateChange,
@@ -95,6 +100,7 @@ if TYPE_CHECKING:
     from itwin_export_async._protocol.oauth import AccessToken
     from itwin_export_async._protocol.runs import Service
     from itwin_export_async._runs.handle import RunHandle
+    from itwin_export_async._runs.run_store import MemoryRunStore, RunStore
     from itwin_export_async._synchronization import SynchronizationClient
 
 __version__ = "0.1.0"
@@ -107,6 +113,7 @@ __all__ = [
     "AuthenticationType",
     "AuthorizationInformation",
     "AuthorizationRequired",
+    "BlobReader",
     "Changeset",
     "ClientCredentials",
     "ClientHealth",
@@ -116,6 +123,7 @@ __all__ = [
     "DownloadError",
     "DownloadFailure",
     "ErrorDetail",
+    "Estimate",
     "ExecutionResult",
     "ExecutionState",
     "ExponentialSchedule",
@@ -123,16 +131,19 @@ __all__ = [
     "ExportError",
     "ExportOptions",
     "ExportOutcome",
+    "ExportOutcomes",
     "ExportRequest",
     "ExportType",
     "FixedSchedule",
     "IModel",
+    "IModelsClient",
     "IfcVersion",
     "InputOptions",
     "InvalidRequest",
     "InvalidSignature",
     "Job",
     "LedgerError",
+    "MemoryRunStore",
     "NamedVersion",
     "NotFound",
     "NothingToExport",
@@ -155,7 +166,9 @@ __all__ = [
     "RunFailed",
     "RunHandle",
     "RunOrigin",
+    "RunOutput",
     "RunPartlyFailed",
+    "RunStore",
     "RunTimeout",
     "RunUnreachable",
     "RunUpdate",
@@ -189,8 +202,12 @@ _MODULES = (
     "_http.retry",
     "_http.session",
     "_polling.schedule",
+    "_files.blob_reader",
     "_files.storage",
     "_runs.handle",
+    "_runs.run_store",
+    "_batch.batch",
+    "_imodels",
     "_synchronization",
     "_client",
 )

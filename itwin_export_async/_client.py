@@ -1,7 +1,8 @@
 """`ExportClient`: what users program against."""
 
-from os import PathLike, environ
-from typing import Any, Self
+from collections.abc import Collection
+from os import PathLike, environ, fspath
+from typing import Self
 
 import aiohttp
 
@@ -14,8 +15,8 @@ from itwin_export_async._batch.pipeline import (
     OnStart,
     parse_authentication_type,
 )
+from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
-from itwin_export_async._files.progress import Progress
 from itwin_export_async._files.storage import StorageClient
 from itwin_export_async._http.credentials import Auth, auth_from_env
 from itwin_export_async._http.limiter import RateLimitLike
@@ -23,6 +24,7 @@ from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._http.rate_limit import RateLimit
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.session import BASE_URL, Session
+from itwin_export_async._http.transport import Transport
 from itwin_export_async._imodels import IModelsClient
 from itwin_export_async._models import (
     AccessReport,
@@ -32,7 +34,6 @@ from itwin_export_async._models import (
     ExportOptions,
     ExportOutcome,
     ExportRequest,
-    RunOrigin,
 )
 from itwin_export_async._polling.poller import RunPoller
 from itwin_export_async._polling.schedule import PollSchedule, validate_schedule
@@ -45,7 +46,6 @@ from itwin_export_async._runs.connections import find_or_create_connection, list
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.deadline import DEFAULT_TIMEOUT
 from itwin_export_async._runs.handle import OnUpdate, RunContext, RunHandle
-from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async._runs.run_store import OnceStarter, RunStore
 from itwin_export_async._runs.service_client import ServiceClient
 from itwin_export_async._runs.starter import (
@@ -56,7 +56,6 @@ from itwin_export_async._runs.starter import (
     validate_if_active,
 )
 from itwin_export_async._synchronization import SynchronizationClient
-from itwin_export_async._http.transport import Transport
 
 REDIRECT_URL = "https://developer.bentley.com/"
 
@@ -123,11 +122,12 @@ class ExportClient(ServiceClient[Connection]):
         )
         self._max_outage = max_outage
         self._poller = RunPoller(self._session, validate_schedule(schedule), max_outage)
-        self.storage = StorageClient(self._session)
+        self._downloader = Downloader(self._session)
+        self.storage = StorageClient(self._session, self._downloader)
         """iTwin Storage, which holds the exported files."""
         self.imodels = IModelsClient(self._session)
         """iModels and their versions, read only."""
-        outputs = Outputs(self._session, self.storage)
+        outputs = Outputs(self._session, self._downloader)
         self._context = RunContext(session=self._session, poller=self._poller, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
         self.synchronization = SynchronizationClient(self._context, self._consent)
@@ -174,10 +174,10 @@ class ExportClient(ServiceClient[Connection]):
     async def open(self) -> Self:
         """Open the client, as `async with` does, and return it."""
         if self._owns_session:
-            await self._session.__aenter__()
+            await self._session.open()
         else:
             self._session.check_open()
-        self._poller.open()
+        self._poller.is_closed = False
         self._consent.reset()
         return self
 
@@ -186,8 +186,9 @@ class ExportClient(ServiceClient[Connection]):
         try:
             await self._poller.close()
         finally:
+            self._downloader.close()
             if self._owns_session:
-                await self._session.__aexit__()
+                await self._session.aclose()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -310,18 +311,7 @@ class ExportClient(ServiceClient[Connection]):
         A 404 of a run that was just started or joined passes in a `wait`'s first minute. Raises a
         `ValueError` for a text that is no resume token.
         """
-        if isinstance(resume_token, RunHandle):
-            return RunHandle(**resume_token.__getstate__(), context=self._context)
-        token = ResumeToken.from_string(resume_token)
-        return RunHandle(
-            service=token.service,
-            connection_id=token.connection_id,
-            run_id=token.run_id,
-            deadline=token.deadline,
-            just_created=token.just_created,
-            origin=RunOrigin.ATTACHED,
-            context=self._context,
-        )
+        return self._context.resume(resume_token)
 
     async def check_access(self, imodel_id: str) -> AccessReport:
         """Read the caller's permissions in an iModel and its iTwin, and the user's consent.
@@ -419,7 +409,7 @@ class ExportClient(ServiceClient[Connection]):
         filename: str = "{imodel_name}.ifc",
         options: ExportOptions | None = None,
         display_name: str | None = None,
-        expected: "int | Collection[str] | None" = None,
+        expected: int | Collection[str] | None = None,
         concurrency: int = 20,
         ledger: str | PathLike[str] | None = None,
         authentication_type: AuthenticationType | str | None = None,
@@ -440,7 +430,7 @@ class ExportClient(ServiceClient[Connection]):
         source = ItwinSource(
             imodels=self.imodels,
             itwin_id=itwin_id,
-            destination=destination,
+            destination=fspath(destination),
             version=version,
             name=name,
             search=search,

@@ -1,6 +1,7 @@
 """The iModels API: which iModels an iTwin has, and their versions."""
 
 from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._http.pager import MAX_ITEMS, AsyncPager
@@ -10,7 +11,6 @@ from itwin_export_async._protocol import imodels
 from itwin_export_async._protocol.imodels import TokenPage
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import ids_of, new_items
-from typing import TypeVar
 
 T = TypeVar("T")
 

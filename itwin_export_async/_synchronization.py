@@ -5,11 +5,9 @@ https://developer.bentley.com/apis/synchronization/
 
 from collections.abc import Iterable
 
-from itwin_export_async._http.pager import AsyncPager, list_runs
+from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._models import (
     AuthenticationType,
-    AuthorizationInformation,
-    Run,
     SourceFile,
     StorageConnection,
 )

@@ -24,13 +24,14 @@ from typing import Any, Final, Self, TypeAlias
 
 from attrs import define, evolve, field
 
+from itwin_export_async._batch.entries import new_entry
 from itwin_export_async._batch.itwin import ItwinSource
 from itwin_export_async._batch.ledger import Ledger, finish_uninterrupted
 from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._batch.pipeline import BatchContext, ExportPipeline, OnStart
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
-from itwin_export_async._models.validators import checked_timeout
+from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
 
 Requests: TypeAlias = Iterable[ExportRequest] | AsyncIterable[ExportRequest]
@@ -57,12 +58,12 @@ def export_many(
         raise TypeError(f"concurrency must be an int, not {concurrency!r}")
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-    checked_timeout(timeout)
+    validate_timeout(timeout)
     opened = None if ledger is None else Ledger(ledger)
     paths = OutputPaths(() if opened is None else opened.companions)
     batch = _Batch(
         context=evolve(context, ledger=opened, paths=paths),
-        requests=requests,
+        source=requests,
         concurrency=concurrency,
         timeout=timeout,
         on_start=on_start,
@@ -139,11 +140,12 @@ class _Batch:
     """The exports of one call, and the outcomes that are not consumed yet."""
 
     context: BatchContext
-    requests: Any = field(converter=lambda requests: _iterator(requests))
+    source: Requests | ItwinSource
     concurrency: int
     timeout: float | None
     on_start: OnStart | None
     on_update: OnUpdate | None
+    _requests: Any = field(init=False)  # an iterator
     _free: int = field(init=False)  # slots
     _waiting: deque[ExportRequest] = field(factory=deque)  # read, and their iModel is busy
     _busy: set[str] = field(factory=set)  # iModels with a running export
@@ -155,6 +157,8 @@ class _Batch:
 
     def __attrs_post_init__(self) -> None:
         self._free = self.concurrency
+        if not isinstance(self.source, ItwinSource):
+            self._requests = _iterator(self.source)  # raises at once for what is not iterable
 
     async def outcomes(self) -> AsyncGenerator[ExportOutcome, None]:
         """Yield each outcome once. Whatever ends the generator ends all its waiting first."""
@@ -164,8 +168,8 @@ class _Batch:
             try:
                 if self.context.ledger is not None:
                     self.context.paths.load(await self.context.ledger.output_files())
-                if isinstance(self.requests, ItwinSource):
-                    self.requests = self.requests.items(self.context.ledger, self.context.outage)
+                if isinstance(self.source, ItwinSource):
+                    self._requests = self.source.items(self.context.ledger, self.context.outage)
                 self._spawn(self._dispatch())
                 while self._tasks:
                     task = await self._finished.get()
@@ -191,11 +195,12 @@ class _Batch:
             if self._free > 0 and len(self._tasks) <= self.concurrency + MAX_WAITING:
                 request = self._next_waiting()
                 if request is None and self._has_more and len(self._waiting) < MAX_WAITING:
-                    request = await self._read()
-                    if isinstance(request, ExportOutcome):
+                    item = await self._read()
+                    if isinstance(item, ExportOutcome):
                         self._free -= 1
-                        self._spawn(_return(request))
+                        self._spawn(_return(item))
                         continue
+                    request = item
                     if request is not None and request.imodel_id in self._busy:
                         self._waiting.append(request)
                         continue
@@ -217,10 +222,10 @@ class _Batch:
         return None
 
     async def _read(self) -> ExportRequest | ExportOutcome | None:
-        if isinstance(self.requests, AsyncIterator):
-            request = await anext(self.requests, _DONE)
+        if isinstance(self._requests, AsyncIterator):
+            request = await anext(self._requests, _DONE)
         else:
-            request = next(self.requests, _DONE)
+            request = next(self._requests, _DONE)
         if request is _DONE:
             self._has_more = False
             return None
@@ -281,16 +286,15 @@ class _Batch:
             self._changed.set()
 
     async def _pipeline(self, request: ExportRequest) -> ExportPipeline:
-        context, more = self.context, {}
-        if context.ledger is not None:
-            more["entry"] = await context.ledger.claim(request)
+        context = self.context
+        ledger = context.ledger
         return ExportPipeline(
             context=context,
             request=request,
+            entry=new_entry(request) if ledger is None else await ledger.claim(request),
             on_start=None if self.on_start is None else _UserCallback(self.on_start, request),
             on_update=None if self.on_update is None else _UserCallback(self.on_update, request),
             without_slot=self._without_slot,
-            **more,
         )
 
 
@@ -298,9 +302,7 @@ async def _return(outcome: ExportOutcome) -> ExportOutcome:
     return outcome
 
 
-def _iterator(requests: Any) -> Any:
-    if isinstance(requests, ItwinSource):
-        return requests
+def _iterator(requests: Requests) -> Any:
     if isinstance(requests, AsyncIterable):
         return aiter(requests)
     return iter(requests)

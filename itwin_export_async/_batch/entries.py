@@ -185,7 +185,7 @@ def changed_fields(entry: Entry, new: Entry) -> tuple[str, ...]:
     A key belongs to one iModel. Destination, connection name and options may change with the
     revision only.
     """
-    names = _FIELDS_OF_KEY
+    names: tuple[str, ...] = _FIELDS_OF_KEY
     if entry.revision == new.revision:
         names += _FIELDS_OF_REVISION
     return tuple(name for name in names if getattr(entry, name) != getattr(new, name))

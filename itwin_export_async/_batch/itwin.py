@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
-from os import PathLike
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, Protocol, TypeAlias
@@ -120,7 +119,7 @@ class ItwinSource:
 
     imodels: IModels
     itwin_id: str
-    destination: str = field(converter=os.fspath)
+    destination: str
     version: ItwinVersion = field(converter=_version)
     filename: str = field(converter=validate_template)
     options: ExportOptions = field(converter=_options)

@@ -432,7 +432,9 @@ class Ledger:
             state = EntryState(row["state"])
             return Entry(**{**row, **dates, "files": files, "origin": origin, "state": state})
         except (ValueError, TypeError, AttributeError, OverflowError) as exc:
-            raise self._error(f"is damaged: {exc}; restore it from a copy", str(row["key"])) from exc
+            raise self._error(
+                f"is damaged: {exc}; restore it from a copy", str(row["key"])
+            ) from exc
 
 
 def _pragma(file: sqlite3.Connection, name: str) -> int | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from itwin_export_async._batch.entries import OutputFile
 from itwin_export_async._errors import DownloadError
-from itwin_export_async._files.names import is_folder
+from itwin_export_async._files.download import is_folder
+from itwin_export_async._files.names import numbered
 
 
 class OutputPaths:
@@ -45,11 +46,8 @@ class OutputPaths:
 
         A file in a folder that no export put there is not replaced, unless it is `destination`.
         """
-        candidate, number = path, 1
-        while not self._is_free(candidate, destination, owner):
-            number += 1
-            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        return candidate
+        candidates = (path.with_name(name) for name in numbered(path.name))
+        return next(each for each in candidates if self._is_free(each, destination, owner))
 
     def _is_free(self, path: Path, destination: str, owner: str) -> bool:
         name = _normalize(path)
@@ -63,7 +61,9 @@ class OutputPaths:
         if is_folder(destination):
             return
         if _normalize(destination) in self._protected:
-            raise ValueError(f"destination {destination} is the ledger or another file of the batch")
+            raise ValueError(
+                f"destination {destination} is the ledger or another file of the batch"
+            )
         if not self.claim([destination], owner):
             raise DownloadError(
                 message="is the destination of another request, too; choose another",
@@ -73,8 +73,10 @@ class OutputPaths:
 
 
 def _normalize(path: str | os.PathLike[str]) -> str:
-    return os.path.normcase(os.path.realpath(os.path.dirname(os.path.abspath(path)))) + os.sep + (
-        os.path.normcase(os.path.basename(os.path.abspath(path)))
+    return (
+        os.path.normcase(os.path.realpath(os.path.dirname(os.path.abspath(path))))
+        + os.sep
+        + (os.path.normcase(os.path.basename(os.path.abspath(path))))
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from attrs import define, evolve, field
@@ -35,18 +35,17 @@ from itwin_export_async._batch.ledger import HistoryLine, Ledger
 from itwin_export_async._batch.outage import OutageGate
 from itwin_export_async._batch.output_paths import OutputPaths, describe_files, files_exist
 from itwin_export_async._errors import ExportError, NotFound, RunTimeout, StartTimeout
-from itwin_export_async._files.names import check_destination
-from itwin_export_async._files.progress import Progress
+from itwin_export_async._files.download import Progress, check_destination
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import (
     AuthenticationType,
     Connection,
     ExportOutcome,
     ExportRequest,
+    Run,
     RunOrigin,
 )
-from itwin_export_async._models.options import parse_enum
-from itwin_export_async._models.validators import checked_timeout
+from itwin_export_async._models.validators import parse_enum, validate_timeout
 from itwin_export_async._protocol.files import was_skipped
 from itwin_export_async._protocol.runs import (
     Service,
@@ -66,6 +65,8 @@ from itwin_export_async._runs.starter import (
 )
 
 log = logging.getLogger("itwin_export_async.batch")
+
+T = TypeVar("T")
 
 OnStart = Callable[[RunHandle], Any]
 """Called with the handle as soon as an export has a run; may be async."""
@@ -128,7 +129,7 @@ class ExportPipeline:
 
         Raises `RunTimeout`, or `StartTimeout` while there is no run, and what its steps raise.
         """
-        timeout = checked_timeout(timeout)
+        timeout = validate_timeout(timeout)
         if timeout is not None:
             self._deadline = asyncio.get_running_loop().time() + timeout
         try:
@@ -176,7 +177,11 @@ class ExportPipeline:
             return
         is_owner = paths.claim([file.path for file in files], owner)
         if not is_owner or not await self._in_thread(lambda: files_exist(files)):
-            log.info("files of %s are missing, downloading them again", self.entry.key, extra=self._log_fields())
+            log.info(
+                "files of %s are missing, downloading them again",
+                self.entry.key,
+                extra=self._log_fields(),
+            )
             self.entry = evolve(self.entry, state=EntryState.FINISHED)
 
     async def _start(self) -> None:
@@ -311,20 +316,27 @@ class ExportPipeline:
 
     async def _download(self) -> None:
         handle = self._run_handle()
-        run = handle.last or await self.context.outage.run(handle.refresh)
-        if was_skipped(run):
-            self._paths = ()
-        else:
-            self._paths = tuple(await self.context.outage.run(lambda: self._download_outputs(handle)))
-        paths = self._paths
+        run = handle.last
+        if run is None:
+            run = await self.context.outage.run(handle.refresh)
+        paths = () if was_skipped(run) else await self._download_outputs(run, handle.joined)
+        self._paths = paths
         self.entry = in_place(self.entry, await self._in_thread(lambda: describe_files(paths)))
         if self.context.ledger is not None:
             await self.context.ledger.write_outcome(self.entry, self._history_line(None))
 
-    async def _download_outputs(self, handle: RunHandle) -> list[Path]:
-        return await handle.download_to(
-            self.request.destination, on_progress=self.on_progress, choose_path=self._choose_path
+    async def _download_outputs(self, run: Run, joined: bool) -> tuple[Path, ...]:
+        sas_url = None if joined else user_blob_url(self.request.options)
+        paths = await self.context.outage.run(
+            lambda: self.context.runs.outputs.download(
+                run,
+                self.request.destination,
+                self.on_progress,
+                sas_url=sas_url,
+                choose_path=self._choose_path,
+            )
         )
+        return tuple(paths)
 
     async def _choose_path(self, path: Path) -> Path:
         """The path itself, or with `-2`, `-3`, ... if another export or file is in the way.
@@ -352,8 +364,8 @@ class ExportPipeline:
         if self.context.ledger is not None:
             await self.context.ledger.write(entry)
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await self.context.runs.in_thread(work)
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await self.context.runs.outputs.in_thread(work)
 
     def _service_time(self) -> datetime:
         """The service's time as last seen, else this machine's."""
@@ -389,7 +401,7 @@ class ExportPipeline:
 
     def _history_line(self, error: Exception | None) -> HistoryLine:
         run, entry = self._last_run(), self.entry
-        seconds = None if run is None or run.duration is None else run.duration.total_seconds()
+        seconds = None if run is None else run.duration
         outcome = type(error).__name__ if error else (entry.result or "")
         return HistoryLine(
             key=entry.key,
@@ -397,13 +409,13 @@ class ExportPipeline:
             revision=entry.revision,
             connection_id=entry.connection_id,
             run_id=entry.run_id,
-            started_at=entry.started_at and entry.started_at.isoformat(),
-            finished_at=entry.finished_at and entry.finished_at.isoformat(),
+            started_at=_to_text(entry.started_at),
+            finished_at=_to_text(entry.finished_at),
             seconds=seconds,
             error=entry.error,
         )
 
-    def _last_run(self) -> Any:
+    def _last_run(self) -> Run | None:
         if self._handle is not None and self._handle.last is not None:
             return self._handle.last
         return self.entry.run if self.entry.has_run else None
@@ -422,3 +434,7 @@ class ExportPipeline:
             error=error,
             up_to_date=up_to_date,
         )
+
+
+def _to_text(date: datetime | None) -> str | None:
+    return None if date is None else date.isoformat()

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from typing import Literal
-
 from attrs import define, field
 from attrs.validators import in_
 
@@ -112,21 +110,23 @@ class NothingToExport(ExportError):
 
 @define(eq=False, kw_only=True, slots=False, auto_exc=False)
 class StartTimeout(ExportError, TimeoutError):
-    """The timeout of an export passed before it had a run.
+    """The timeout passed before there was a run.
 
-    `seconds` is that timeout. A start may have been in flight.
+    `seconds` is that timeout. `imodel_id` is the iModel of an export, `connection_id` the
+    connection of a start; the other is empty. A start may have been in flight.
     """
 
-    imodel_id: str
     seconds: float
+    imodel_id: str = ""
+    connection_id: str = ""
     is_transient = True
     may_have_been_processed = True
     _PUBLIC = "the export could not be started in time"
 
     def __str__(self) -> str:
+        about = f"iModel {self.imodel_id}" if self.imodel_id else f"connection {self.connection_id}"
         return (
-            f"timed out after {self.seconds:g} s before a run was started for iModel "
-            f"{self.imodel_id}. If a start was in flight, that run continues; find it with a "
+            f"timed out after {self.seconds:g} s before a run was started for {about}. If a start was in flight, that run continues; find it with a "
             "ledger or if_active='join'"
         )
 

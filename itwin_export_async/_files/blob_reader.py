@@ -27,7 +27,7 @@ from itwin_export_async._errors import (
     ServerError,
     TransportError,
 )
-from itwin_export_async._errors.workflow import DownloadReason
+from itwin_export_async._errors.workflow import DownloadFailure
 from itwin_export_async._files.temp_file import DiskThreads, PieceQueue
 from itwin_export_async._http.session import Session
 from itwin_export_async._protocol.blobs import (
@@ -423,7 +423,7 @@ class BlobReader:
         return kind(message=message, method="GET", url=self._url or "")
 
     def _error(
-        self, message: str, reason: DownloadReason, kind: type[DownloadError] = DownloadError
+        self, message: str, reason: DownloadFailure, kind: type[DownloadError] = DownloadError
     ) -> DownloadError:
         return kind(
             message=message,

@@ -5,10 +5,10 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
@@ -40,6 +40,10 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a `Path` has one sla
 
 Progress = Callable[[int, int | None], Any]
 """Called with the bytes done and the bytes in total (None where not known); may be async."""
+
+
+ChoosePath: TypeAlias = Callable[[Path], Awaitable[Path]]
+"""Called with the path of a complete file; returns the path it gets, which may be replaced."""
 
 
 async def report(on_progress: Progress | None, done: int, total: int | None) -> None:
@@ -218,11 +222,13 @@ class Downloader:
         target: Target,
         on_progress: Progress | None,
         taken: Collection[Path] = (),
+        choose_path: ChoosePath | None = None,
     ) -> Path:
         """Write a file or blob to its target, and return the path. Nothing is left of what fails.
 
         A file that the caller named is replaced, and in a folder a file that this client wrote. No
-        path of `taken` is: those are of the same call. Raises a `DownloadError`.
+        path of `taken` is: those are of the same call. `choose_path` decides instead where the file
+        goes, and what it replaces. Raises a `DownloadError`.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -233,13 +239,13 @@ class Downloader:
 
         reader = self.reader(source)
         try:
-            path = await self._write(reader, target, may_replace, on_progress)
+            path = await self._write(reader, target, may_replace, on_progress, choose_path)
         except DownloadError as error:
             if error.reason != "mismatch" or reader.etag is not None or not reader.position:
                 raise
             log.info("%s: without an ETag, starting again: %s", target.path, error)
             reader = self.reader(source)
-            path = await self._write(reader, target, may_replace, on_progress)
+            path = await self._write(reader, target, may_replace, on_progress, choose_path)
         if path != named:
             self._written.add(path)
         size, seconds = reader.position, clock() - began
@@ -258,10 +264,15 @@ class Downloader:
         target: Target,
         may_replace: MayReplace,
         on_progress: Progress | None,
+        choose_path: ChoosePath | None,
     ) -> Path:
         known = None if target.name is None else target.path
         async with reader, temp_file(self.threads, target.folder, known) as file:
             async for chunk in reader:
                 await file.write(chunk)
                 await report(on_progress, reader.position, reader.size)
-            return await file.finish(known or target.folder / reader.name, may_replace)
+            path = known or target.folder / reader.name
+            if choose_path is None:
+                return await file.finish(path, may_replace)
+            chosen = await choose_path(path)
+            return await file.finish(chosen, lambda candidate: candidate == chosen)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from itwin_export_async._errors import DownloadError, ExportError, NotFound
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource, SizeMismatch
-from itwin_export_async._files.download import Downloader, Progress
+from itwin_export_async._files.download import ChoosePath, Downloader, Progress
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import Connection, Run, RunOutput
 from itwin_export_async._protocol.files import composite_id, has_output, output_ids
@@ -60,10 +60,12 @@ class Outputs:
         on_progress: Progress | None = None,
         *,
         sas_url: str | None = None,
+        choose_path: ChoosePath | None = None,
     ) -> list[Path]:
         """Download every output file of the run, and return the paths. Raises `DownloadError`.
 
         `sas_url`: the caller's own blob that the run wrote to, None where that is Storage.
+        `choose_path`: returns the final path of a complete file, None leaves it to `save`.
         """
         file_ids = self._check(run, sas_url, str(destination))
         downloader = self._downloader
@@ -78,11 +80,15 @@ class Outputs:
                 source = await downloader.described_file(file_id, destination=place)
             else:
                 source = downloader.file(file_id, destination=place)
-            return await downloader.save(source, target, on_progress, paths)
+            return await downloader.save(source, target, on_progress, paths, choose_path)
 
         for file_id in file_ids if sas_url is None else ("",):
             paths.append(await self._retry(run, file_id, save, place))  # noqa: PERF401
         return paths
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Do work on the disk in a thread of the client's own."""
+        return await self._downloader.threads.run(work)
 
     @asynccontextmanager
     async def _open(

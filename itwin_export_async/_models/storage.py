@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from itwin_export_async._models.reprs import short_repr
+
 if TYPE_CHECKING:
     from itwin_export_async._files.blob_reader import BlobReader
 

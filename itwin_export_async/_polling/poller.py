@@ -22,8 +22,7 @@ from itwin_export_async._errors import (
 )
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.session import Session
-from itwin_export_async._http.telemetry import add_event
-from itwin_export_async._http.telemetry import in_span
+from itwin_export_async._http.telemetry import add_event, in_span
 from itwin_export_async._models import ExecutionResult, Run
 from itwin_export_async._polling.history import ConnectionHistory, RunHistory
 from itwin_export_async._polling.schedule import PollContext, PollSchedule, next_wait

@@ -143,7 +143,7 @@ class AdaptiveSchedule:
         return _scale_free_wait(age + AGE_OFFSET * self.minimum, cost)
 
 
-def checked_schedule(schedule: PollSchedule | None) -> PollSchedule:
+def validate_schedule(schedule: PollSchedule | None) -> PollSchedule:
     """Return the schedule, `AdaptiveSchedule()` for None; `TypeError` if it has no `next_wait`."""
     if schedule is None:
         return AdaptiveSchedule()

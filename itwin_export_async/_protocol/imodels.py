@@ -14,10 +14,10 @@ from attrs import frozen
 
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 from itwin_export_async._protocol.codec import decode, decode_list, href, json_object
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page
-from itwin_export_async._protocol.urls import segment
+from itwin_export_async._protocol.urls import quote_segment
 
 T = TypeVar("T")
 
@@ -63,12 +63,10 @@ def parse_imodel(response: Response) -> IModel:
         case 200:
             return decode(response, "iModel", IModel)
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
-def list_named_versions_request(
-    imodel_id: str, *, page_size: int | None, token: str
-) -> Request:
+def list_named_versions_request(imodel_id: str, *, page_size: int | None, token: str) -> Request:
     """One page of an iModel's named versions, hidden ones included, latest in the history first."""
     parameters = {"$orderBy": "changesetIndex desc"}
     path = f"{_imodel_path(imodel_id)}/namedversions"
@@ -107,7 +105,7 @@ def imodel_permissions_request(imodel_id: str) -> Request:
 
 def itwin_permissions_request(itwin_id: str) -> Request:
     """The caller's permissions in an iTwin."""
-    path = f"/accesscontrol/itwins/{segment('itwin_id', itwin_id)}/permissions"
+    path = f"/accesscontrol/itwins/{quote_segment('itwin_id', itwin_id)}/permissions"
     return Request(method="GET", url=path, headers=_V2)
 
 
@@ -118,11 +116,11 @@ def parse_permissions(response: Response) -> frozenset[str]:
             names = json_object(response).get("permissions")
             return frozenset(name for name in names or () if isinstance(name, str))
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def _imodel_path(imodel_id: str) -> str:
-    return f"/imodels/{segment('imodel_id', imodel_id)}"
+    return f"/imodels/{quote_segment('imodel_id', imodel_id)}"
 
 
 def _list_request(
@@ -143,7 +141,7 @@ def _parse_page(response: Response, member: str, cls: type[T]) -> TokenPage[T]:
             items = decode_list(response, member, cls)
             return TokenPage(items=items, has_next=token is not None, token=token)
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def _next_token(link: str | None) -> str | None:
@@ -157,7 +155,7 @@ def _next_token(link: str | None) -> str | None:
 
 
 def _identifier(name: str, value: str) -> str:
-    segment(name, value)  # raises for what cannot be an id
+    quote_segment(name, value)  # raises for what cannot be an id
     return value
 
 

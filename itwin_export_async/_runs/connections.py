@@ -17,7 +17,6 @@ from itwin_export_async._models import AuthenticationType, Connection
 from itwin_export_async._protocol.connections import (
     create_connection_request,
     list_connections_request,
-    may_have_been_created,
     means_empty,
     parse_connections,
     parse_created_connection,
@@ -65,7 +64,7 @@ async def _find_or_create_locked(
         try:
             created = parse_created_connection(await session.send(creation), Connection)
         except ExportError as error:
-            if not may_have_been_created(error):
+            if not error.may_have_been_processed:
                 raise
             log.warning(
                 "creation of connection %r of iModel %s is uncertain, listing again: %s",
@@ -104,9 +103,7 @@ async def _find(
     session: Session, imodel_id: str, name: str, authentication_type: AuthenticationType | None
 ) -> Connection | None:
     try:
-        return first_match(
-            await list_connections(session, imodel_id), name, authentication_type
-        )
+        return first_match(await list_connections(session, imodel_id), name, authentication_type)
     except NotFound as error:
         if not means_empty(error):
             raise

@@ -10,10 +10,10 @@ from itwin_export_async._errors import AuthorizationRequired
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import AuthorizationInformation, Connection
 from itwin_export_async._protocol.authorization import (
-    checked_redirect_url,
     get_authorization_request,
     needs_consent,
     parse_authorization,
+    validate_redirect_url,
 )
 from itwin_export_async._protocol.runs import Service
 
@@ -28,7 +28,7 @@ class Consent:
 
     def __init__(self, session: Session, redirect_url: str) -> None:
         self._session = session
-        self._redirect_url = checked_redirect_url(redirect_url)
+        self.redirect_url = validate_redirect_url(redirect_url)
         self._cached: dict[Service, tuple[AuthorizationInformation, float]] = {}
         self._locks: defaultdict[Service, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -56,7 +56,7 @@ class Consent:
             information, fetched_at = self._cached[service]
             if information.is_user_authorized or now() - fetched_at < NEGATIVE_TTL:
                 return information
-        information = await self.fetch(service, self._redirect_url)
+        information = await self.fetch(service, self.redirect_url)
         self._cached[service] = information, now()
         return information
 

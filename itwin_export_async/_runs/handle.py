@@ -240,6 +240,11 @@ class RunHandle:
         return self.last if self.last is not None and self.last.is_final else await self.refresh()
 
     @property
+    def log_fields(self) -> dict[str, Any]:
+        """The `extra` of log records about the run."""
+        return self._key.log_fields
+
+    @property
     def _key(self) -> RunKey:
         return RunKey(
             service=self.service,

@@ -7,12 +7,19 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from attrs import define, evolve, field
+from attrs import define, field
 
-from itwin_export_async._errors import Conflict, ExportError, NotFound, ProtocolError
+from itwin_export_async._errors import (
+    Conflict,
+    ExportError,
+    NotFound,
+    ProtocolError,
+    StartTimeout,
+)
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._models.validators import validate_timeout
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.runs import (
     Accepted,
@@ -117,6 +124,7 @@ class RunStarter:
     other_run_ids: Collection[str] = ()
     before_send: BeforeSend | None = None
     while_waiting: WhileWaiting = _do_not_wait
+    imodel_id: str | None = None
     state: StartState = StartState()
 
     async def start(self) -> RunHandle:
@@ -137,7 +145,9 @@ class RunStarter:
                 continue
             self.state = self.state.with_lost_race()
             await self._backoff_or_raise(
-                self.state.lost_races, self.context.session.retry.attempts, refusal(response)
+                self.state.lost_races,
+                self.context.session.retry.attempts,
+                error_from_response(response),
             )
 
     async def _send(self) -> tuple[Response, StartAnswer]:
@@ -148,7 +158,7 @@ class RunStarter:
             response = await session.send(self.request, before_send=self.before_send)
             if response.uncertain_for is not None:
                 self.state = self.state.with_uncertainty(now() - response.uncertain_for)
-            return response, parse_created_run(response, base_url=session.base_url)
+            return response, parse_created_run(response)
         except ExportError as error:
             if error.may_have_been_processed:
                 self.state = self.state.with_uncertainty(sent_at)
@@ -163,7 +173,9 @@ class RunStarter:
     async def _on_accepted(self, answer: Accepted, response: Response) -> RunHandle:
         first_sent_at = self._first_sent_at(response)
         self.state = self.state.with_acceptance()
-        address = answer.run or await self._locate_run(lambda run: started_after(run, first_sent_at))
+        address = answer.run or await self._locate_run(
+            lambda run: started_after(run, first_sent_at)
+        )
         if address is None:
             raise self._no_run_error(response)
         return self._handle(address, RunOrigin.STARTED)
@@ -211,7 +223,7 @@ class RunStarter:
             "waiting for run %s, active for the iModel of connection %s",
             address.run_id,
             self.connection_id,
-            extra={"itwin": handle.log_fields},
+            extra=handle.log_fields,
         )
         async with self.while_waiting(handle):
             try:
@@ -253,7 +265,7 @@ class RunStarter:
     async def _run_from_link(self, fits: Callable[[Run], bool]) -> RunAddress | None:
         session = self.context.session
         response = await session.send(get_connection_request(self.service, self.connection_id))
-        address = parse_last_run(response, base_url=session.base_url)
+        address = parse_last_run(response)
         if address is None:
             return None
         try:
@@ -277,6 +289,7 @@ class RunStarter:
             origin=origin,
             service=self.service,
             context=self.context,
+            imodel_id=self.imodel_id,
             sas_url=None if origin is RunOrigin.JOINED else self.sas_url,
         )
 
@@ -294,5 +307,5 @@ class RunStarter:
             event,
             handle.run_id,
             handle.connection_id,
-            extra={"itwin": handle.log_fields},
+            extra=handle.log_fields,
         )

@@ -52,16 +52,16 @@ class RedisLimiter(RequestLimiter):
         super().pause(seconds)
         self._sync_soon()
 
-    def leave(self, *, is_probe: bool, counted: bool, clears: bool) -> None:
+    def release(self, *, is_probe: bool, counted: bool, succeeded: bool) -> None:
         if is_probe:
-            self._share.report_probe(succeeded=clears)
-        super().leave(is_probe=is_probe, counted=counted, clears=clears)
+            self._share.report_probe(succeeded=succeeded)
+        super().release(is_probe=is_probe, counted=counted, succeeded=succeeded)
         self._sync_soon()
 
     async def close(self) -> None:
         """Reject all waiters, and unregister if Redis is reachable."""
         self._is_closing = True
-        self._turn_away()
+        self._reject_all()
         self._wake.set()
         try:
             await self._sync_task
@@ -73,19 +73,19 @@ class RedisLimiter(RequestLimiter):
             with suppress(*FAILURES):
                 await self._store.close()
 
-    def _may_go(self) -> bool:
-        return self._sync_error is None and super()._may_go()
+    def _has_capacity(self) -> bool:
+        return self._sync_error is None and super()._has_capacity()
 
-    def _admit(self) -> None:
-        super()._admit()
+    def _admit_waiters(self) -> None:
+        super()._admit_waiters()
         if self._is_closing or self._sync_error is not None:
-            self._turn_away()
+            self._reject_all()
         elif self._asks_at() <= self._loop.time():
             self._wake.set()
 
-    def _refusal(self) -> RuntimeError:
+    def _closed_error(self) -> RuntimeError:
         if self._sync_error is None:
-            return super()._refusal()
+            return super()._closed_error()
         error = RuntimeError("the rate limit's exchange with Redis has ended in an error")
         error.__cause__ = self._sync_error
         return error
@@ -94,7 +94,7 @@ class RedisLimiter(RequestLimiter):
         """Reject all waiters: no grants will come."""
         self._sync_error = None if task.cancelled() else task.exception()
         if self._sync_error is not None:
-            self._turn_away()
+            self._reject_all()
 
     def _sync_soon(self) -> None:
         """Report now what other processes wait for, instead of with the next heartbeat."""
@@ -113,7 +113,7 @@ class RedisLimiter(RequestLimiter):
                 self._share.on_timeout()
                 self._on_failure(error)
             self._wake.clear()
-            self._admit()
+            self._admit_waiters()
             self._share.release_unused()
             self._sync_soon()
             if not self._is_down and not self._knows_policy:
@@ -142,10 +142,10 @@ class RedisLimiter(RequestLimiter):
             self._is_down = False
         self._check_peers(reply, now)
         if not self._share.has_unreported_pause:
-            self._is_clear = not reply.needs_probe
+            self._recovered = not reply.needs_probe
             if reply.pause:
                 self._paused_until = max(self._paused_until, now + reply.pause)
-                self._send_away()
+                self._reject_impatient()
 
     def _on_failure(self, error: Exception) -> None:
         if self._is_down:
@@ -199,11 +199,11 @@ class RedisLimiter(RequestLimiter):
         """How many requests could start now if calls were granted."""
         if self._probing or self._loop.time() < self._paused_until:
             return 0
-        waiting = (turn for turn in self._line if not turn.done())
-        return sum(1 for _ in islice(waiting, self._free))
+        waiting = (waiter for waiter in self._queue if not waiter.done())
+        return sum(1 for _ in islice(waiting, self._free_slots))
 
     def _asks_at(self) -> float:
         """When to ask for calls, on the loop's clock; infinite for not at all."""
-        if not self._line or not self._free or self._probing or self._share.is_offline:
+        if not self._queue or not self._free_slots or self._probing or self._share.is_offline:
             return inf
         return max(self._share.ask_at, self._paused_until)

@@ -59,7 +59,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from itwin_export_async._http.rate_limit import HOUR, MINUTE, RateLimit
+from itwin_export_async._http.rate_limit import HOUR_WINDOW, MINUTE_WINDOW, RateLimit
 
 
 class InvalidReply(ValueError):
@@ -76,8 +76,8 @@ class Timing:
     is left to it.
     """
 
-    minute: float = MINUTE
-    hour: float = HOUR
+    minute: float = MINUTE_WINDOW
+    hour: float = HOUR_WINDOW
     heartbeat: float = 0.5
     peer_timeout: float = 4.0
     reply_timeout: float = 1.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define, field
 
-from itwin_export_async._http.rate_limit import RateLimit, Window, pace
+from itwin_export_async._http.rate_limit import RateLimit, SlidingWindow, sustainable_rate
 from itwin_export_async.redis._messages import InvalidReply, Reply, Report, Timing
 
 
@@ -31,8 +31,8 @@ class QuotaShare:
     is_offline: bool = False
     ask_at: float = 0.0  # before that no calls will be granted
     _windows: list[tuple[float, int]] = field(init=False)
-    _own: list[Window] = field(init=False)  # all calls of this process
-    _offline: list[Window] = field(init=False)  # those that were not granted
+    _own: list[SlidingWindow] = field(init=False)  # all calls of this process
+    _offline: list[SlidingWindow] = field(init=False)  # those that were not granted
     _offline_numbers: set[int] = field(factory=set)
     _granted: deque[int] = field(factory=deque)
     _in_flight: deque[int] = field(factory=deque)
@@ -51,15 +51,15 @@ class QuotaShare:
         self._windows = self.timing.windows_of(self.limit)
         self._own, self._offline = self._new_windows(), self._new_windows()
 
-    def _new_windows(self) -> list[Window]:
-        return [Window(seconds, calls) for seconds, calls in self.shares]
+    def _new_windows(self) -> list[SlidingWindow]:
+        return [SlidingWindow(seconds, calls) for seconds, calls in self.shares]
 
     @property
     def shares(self) -> list[tuple[float, int]]:
         """Seconds and calls of each window that this process has for itself when offline."""
         return [(seconds, calls // self.processes) for seconds, calls in self._windows]
 
-    def free_at(self, now: float) -> float | None:
+    def next_free_at(self, now: float) -> float | None:
         """When the next call may start: `now`, or later; None if only a reply can make room."""
         if self._granted:
             return now
@@ -67,7 +67,7 @@ class QuotaShare:
             return None
         latest = now
         for window, until in self._offline_windows(now):
-            moment = window.free_at(now)
+            moment = window.next_free_at(now)
             if until > now:
                 moment = until if moment is None else min(moment, until)
             if moment is None:
@@ -75,7 +75,7 @@ class QuotaShare:
             latest = max(latest, moment)
         return latest
 
-    def _offline_windows(self, now: float) -> list[tuple[Window, float]]:
+    def _offline_windows(self, now: float) -> list[tuple[SlidingWindow, float]]:
         """What limits offline calls, and until when: the reserved calls, then the share."""
         timing, windows = self.timing, []
         for number, window in enumerate(self._offline):
@@ -87,10 +87,10 @@ class QuotaShare:
                 windows.append((self._own[number], now))
         return windows
 
-    def begin(self) -> None:
+    def start_call(self) -> None:
         """A call starts."""
         for window in self._own:
-            window.under_way += 1
+            window.in_flight += 1
         if self._granted:
             self._in_flight.append(self._granted.popleft())
             return
@@ -98,9 +98,9 @@ class QuotaShare:
         self._offline_numbers.add(self._next)
         self._next += 1
         for window in self._offline:
-            window.under_way += 1
+            window.in_flight += 1
 
-    def end(self, now: float, *, counted: bool = True) -> None:
+    def finish_call(self, now: float, *, counted: bool = True) -> None:
         """A call has finished; which one does not matter. Not `counted`: it was never sent."""
         number = self._in_flight.popleft()
         windows = list(self._own)
@@ -108,9 +108,9 @@ class QuotaShare:
             self._offline_numbers.remove(number)
             windows += self._offline
         for window in windows:
-            window.under_way -= 1
+            window.in_flight -= 1
             if counted:
-                window.ended.append(now)
+                window.finished_at.append(now)
         if counted:
             self._finished.append((number, now))
             self._report.finished.append((number, now))
@@ -135,22 +135,24 @@ class QuotaShare:
         report = self._report
         return bool(report.released or report.probe or report.paused_until is not None)
 
-    def rate(self, now: float) -> float:
+    def sustainable_rate(self, now: float) -> float:
         """Calls a second that this process may spend; infinite without a limit."""
         reply, rates = self._reply, []
         if self.is_offline or reply is None:
             offline = zip(self.shares, self._offline_windows(now), strict=True)
             for (seconds, calls), (window, _) in offline:
-                rates.append(pace(seconds, calls, window.room(now)))
+                rates.append(sustainable_rate(seconds, calls, window.remaining(now)))
         else:
             for (seconds, calls), room in zip(self._windows, reply.remaining, strict=True):
-                rates.append(pace(seconds, calls, room) / reply.live_peers)
+                rates.append(sustainable_rate(seconds, calls, room) / reply.live_peers)
         return min(rates, default=inf)
 
-    def room(self, now: float) -> int | None:
+    def remaining(self, now: float) -> int | None:
         """How many calls may start now, by the last reply; None without a limit."""
         if self.is_offline or self._reply is None:
-            return min((window.room(now) for window, _ in self._offline_windows(now)), default=None)
+            return min(
+                (window.remaining(now) for window, _ in self._offline_windows(now)), default=None
+            )
         return max(0, min(self._reply.remaining)) if self._windows else None
 
     def build_message(
@@ -200,7 +202,7 @@ class QuotaShare:
     def _reserved(self, now: float) -> list[int]:
         if self._reply is not None and not self.is_offline:
             return list(self._reply.reserved)
-        return [window.room(now) for window, _ in self._offline_windows(now)]
+        return [window.remaining(now) for window, _ in self._offline_windows(now)]
 
     def _peers(self, now: float) -> list[tuple[str, int]]:
         peers = self._reply.peers if self._reply else ()

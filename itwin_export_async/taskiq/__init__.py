@@ -26,7 +26,7 @@ from attrs import frozen
 from itwin_export_async._client import ExportClient
 from itwin_export_async._models import ExportOptions, ExportRequest, InputOptions, OutputOptions
 from itwin_export_async._runs.deadline import DEFAULT_TIMEOUT
-from itwin_export_async._runs.starter import checked_if_active, user_blob_url
+from itwin_export_async._runs.starter import user_blob_url, validate_if_active
 
 try:
     from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, Context, TaskiqDepends, TaskiqEvents
@@ -38,7 +38,7 @@ except ImportError as exc:
 
 from itwin_export_async.taskiq._failing import TaskFailed, failing_as_text
 from itwin_export_async.taskiq._follow import Follow
-from itwin_export_async.taskiq._start import Start
+from itwin_export_async.taskiq._start import ProgressStore, start_once
 from itwin_export_async.taskiq._worker import Worker, leg_of
 
 __all__ = ["ExportTasks", "TaskFailed", "register"]
@@ -125,8 +125,14 @@ def register(
                 display_name=display_name,
                 key=message.task_id,
             )
-            start = Start(worker, request, checked_if_active(if_active), authentication_type)
-            handle = await worker.in_leg(start.handle(), resend)
+            start = start_once(
+                worker.client,
+                ProgressStore(broker.result_backend),
+                request,
+                if_active=validate_if_active(if_active),
+                authentication_type=authentication_type,
+            )
+            handle = await worker.in_leg(start, resend)
             token = worker.resume(handle.resume_token, timeout).resume_token
         more = {
             "timeout": timeout,

@@ -15,7 +15,6 @@ from taskiq.abc.result_backend import AsyncResultBackend
 from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.exceptions import NoResultError, SendTaskError
 
-from itwin_export_async._batch.pipeline import Terms
 from itwin_export_async._client import ExportClient
 from itwin_export_async._runs.handle import RunHandle
 from itwin_export_async.taskiq._failing import TaskFailed
@@ -53,7 +52,6 @@ class Worker:
     leg: float
     wake: AsyncTaskiqDecoratedTask[..., Any] = field(init=False)
     client: ExportClient = field(init=False)
-    terms: Terms = field(init=False)
     _is_stopping: bool = False
     _limits: set[asyncio.Timeout] = field(factory=set)
     _tasks: set[asyncio.Task[Any]] = field(factory=set)
@@ -68,7 +66,6 @@ class Worker:
             )
         self._is_stopping = False
         self.client = await self._closing.enter_async_context(self.open_client())
-        self.terms = self.client._terms(if_active="wait")
         if self.broker.is_worker_process and current_thread() is main_thread():
             self._listen_to_signals()
         again = idle_timeout(self.broker)

@@ -46,8 +46,6 @@ class _Key:
         return "<secret>"
 
     def signature(self, resume_token: str, owner: str) -> str:
-        message = b"\0".join(
-            part.encode(errors="surrogatepass") for part in (owner, resume_token)
-        )
+        message = b"\0".join(part.encode(errors="surrogatepass") for part in (owner, resume_token))
         digest = hmac.new(self._key, message, hashlib.sha256).digest()
         return urlsafe_b64encode(digest).decode().rstrip("=")

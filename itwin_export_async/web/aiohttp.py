@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from itwin_export_async.web._problems import HttpError, http_error
+from itwin_export_async.web._problems import http_error
 from itwin_export_async.web._service import ExportService
 
 OwnerOf = Callable[[web.Request], "str | Awaitable[str]"]

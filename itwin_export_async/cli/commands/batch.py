@@ -21,7 +21,7 @@ from itwin_export_async import (
     TokenError,
 )
 from itwin_export_async._files.download import prepare_folder
-from itwin_export_async._runs.starter import checked_if_active
+from itwin_export_async._runs.starter import validate_if_active
 from itwin_export_async.cli.batch_file import read_sheet
 from itwin_export_async.cli.errors import RefusedLedger, failed_tasks, headline, remedy
 from itwin_export_async.cli.export_record import Record
@@ -144,7 +144,7 @@ class _Batch:
             concurrency=order.concurrency,
             ledger=order.ledger,
             authentication_type=order.authentication_type,
-            if_active=checked_if_active(order.if_active),
+            if_active=validate_if_active(order.if_active),
             on_update=updated,
         )
         with shown(console, overview.picture):

@@ -23,7 +23,7 @@ from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.urls import validate_id
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.deadline import USE_DEFAULT
-from itwin_export_async._runs.starter import checked_if_active
+from itwin_export_async._runs.starter import validate_if_active
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.options import OpenClient
 from itwin_export_async.cli.output.console import Window, tell
@@ -105,7 +105,7 @@ async def _start(client: ExportClient, order: ExportOrder) -> RunHandle:
         authentication_type=order.authentication_type,
     )
     await Consent(client.session, REDIRECT_URL).require(Service.EXPORT, connection)
-    if_active = checked_if_active(order.if_active)
+    if_active = validate_if_active(order.if_active)
     run = await client.start_run(connection.id, options, if_active=if_active)
     if run.joined:
         say(f"run {run.run_id} was active already; it is that one, and may have other options")
