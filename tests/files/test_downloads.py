@@ -19,13 +19,12 @@ from itwin_export_async import (
     ExportClient,
     PermissionDenied,
     ProtocolError,
-    Request,
-    Response,
     RetryPolicy,
     TransportError,
 )
 from itwin_export_async._protocol.messages import StreamedResponse
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answer, Answers, answer
 
 FILE = b"ISO-10303-21;" * 100
@@ -308,7 +307,7 @@ async def raw_blob(path: Path, body: bytes, *headers: str, version: str = "HTTP/
     return True
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_end_of_a_connection_is_not_the_end_of_a_file(tmp_path: Path) -> None:
     chunked = f"Transfer-Encoding: {CHUNKED}"
     assert await raw_blob(tmp_path / "a.ifc", b"file", "Content-Length: 4")

@@ -12,16 +12,10 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from itwin_export_async import (
-    DownloadError,
-    ExportClient,
-    NotFound,
-    Request,
-    Response,
-    TransportError,
-)
+from itwin_export_async import DownloadError, ExportClient, NotFound, TransportError
 from itwin_export_async._protocol.messages import StreamedResponse
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import answer
 
 FILE = os.urandom(10_000)

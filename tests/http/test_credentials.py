@@ -128,7 +128,7 @@ async def test_on_rotate_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture
         await asyncio.sleep(credentials.ROTATE_TIMEOUT)
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_on_rotate_that_blocks_does_not_stall_the_loop() -> None:
     release = threading.Event()
 

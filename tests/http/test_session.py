@@ -17,7 +17,6 @@ from itwin_export_async import (
     ProtocolError,
     RateLimit,
     RateLimited,
-    Request,
     RequestStats,
     RequestTimeout,
     ResponseError,

@@ -186,7 +186,7 @@ async def test_token_that_is_renewed_or_has_no_known_end_is_not_warned_of(
     assert not caplog.records
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_function_that_hangs_takes_one_thread_and_closing_leaves_it() -> None:
     release, calls = threading.Event(), 0
 
@@ -205,7 +205,7 @@ async def test_function_that_hangs_takes_one_thread_and_closing_leaves_it() -> N
     release.set()
 
 
-@pytest.mark.real_time
+@pytest.mark.usefixtures("integration")
 async def test_function_is_called_in_a_thread_with_the_callers_context() -> None:
     threads: list[Any] = []
 

@@ -34,19 +34,19 @@ def exchange(share: QuotaShare, now: float, *, wanted: int = 0, **reply: Any) ->
 def start_calls(share: QuotaShare, now: float) -> int:
     """Start as many calls as possible; how many they are."""
     count = 0
-    while share.free_at(now) == now:
-        share.begin()
+    while share.next_free_at(now) == now:
+        share.start_call()
         count += 1
     return count
 
 
 def test_only_granted_calls_start() -> None:
     share = new_share()
-    assert share.free_at(0.0) is None
+    assert share.next_free_at(0.0) is None
     message = exchange(share, 0.0, wanted=3, granted=2)
     assert (message["wanted"], message["first"]) == (3, 1)
     assert start_calls(share, 0.0) == 2
-    assert share.free_at(0.0) is None
+    assert share.next_free_at(0.0) is None
     assert message_of(share, 0.1, wanted=1)["first"] == 3
 
 
@@ -54,8 +54,8 @@ def test_finished_calls_are_reported_once() -> None:
     share = new_share()
     exchange(share, 0.0, wanted=2, granted=2)
     start_calls(share, 0.0)
-    share.end(1.0)
-    share.end(1.5, counted=False)
+    share.finish_call(1.0)
+    share.finish_call(1.5, counted=False)
     assert share.has_urgent_report  # another process may have the call that was released
     message = exchange(share, 2.0)
     assert (message["finished"], message["released"]) == ([[1, 1000]], [2])
@@ -68,11 +68,11 @@ def test_a_message_without_a_reply_is_repeated_in_a_full_report() -> None:
     exchange(share, 0.0, wanted=2, granted=2)
     start_calls(share, 0.0)
     share.report_pause(20.0)
-    share.end(1.0)
+    share.finish_call(1.0)
     message_of(share, 1.0, wanted=4)
     share.report_pause(10.0)
     share.report_probe(succeeded=True)
-    share.end(2.0)
+    share.finish_call(2.0)
     assert share.has_unreported_pause
     share.on_timeout()
     exchange(share, 2.5, known=False)
@@ -104,12 +104,12 @@ def test_an_offline_process_makes_the_reserved_calls_then_keeps_within_its_share
     message_of(share, 101.0)
     share.on_timeout()
     assert start_calls(share, 101.0) == 2
-    assert share.free_at(102.0) == 100.0 + LEFT  # and not only when one of them finishes
+    assert share.next_free_at(102.0) == 100.0 + LEFT  # and not only when one of them finishes
     for _ in range(2):
-        share.end(102.0)
-    assert share.free_at(103.0) == 102.0 + TIMING.minute
+        share.finish_call(102.0)
+    assert share.next_free_at(103.0) == 102.0 + TIMING.minute
     assert start_calls(share, 100.0 + LEFT) == 10
-    assert share.free_at(100.0 + LEFT) is None
+    assert share.next_free_at(100.0 + LEFT) is None
 
 
 def test_an_offline_process_counts_its_granted_calls_to_its_share() -> None:
@@ -118,7 +118,7 @@ def test_an_offline_process_counts_its_granted_calls_to_its_share() -> None:
     assert start_calls(share, 0.0) == 30
     share.on_timeout()
     for _ in range(21):
-        share.end(LEFT - 1)
+        share.finish_call(LEFT - 1)
     assert start_calls(share, LEFT) == 0
     assert start_calls(share, LEFT - 1 + TIMING.minute) == 1  # nine are still in flight
 
@@ -127,23 +127,23 @@ def test_an_offline_process_without_reserved_calls_waits() -> None:
     share = new_share()
     exchange(share, 0.0, reserved=(0,))
     share.on_timeout()
-    assert share.free_at(1.0) == LEFT
-    assert share.rate(1.0) == pytest.approx(10 / TIMING.minute)  # and never 0
+    assert share.next_free_at(1.0) == LEFT
+    assert share.sustainable_rate(1.0) == pytest.approx(10 / TIMING.minute)  # and never 0
 
 
 def test_a_process_without_any_reply_has_its_share() -> None:
     share = new_share(RateLimit(per_minute=30, per_hour=12))
     share.on_timeout()
-    assert (share.room(0.0), share.rate(0.0)) == (4, 24 / TIMING.hour)
+    assert (share.remaining(0.0), share.sustainable_rate(0.0)) == (4, 24 / TIMING.hour)
     assert start_calls(share, 0.0) == 4
 
 
 def test_an_offline_call_that_was_never_sent_costs_nothing() -> None:
     share = new_share(RateLimit(per_minute=1), processes=1)
     share.on_timeout()
-    share.begin()
-    share.end(0.0, counted=False)
-    assert share.free_at(0.0) == 0.0
+    share.start_call()
+    share.finish_call(0.0, counted=False)
+    assert share.next_free_at(0.0) == 0.0
     assert message_of(share, 0.0)["released"] == [1]
 
 
@@ -151,11 +151,11 @@ def test_offline_calls_are_part_of_the_full_report() -> None:
     share = new_share()
     exchange(share, 0.0, wanted=1, granted=1)
     start_calls(share, 0.0)
-    share.end(1.0)
+    share.finish_call(1.0)
     exchange(share, 1.0)
     share.on_timeout()
     start_calls(share, 2.0)
-    share.end(3.0)
+    share.finish_call(3.0)
     assert exchange(share, 3.5, known=False)["resync"]
     message = exchange(share, 4.0, reserved=(7,))
     assert message["full_report"]
@@ -171,8 +171,8 @@ def test_calls_are_reported_after_a_loss_of_data_until_they_have_left_the_window
     share = new_share()
     exchange(share, 0.0, wanted=2, granted=2)
     start_calls(share, 0.0)
-    share.end(0.0)
-    share.end(30.0)
+    share.finish_call(0.0)
+    share.finish_call(30.0)
     exchange(share, 31.0)
     exchange(share, 32.0, known=False)
     assert share.ask_at == 32.0
@@ -194,7 +194,7 @@ def test_a_process_is_offline_while_others_may_still_have_to_report() -> None:
     exchange(share, 4.0, all_reported=False, wait=0.5)
     assert start_calls(share, 4.0) == 5
     exchange(share, 5.0)
-    assert share.free_at(5.0) is None
+    assert share.next_free_at(5.0) is None
 
 
 def test_the_first_process_gets_what_earlier_ones_have_not_used() -> None:
@@ -218,7 +218,7 @@ def test_the_first_reply_does_not_renew_a_share_that_is_in_use() -> None:
 def test_unused_grants_are_released() -> None:
     share = new_share()
     exchange(share, 0.0, wanted=3, granted=3)
-    share.begin()
+    share.start_call()
     share.release_unused()
     assert message_of(share, 0.0)["released"] == [2, 3]
 
@@ -226,14 +226,14 @@ def test_unused_grants_are_released() -> None:
 def test_the_rate_is_a_fair_part_of_the_limit() -> None:
     share = new_share()
     exchange(share, 0.0, remaining=(4,), live_peers=2)
-    assert share.rate(0.0) == pytest.approx(15 / TIMING.minute)
+    assert share.sustainable_rate(0.0) == pytest.approx(15 / TIMING.minute)
     exchange(share, 0.0, remaining=(-4,), live_peers=2)
-    assert share.room(0.0) == 0
+    assert share.remaining(0.0) == 0
     exchange(share, 0.0, remaining=(20,), live_peers=2)
-    assert share.rate(0.0) == pytest.approx(60 / TIMING.minute)
+    assert share.sustainable_rate(0.0) == pytest.approx(60 / TIMING.minute)
     unlimited = new_share(RateLimit())
     exchange(unlimited, 0.0, reserved=(), remaining=())
-    assert (unlimited.rate(0.0), unlimited.room(0.0)) == (inf, None)
+    assert (unlimited.sustainable_rate(0.0), unlimited.remaining(0.0)) == (inf, None)
 
 
 REPLY = {

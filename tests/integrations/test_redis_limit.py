@@ -185,7 +185,7 @@ async def test_limiter_discards_grants_after_429() -> None:
         return json.dumps({**grant, **state, "granted": 0})
 
     limiter = limiter_with(ask)
-    turn = asyncio.create_task(limiter.enter(is_poll=False))
+    turn = asyncio.create_task(limiter.acquire(is_poll=False))
     await until(lambda: bool(sent and sent[-1]["wanted"]))
     limiter.pause(60.0)
     reply.set_result(None)
@@ -202,9 +202,9 @@ async def test_a_429_reported_with_a_successful_probe_requires_another_probe() -
     await settled(redis, part)
     part.report_pause(now())
     assert exchange(redis, part, wanted=1).needs_probe
-    part.begin()
+    part.start_call()
     part.report_probe(succeeded=True)
-    part.end(now())
+    part.finish_call(now())
     part.report_pause(now())
     exchange(redis, part)
     assert exchange(redis, part, wanted=1).needs_probe
@@ -465,7 +465,7 @@ async def test_waiters_of_a_closing_client_fail() -> None:
         await asyncio.sleep(1)
         waiters[0].cancel()
     done = await asyncio.gather(
-        *waiters, client.limiter.enter(is_poll=False), return_exceptions=True
+        *waiters, client.limiter.acquire(is_poll=False), return_exceptions=True
     )
     assert isinstance(done.pop(0), asyncio.CancelledError)
     assert [str(error) for error in done] == ["the client was closed"] * 3
@@ -476,7 +476,7 @@ async def test_a_waiter_cancelled_while_the_client_closes_is_cancelled() -> None
         return str(await asyncio.Event().wait())  # never
 
     limiter = limiter_with(ask)
-    turn = asyncio.create_task(limiter.enter(is_poll=False))
+    turn = asyncio.create_task(limiter.acquire(is_poll=False))
     await asyncio.sleep(0)
     closing = asyncio.create_task(limiter.close())
     await asyncio.sleep(0)
@@ -491,8 +491,8 @@ async def test_waiters_fail_when_the_exchange_with_redis_ends_in_a_bug() -> None
         raise KeyError("bug")
 
     limiter = limiter_with(ask)
-    early = asyncio.create_task(limiter.enter(is_poll=False))
-    for turn in (early, limiter.enter(is_poll=False), limiter.enter(is_poll=True)):
+    early = asyncio.create_task(limiter.acquire(is_poll=False))
+    for turn in (early, limiter.acquire(is_poll=False), limiter.acquire(is_poll=True)):
         with pytest.raises(RuntimeError, match="has ended in an error") as caught:
             await turn
         assert isinstance(caught.value.__cause__, KeyError)
@@ -507,11 +507,11 @@ async def test_a_share_is_not_used_after_the_exchange_with_redis_ended_in_a_bug(
         raise next(answers)
 
     limiter = limiter_with(ask)
-    assert not await limiter.enter(is_poll=False)
+    assert not await limiter.acquire(is_poll=False)
     await asyncio.sleep(2 * TIMING.heartbeat)
     with pytest.raises(RuntimeError, match="has ended in an error"):
-        await limiter.enter(is_poll=False)
-    limiter.leave(is_probe=False, counted=True, clears=True)
+        await limiter.acquire(is_poll=False)
+    limiter.release(is_probe=False, counted=True, succeeded=True)
     with pytest.raises(KeyError):
         await limiter.close()
 
@@ -536,8 +536,8 @@ async def test_waiters_continue_with_a_share_when_redis_answers_with_something_e
 
     limiter = limiter_with(ask)
     for _ in range(5):
-        assert await limiter.enter(is_poll=False) is False
-        limiter.leave(is_probe=False, counted=True, clears=True)
+        assert await limiter.acquire(is_poll=False) is False
+        limiter.release(is_probe=False, counted=True, succeeded=True)
     await asyncio.sleep(60)
     assert count < 60 / TIMING.heartbeat + 10
     await limiter.close()
@@ -645,8 +645,8 @@ async def test_words_of_redis_are_not_logged(caplog: pytest.LogCaptureFixture) -
         raise ResponseError("unknown command 'HELLO', with args: '3' 'AUTH' 'user' 'planted'")
 
     gate = limiter_with(ask)
-    await gate.enter(is_poll=False)
-    gate.leave(is_probe=False, counted=True, clears=True)
+    await gate.acquire(is_poll=False)
+    gate.release(is_probe=False, counted=True, succeeded=True)
     await gate.close()
     assert "nowhere cannot be used: it refuses the script (ResponseError)" in caplog.text
     assert "planted" not in caplog.text

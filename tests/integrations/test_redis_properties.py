@@ -33,8 +33,8 @@ class Process:
         self.finished: list[float] = []
 
     def admit(self, now: float) -> None:
-        while self.waiting and self.share.free_at(now) == now:
-            self.share.begin()
+        while self.waiting and self.share.next_free_at(now) == now:
+            self.share.start_call()
             self.waiting -= 1
             self.in_flight.append(now)
 
@@ -42,7 +42,7 @@ class Process:
         """Finish the oldest call."""
         if self.in_flight:
             self.in_flight.pop(0)
-            self.share.end(now, counted=counted)
+            self.share.finish_call(now, counted=counted)
             if counted:
                 self.finished.append(now)
 

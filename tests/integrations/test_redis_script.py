@@ -34,10 +34,10 @@ def words(now: float) -> str:
 
 def next_message(random: Random, share: QuotaShare, now: float, *, is_last: bool) -> str:
     """The message of a process after some calls."""
-    while share.free_at(now) == now and random.random() < 0.8:
-        share.begin()
+    while share.next_free_at(now) == now and random.random() < 0.8:
+        share.start_call()
         if random.random() < 0.7:
-            share.end(now, counted=random.random() < 0.8)
+            share.finish_call(now, counted=random.random() < 0.8)
     share.release_unused()
     if random.random() < 0.05:
         share.report_pause(now + random.uniform(0, 9))

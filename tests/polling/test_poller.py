@@ -21,6 +21,7 @@ from itwin_export_async import (
     RateLimit,
     RetryPolicy,
     RunHandle,
+    RunTimeout,
     RunUpdate,
 )
 from itwin_export_async._models import ExecutionResult, ExecutionState, Run
@@ -29,6 +30,7 @@ from itwin_export_async._polling.poller import RunKey, RunPoller
 from itwin_export_async._polling.state import PollFailed, PollMissed, Snapshot, Throttled
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import EPOCH, Answers, answer
 
 

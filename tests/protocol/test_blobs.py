@@ -347,7 +347,7 @@ def test_small_file_is_sent_whole() -> None:
         "Content-Type": "application/octet-stream",
         "Content-MD5": md5(b"content"),
     }
-    assert request.repeatable
+    assert request.retryable
 
 
 def test_empty_file_has_a_body() -> None:
@@ -370,7 +370,7 @@ def test_block_ids_have_one_length_and_fit_any_query(one: int, other: int) -> No
 
 def test_block_is_sent_with_its_digest_and_nothing_else() -> None:
     request = put_block_request(BLOB, 3, b"part")
-    assert (request.method, request.body, request.repeatable) == ("PUT", b"part", True)
+    assert (request.method, request.body, request.retryable) == ("PUT", b"part", True)
     assert request.headers == {"Content-MD5": md5(b"part")}
 
 

@@ -141,7 +141,7 @@ def test_file_is_created_by_its_name() -> None:
     request = create_file_request("f/1", "map.json", None)
     assert (request.method, request.url) == ("POST", "/storage/folders/f%2F1/files")
     assert request.headers == {"Content-Type": "application/json"}
-    assert request.repeatable
+    assert request.retryable
     assert json.loads(request.body or b"") == {"displayName": "map.json"}
     described = create_file_request("f1", "ä/ö.json", "")
     assert json.loads(described.body or b"") == {"displayName": "ä/ö.json", "description": ""}
@@ -262,13 +262,13 @@ def test_completion_has_no_body_and_is_repeatable() -> None:
     request = complete_file_request(UPLOAD)
     assert (request.method, request.url, request.body) == ("POST", COMPLETE, None)
     assert dict(request.headers) == {}
-    assert request.repeatable
+    assert request.retryable
 
 
 def test_new_urls_are_requested_for_the_content_of_a_file() -> None:
     request = update_content_request("f/1")
     assert (request.method, request.url) == ("POST", "/storage/files/f%2F1/updatecontent")
-    assert (request.body, request.repeatable) == (None, True)
+    assert (request.body, request.retryable) == (None, True)
 
 
 def test_upload_shows_no_signature() -> None:

@@ -33,7 +33,7 @@ from itwin_export_async._protocol.runs import (
     service_time_at,
     started_after,
 )
-from tests.support.samples import BASE, NOW, answer, finals, job, run, runs, states, task
+from tests.support.samples import NOW, answer, finals, job, run, runs, states, task
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_refusal_of_a_read_is_raised() -> None:
 
 def test_a_connection_without_a_last_run_has_none() -> None:
     body = {"connection": {"id": "c1", "_links": {}}}
-    assert parse_last_run(answer(body), base_url=BASE) is None
+    assert parse_last_run(answer(body)) is None
 
 
 @given(st.lists(runs()))

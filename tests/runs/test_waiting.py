@@ -26,8 +26,6 @@ from itwin_export_async import (
     PollContext,
     ProtocolError,
     RateLimited,
-    Request,
-    Response,
     Run,
     RunFailed,
     RunHandle,

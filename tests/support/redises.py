@@ -13,12 +13,13 @@ from attrs import define, field, frozen
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from itwin_export_async import RateLimit, Request, Response, Session
+from itwin_export_async import RateLimit, Session
 from itwin_export_async.redis import RedisRateLimit
 from itwin_export_async.redis._limiter import RedisLimiter
 from itwin_export_async.redis._messages import Timing
 from itwin_export_async.redis._quota import QuotaShare
 from itwin_export_async.redis._store import KEYS, SCRIPT
+from itwin_export_async.transport import Request, Response
 from tests.support.batches import tasks_left
 from tests.support.fakes import Answer, Answers, answer
 from tests.support.lua_redis import LuaRedis
