@@ -1,35 +1,37 @@
-"""The emulator in your own tests, by pytest fixtures.
+"""The emulator as pytest fixtures.
 
     def test_my_service(itwin_emulator, itwin_virtual_time):
         imodel_id = itwin_emulator.add_imodel("Bridge")
         itwin_virtual_time(export_by_my_service(itwin_emulator, imodel_id))  # hours in no time
         itwin_emulator.assert_no_violations()
 
-A test marked `itwin_no_violations` fails when its client did what a client must not do.
+A test with the marker `itwin_no_violations` (or `itwin_clean`) fails if its client did what a client
+must not do. The plugin imports the emulator only when a fixture is used.
 """
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import pytest
 
-if TYPE_CHECKING:  # most tests of most people want none of it
+if TYPE_CHECKING:  # a session that uses no fixture does not pay for it
     from itwin_export_async.emulator import Emulator
 
-_MARKER = "itwin_no_violations"
+_MARKERS = ("itwin_no_violations", "itwin_clean")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
-    config.addinivalue_line(
-        "markers", f"{_MARKER}: fails when the emulator saw what a client must not do"
-    )
+    """Register the markers."""
+    for marker in _MARKERS:
+        config.addinivalue_line(
+            "markers", f"{marker}: fails if the emulator recorded a violation of the client"
+        )
 
 
 @pytest.fixture
 def itwin_emulator(request: pytest.FixtureRequest) -> "Emulator":
-    """A fresh emulator of the iTwin Platform; the test's name is its seed."""
+    """Return a new emulator of the iTwin Platform. The name of the test is its seed."""
     from itwin_export_async.emulator import Emulator
 
     return Emulator(seed=crc32(request.node.nodeid.encode()))
@@ -37,18 +39,19 @@ def itwin_emulator(request: pytest.FixtureRequest) -> "Emulator":
 
 @pytest.fixture
 def itwin_virtual_time() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Runs a coroutine in a loop of its own, where waiting takes no time, and gives its result."""
+    """Return a function that runs a coroutine in virtual time and returns its result."""
     from itwin_export_async.emulator import run_virtual
 
     return run_virtual
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Hold a marked test to it that its client was clean, if it passed otherwise."""
-    yield
-    if item.get_closest_marker(_MARKER):
-        emulator = getattr(item, "funcargs", {}).get("itwin_emulator")
-        if emulator is None:
-            raise pytest.UsageError(f"{_MARKER} is for tests with the fixture itwin_emulator")
-        emulator.assert_no_violations()
+@pytest.hookimpl(trylast=True)  # after the test itself, and only if it passed
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Fail a marked test whose client has violations."""
+    marker = next((name for name in _MARKERS if item.get_closest_marker(name)), None)
+    if marker is None:
+        return
+    emulator = getattr(item, "funcargs", {}).get("itwin_emulator")
+    if emulator is None:
+        raise pytest.UsageError(f"{marker} needs a test that uses the fixture itwin_emulator")
+    emulator.assert_no_violations()

@@ -11,6 +11,7 @@ from itwin_export_async import __version__
 from itwin_export_async.cli.batch_file import COLUMNS
 from itwin_export_async.cli.commands.auth import authorize as ask_to_authorize
 from itwin_export_async.cli.commands.batch import BatchOrder, run_batch
+from itwin_export_async.cli.commands.emulator import emulator
 from itwin_export_async.cli.commands.listings import list_connections, list_runs
 from itwin_export_async.cli.commands.run import (
     Delivery,
@@ -286,19 +287,4 @@ def demo(
     conclude(run_demo(output, imodels=imodels, speed=speed, seed=seed))
 
 
-@app.command(epilog=_example("emulator --port 8321"))
-def emulator(
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")
-    ] = 8321,
-    imodels: Annotated[int, typer.Option(min=1, max=100, help="How many there are.")] = 3,
-    speed: Speed = 60.0,
-    seed: Seed = 0,
-) -> None:
-    """Serve an emulated iTwin Platform on this machine until Ctrl-C."""
-    from itwin_export_async.cli.commands.emulator import serve_emulator
-
-    conclude(
-        serve_emulator(port=port, imodels=imodels, speed=speed, seed=seed),
-        interruptible=True,
-    )
+app.command(epilog=_example("emulator --port 8321"))(emulator)

@@ -346,11 +346,13 @@ class Emulator(Settings):
         task_result: str | None = None,
         duration: float | None = None,
         service: Literal["export", "synchronization"] = "export",
+        times: int | None = 1,
     ) -> None:
         """Plan the next run of an iModel, after those that are planned already.
 
         `task_result` is the result of its jobs and tasks, which may contradict the run; None means
-        that they agree. `duration` is in seconds at speed 1; None means that it is drawn.
+        that they agree. `duration` is in seconds at speed 1; None means that it is drawn. The plan
+        is for so many runs; None means for all that have no other plan.
         """
         self._imodel(imodel_id)
         _check_choice("result", result, RESULTS)
@@ -362,7 +364,12 @@ class Emulator(Settings):
         plan = RunPlan(result=result, task_result=task_result, duration=duration)
         is_export = service == "export"
         connections = self._platform.exports if is_export else self._platform.synchronizations
-        connections.enqueue_plan(imodel_id, plan)
+        if times is None:
+            connections.set_default_plan(imodel_id, plan)
+            return
+        check_number("times", times, lowest=1)
+        for _ in range(times):
+            connections.enqueue_plan(imodel_id, plan)
 
     def inject(
         self,

@@ -20,7 +20,7 @@ _FAILURES: Mapping[str, type[ConnectionError | TimeoutError]] = {
     "refused": ConnectionRefusedError,
     "timeout": TimeoutError,
 }
-_PLAN = ("imodel_id", "result", "task_result", "duration", "service")
+_PLAN = ("imodel_id", "result", "task_result", "duration", "service", "times")
 _FAULT = (
     *("operation", "status", "headers", "body", "failure", "times"),
     *("apply_effect", "truncate_after", "delay"),

@@ -170,4 +170,6 @@ def with_dates(document: Any, rewrites: Iterator[Rewrite]) -> Any:
 
 def unwrapped(document: Any) -> Any:
     """Return authorization information without its wrapping, other documents unchanged."""
+    if not isinstance(document, dict):
+        return document
     return document.get("authorizationInformation", document)

@@ -48,6 +48,7 @@ class ConnectionService:
     _runs: dict[str, dict[str, Run]] = field(factory=dict)
     _latest: dict[str, Run] = field(factory=dict)
     _plans: dict[str, deque[RunPlan]] = field(factory=dict)
+    _default_plans: dict[str, RunPlan] = field(factory=dict)
 
     def save(self, connection: Connection) -> Connection:
         """Add a connection, or replace the one with its id."""
@@ -96,7 +97,11 @@ class ConnectionService:
         """Plan a run of this iModel, after those that are planned already."""
         self._plans.setdefault(imodel_id, deque()).append(plan)
 
+    def set_default_plan(self, imodel_id: str, plan: RunPlan) -> None:
+        """Plan all runs of this iModel that have no plan of their own."""
+        self._default_plans[imodel_id] = plan
+
     def next_plan(self, imodel: IModel) -> RunPlan:
         """Take the plan for the next run of this iModel; a default one if none was made."""
         plans = self._plans.get(imodel.id)
-        return plans.popleft() if plans else RunPlan()
+        return plans.popleft() if plans else self._default_plans.get(imodel.id, RunPlan())
