@@ -164,14 +164,13 @@ async def test_a_run_goes_on_while_nobody_waits(
 
 
 async def test_a_finished_run_is_only_fetched(
-    client: ExportClient, emulator: Emulator, make: Make, path: Path, tmp_path: Path
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
-    (tmp_path / "out").write_text("in the way")
+    emulator.inject("get_blob", answer(400))
     (outcome,) = await collect(client, requests, ledger=path)
     assert not outcome.ok
     assert states(path) == {"k0": "finished"}
-    (tmp_path / "out").unlink()
     (outcome,) = await collect(client, requests, ledger=path)
     check(emulator, outcome)
     assert started(emulator) == 1

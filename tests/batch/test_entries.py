@@ -187,8 +187,7 @@ def test_only_a_run_that_failed_or_is_gone_makes_room_for_another(
 
 
 def test_an_output_that_is_gone_makes_room_unless_it_may_be_late() -> None:
-    error = DownloadError(message="Storage knows no such file, tried as f1 for 30 s")
-    error.__cause__ = NotFound(status=404)
+    error = DownloadError(message="no such file, tried as f1 for 30 s", reason="not_available")
     assert failed(FINISHED, error, was_finished=True).state is State.FAILED
     assert failed(FINISHED, error, was_finished=False).state is State.FINISHED
 

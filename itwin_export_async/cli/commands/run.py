@@ -17,7 +17,7 @@ from itwin_export_async import (
     RunHandle,
 )
 from itwin_export_async._client import REDIRECT_URL
-from itwin_export_async._files.download import check_destination, is_folder, prepare_folder
+from itwin_export_async._files.download import check_destination
 from itwin_export_async._protocol.files import was_skipped
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.urls import validate_id
@@ -48,9 +48,7 @@ class Delivery:
     async def prepare(self) -> None:
         """Make the folders that will be written to, or raise what is wrong with the places."""
         check_apart([("the output", self.output), ("the report", self.report)])
-        check_destination(self.output)
-        output = Path(self.output)
-        await prepare_folder(output if is_folder(self.output) else output.parent)
+        check_destination(self.output, name="output")
         if self.report is not None:
             await prepare_report(self.report)
 
