@@ -110,7 +110,9 @@ class RequestLimiter:
         finally:
             del self._waiters[waiter]
             if not self._waiters:
-                self._cancel_warning()
+                assert self._warning_timer is not None  # since the first of them came
+                self._warning_timer.cancel()
+                self._warning_timer = None
 
     def release(self, *, is_probe: bool, counted: bool, succeeded: bool) -> None:
         """Return the slot of a request that has finished.
@@ -194,11 +196,6 @@ class RequestLimiter:
                 )
             due_at = now + LONG_WAIT
         self._warning_timer = self._loop.call_at(due_at, self._warn_of_long_wait)
-
-    def _cancel_warning(self) -> None:
-        if self._warning_timer is not None:
-            self._warning_timer.cancel()
-            self._warning_timer = None
 
 
 @runtime_checkable

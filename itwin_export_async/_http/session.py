@@ -7,9 +7,10 @@ is for the protocol modules to say.
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from math import ceil
 from typing import Any, Self, TypeAlias
 from uuid import uuid4
@@ -90,9 +91,11 @@ BeforeSend: TypeAlias = Callable[[], Awaitable[None]]
 
 @define(eq=False, kw_only=True)
 class _Call:
-    """One call of `send`: the request with its URL and headers, and how far it has come."""
+    """One request of a caller, its absolute URL and its headers, and how far it has come."""
 
     request: Request
+    url: str
+    headers: Mapping[str, str]
     policy: RetryPolicy
     is_limited: bool = False  # passes the limiter, which waits out the pause after a 429
     is_poll: bool = False
@@ -102,7 +105,7 @@ class _Call:
 
     @property
     def operation(self) -> str:
-        return operation_name(self.request.method, self.request.url)
+        return operation_name(self.request.method, self.url)
 
     @property
     def log_fields(self) -> dict[str, Any]:
@@ -152,9 +155,11 @@ class Session:
         self._given_transport = transport
         self._http = http
         self._headers = borrowed_headers(http) | {"Accept": ACCEPT, "User-Agent": USER_AGENT}
+        self._correlation_prefix = str(uuid4())[:-12]
+        self._call_numbers = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: Transport
-        self._tokens: TokenCache
+        self._tokens: TokenCache | None = None
         self._limiter: RequestLimiter | None = None
         self._metrics: RequestMetrics | None = None
         self._reset()
@@ -170,7 +175,8 @@ class Session:
         self._failing_since: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Session of {self.base_url}, {'closed' if self._loop is None else 'open'}>"
+        is_open = getattr(self, "_loop", None) is not None  # a traceback may show it half-built
+        return f"<Session of {getattr(self, 'base_url', None)}, {'open' if is_open else 'closed'}>"
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -192,6 +198,7 @@ class Session:
         self._metrics = request_metrics()
         self._tokens = TokenCache(self._auth, self._send_token_request, self.retry, self._timeout)
         self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         log.info("opened %s for %s with %s", __version__, self.base_url, self.rate_limit)
 
     async def aclose(self) -> None:
@@ -205,7 +212,7 @@ class Session:
                 stack.push_async_callback(self._transport.close)
             assert limiter is not None
             stack.push_async_callback(limiter.close)
-            await self._tokens.close()
+            await self._opened_tokens.close()
 
     @property
     def call_rate(self) -> float:
@@ -232,20 +239,6 @@ class Session:
         return RequestStats(calls=self._calls, polls=self._polls, retries=self._retries)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the session is open."""
-        return self._loop is not None
-
-    @property
-    def token_expires_at(self) -> datetime | None:
-        """The end of the present access token; None if it is not known, or the session closed."""
-        return None if self._loop is None else self._tokens.expires_at
-
-    def warn_if_token_ends(self, seconds: float) -> None:
-        """Log a warning if a fixed token ends within so many seconds."""
-        self._tokens.warn_if_it_ends(seconds)
-
-    @property
     def last_response_at(self) -> datetime | None:
         """When the API last responded, by this machine's clock; None if it has not yet."""
         return self._to_datetime(self._last_response_at)
@@ -254,6 +247,25 @@ class Session:
     def outage_since(self) -> datetime | None:
         """Since when all requests to the API have failed; None if the last one did not."""
         return self._to_datetime(self._failing_since)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the session is open."""
+        return self._loop is not None
+
+    @property
+    def token_expires_at(self) -> datetime | None:
+        """When the present access token expires; None if that is not known."""
+        return None if self._tokens is None else self._tokens.expires_at
+
+    def warn_if_token_ends(self, seconds: float) -> None:
+        """Log a warning if the token is fixed and expires within so many seconds."""
+        self._opened_tokens.warn_if_it_ends(seconds)
+
+    @property
+    def _opened_tokens(self) -> TokenCache:
+        assert self._tokens is not None
+        return self._tokens
 
     def _to_datetime(self, loop_time: float | None) -> datetime | None:
         if loop_time is None or self._loop is None:
@@ -298,7 +310,9 @@ class Session:
         sending `may_have_been_processed`; a response says it by `uncertain_for`.
         """
         call = _Call(
-            request=self._resolve(request),
+            request=request,
+            url=self._resolve(request),
+            headers={**self._headers, CORRELATION_ID: self._correlation_id(), **request.headers},
             policy=retry or self.retry,
             is_limited=True,
             is_poll=is_poll,
@@ -309,8 +323,7 @@ class Session:
     async def send_blob(self, request: Request) -> Response:
         """Send a request to a blob store and return its response. Its URL is signed: no token."""
         self._check_blob(request)
-        call = _Call(request=request, policy=self.retry)
-        response = await self._send_with_retry(call, self._send_to_blob_store)
+        response = await self._send_with_retry(self._unlimited(request), self._send_to_blob_store)
         return without_secrets(response, signatures(request.url))
 
     @asynccontextmanager
@@ -318,7 +331,8 @@ class Session:
         """Read the response of a blob store in chunks while the block lasts. Not retried."""
         self._check_blob(request)
         async with self._blob_slots, self._transport.stream(request) as stream:
-            yield evolve(stream, response=stream.response.for_request(request))
+            head = without_secrets(stream.response.for_request(request), signatures(request.url))
+            yield evolve(stream, response=head)
 
     def _check_blob(self, request: Request) -> None:
         self.check_open()
@@ -331,13 +345,14 @@ class Session:
             )
 
     async def _send_token_request(self, request: Request) -> Response:
-        call = _Call(request=request, policy=self.retry)
-        return await self._send_with_retry(call, self._send_as_is)
+        return await self._send_with_retry(self._unlimited(request), self._send_as_is)
+
+    def _unlimited(self, request: Request) -> _Call:
+        return _Call(request=request, url=request.url, headers=request.headers, policy=self.retry)
 
     async def _send_with_retry(
         self, call: _Call, send: Callable[[_Call], Awaitable[Outcome]]
     ) -> Response:
-        loop = asyncio.get_running_loop()
         uncertain_since: float | None = None
         while True:
             call.attempt += 1
@@ -348,6 +363,8 @@ class Session:
                 if uncertain_since is not None:
                     error.may_have_been_processed = True
                 raise
+            if not is_failure(outcome):
+                break
             now = datetime.now(UTC)
             delay = call.policy.next_delay(call.request, outcome, call.attempt, now=now)
             if delay is None or not self._take_from_retry_budget(call, outcome, now):
@@ -357,7 +374,7 @@ class Session:
             self._report_retry(call, outcome, delay)
             if not (call.is_limited and is_429(outcome)):
                 await asyncio.sleep(delay)
-        return unwrap(outcome, None if uncertain_since is None else loop.time() - uncertain_since)
+        return unwrap(outcome, None if uncertain_since is None else self._time() - uncertain_since)
 
     def _take_from_retry_budget(self, call: _Call, outcome: Outcome, now: datetime) -> bool:
         """Take one retry from the budget; one that the service asks for is free."""
@@ -383,7 +400,7 @@ class Session:
         """Send once. After a 401 the token is renewed, and the request is sent once more."""
         token, outcome = await self._send_limited(call)
         is_401 = isinstance(outcome, Response) and outcome.status == 401
-        if is_401 and self._tokens.invalidate(token):
+        if is_401 and self._opened_tokens.invalidate(token):
             log.debug("401: renewing the token", extra=call.log_fields)
             _, outcome = await self._send_limited(call)
         return outcome
@@ -394,16 +411,23 @@ class Session:
         The token is fetched before a slot is taken, so that no slot waits for a token service, and
         once more if it was refused while the request was in the queue.
         """
-        limiter = self._limiter
+        limiter, tokens = self._limiter, self._opened_tokens
         assert limiter is not None
+        is_checked = False
         while True:
-            token = await self._tokens.get()
-            is_probe = await self._acquire(limiter, call)
+            token = await tokens.get()
+            queued_at = self._time()
+            is_probe = await limiter.acquire(
+                is_poll=call.is_poll, max_pause=call.policy.max_retry_after
+            )
+            if self._metrics is not None:
+                self._metrics.record_wait(self._time() - queued_at)
             if is_probe is None:
-                return token, self._last_429_response(call.request, limiter.pause_left)
+                return token, self._last_429_response(call, limiter.pause_left)
             counted = succeeded = False
             try:
-                if not self._tokens.is_current(token):
+                if not is_checked and not tokens.is_current(token):
+                    is_checked = True
                     continue
                 if call.before_send is not None:
                     await call.before_send()
@@ -415,34 +439,28 @@ class Session:
                 outcome = await self._send_once(
                     call,
                     call.request.with_target(
-                        call.request.url,
-                        {**call.request.headers, "Authorization": f"Bearer {token.value}"},
+                        call.url, {**call.headers, "Authorization": f"Bearer {token.value}"}
                     ),
                 )
                 counted = not isinstance(outcome, TransportError) or outcome.may_have_been_processed
-                succeeded = isinstance(outcome, Response) and not is_429(outcome)
                 if isinstance(outcome, Response):
-                    secrets = (token.secret, *self._tokens.secrets, *call.request.secrets)
-                    outcome = without_secrets(outcome, secrets)
+                    outcome = self._without_secrets(outcome, token, call)
+                    succeeded = not is_429(outcome)
                 self._on_outcome(call, outcome, limiter)
                 return token, outcome
             finally:
                 limiter.release(is_probe=is_probe, counted=counted, succeeded=succeeded)
 
-    async def _acquire(self, limiter: RequestLimiter, call: _Call) -> bool | None:
-        max_pause = call.policy.max_retry_after
-        if self._metrics is None:
-            return await limiter.acquire(is_poll=call.is_poll, max_pause=max_pause)
-        queued_at = asyncio.get_running_loop().time()
-        is_probe = await limiter.acquire(is_poll=call.is_poll, max_pause=max_pause)
-        waited = asyncio.get_running_loop().time() - queued_at
-        if waited > 0:
-            self._metrics.record_wait(waited)
-        return is_probe
+    def _without_secrets(self, response: Response, token: AccessToken, call: _Call) -> Response:
+        """The response without the secrets of its request, if the service repeats them."""
+        if response.status < 400 and token.value.encode() not in response.body:
+            return response  # on the path of every poll
+        secrets = (token.secret, *self._opened_tokens.secrets, *call.request.secrets)
+        return without_secrets(response, secrets)
 
     def _on_outcome(self, call: _Call, outcome: Outcome, limiter: RequestLimiter) -> None:
         """What the outcome of one request says about all requests."""
-        now = asyncio.get_running_loop().time()
+        now = self._time()
         if is_failure(outcome):
             if self._failing_since is None:
                 self._failing_since = call.sent_at
@@ -473,7 +491,7 @@ class Session:
         requested = requested_delay(response, now=datetime.now(UTC)) or 0.0
         limiter.pause(max(requested, self.retry.max_delay(self._consecutive_429s)))
 
-    def _last_429_response(self, request: Request, pause_left: float) -> Response:
+    def _last_429_response(self, call: _Call, pause_left: float) -> Response:
         """The 429 that pauses all requests, as the response to this one, which is not sent."""
         headers = {
             name: value
@@ -481,7 +499,8 @@ class Session:
             if name.lower() not in {*REQUEST_IDS, RETRY_AFTER.lower()}
         }
         headers[RETRY_AFTER] = str(max(1, ceil(pause_left)))
-        return evolve(self._last_429, headers=headers, url="").for_request(request)
+        response = evolve(self._last_429, headers=headers, url="")
+        return response.for_request(call.request.with_target(call.url, call.headers))
 
     async def _send_to_blob_store(self, call: _Call) -> Outcome:
         async with self._blob_slots:
@@ -491,7 +510,7 @@ class Session:
         return await self._send_once(call, call.request)
 
     async def _send_once(self, call: _Call, request: Request) -> Outcome:
-        call.sent_at = asyncio.get_running_loop().time()
+        call.sent_at = self._time()
         seconds = self._timeout + len(request.body or b"") / MIN_UPLOAD_SPEED
         try:
             async with asyncio.timeout(seconds) as timeout:
@@ -506,19 +525,24 @@ class Session:
                 method=request.method,
                 url=request.url,
             )
-        return with_date(response, now=datetime.now(UTC)).for_request(request)
+        if RETRY_AFTER in response.headers:
+            response = with_date(response, now=datetime.now(UTC))
+        return response.for_request(request)
 
-    def _resolve(self, request: Request) -> Request:
-        """The request with its absolute URL and its headers, but without a token."""
+    def _correlation_id(self) -> str:
+        """A UUID: its first four groups are the session's, the last one counts the calls."""
+        return f"{self._correlation_prefix}{next(self._call_numbers):012x}"
+
+    def _resolve(self, request: Request) -> str:
+        """The absolute URL of a request, which has to be on the origin of the base URL."""
         url = request.url
         if url.startswith("/"):
-            url = self.base_url + url
-        elif origin(url) != self._origin:
+            return self.base_url + url
+        if origin(url) != self._origin:
             raise ProtocolError(
                 message=f"{without_query(url)} is not on {self.base_url}, so it gets no token",
                 method=request.method,
                 url=url,
                 may_have_been_processed=False,
             )
-        headers = {**self._headers, CORRELATION_ID: str(uuid4()), **request.headers}
-        return request.with_target(url, headers)
+        return url

@@ -48,8 +48,9 @@ class RequestMetrics:
         self._retries.add(1, {"operation": operation})
 
     def record_wait(self, seconds: float) -> None:
-        """A request waited for the rate limit or for the end of a pause."""
-        self._waits.record(seconds)
+        """A request passed the limiter after so many seconds, 0 if it did not have to wait."""
+        if seconds > 0:
+            self._waits.record(seconds)
 
 
 def request_metrics() -> RequestMetrics | None:

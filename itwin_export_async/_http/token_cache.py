@@ -54,7 +54,6 @@ class TokenCache:
         self._failures = 0
         self._fetch_task: asyncio.Task[AccessToken] | None = None
         self._closed = False
-        self._refused: AccessToken | None = None
 
     @property
     def is_renewable(self) -> bool:

@@ -83,7 +83,7 @@ def error_from_response(response: Response) -> ExportError:
         message=message,
         details=details,
         request_id=next((v for n in _REQUEST_IDS if (v := response.headers.get(n))), None),
-        correlation_id=response.headers.get(_CORRELATION_ID),
+        correlation_id=response.headers.get(_CORRELATION_ID) or response.correlation_id,
         method=response.method,
         url=response.url,
         retry_after=retry_after(response.headers, now=None),

@@ -37,7 +37,7 @@ class Request:
 
     `url` is absolute, or a path such as `/export/connections` below the session's base URL.
     `retryable`: sending it twice does no harm, so that it is retried after any transient failure.
-    Other requests are retried only if the service certainly did not process them. `secrets`:
+    Other requests are retried only if the service certainly did not process them. `secrets` are
     values in it that no text may repeat.
     """
 

@@ -126,7 +126,8 @@ async def test_waiter_cancelled_when_admitted_returns_its_slot() -> None:
         await session.send(GET)
         calls = [asyncio.create_task(session.send(GET)) for _ in range(2)]
         await asyncio.sleep(0)
-        asyncio.get_running_loop().call_at(60.1, calls[0].cancel)
+        # in the same iteration of the loop as the limiter's timer, and after it
+        asyncio.get_running_loop().call_at(60.1 + 5e-10, calls[0].cancel)
         await asyncio.wait(calls)
     assert calls[0].cancelled()
     assert transport.at[1] == pytest.approx(60.1)
@@ -428,3 +429,14 @@ async def test_retry_after_in_milliseconds_pauses_no_longer_than_a_day() -> None
         assert (await session.send(GET)).status == 429
         await asyncio.sleep(86_400)
         assert (await session.send(GET)).status == 204
+
+
+@pytest.mark.parametrize("delays", [("50", "20"), ("20", "50")])
+async def test_longest_of_concurrent_pauses_counts_and_is_one_warning(
+    delays: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = Timed(*(answer(429, Retry_After=delay) for delay in delays), answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(session.send(GET), session.send(GET))
+    assert transport.at == [0.0, 0.0, 51.0, 52.0]
+    assert len(warnings(caplog)) == 1

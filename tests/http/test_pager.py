@@ -57,15 +57,15 @@ async def test_pager_gives_its_next_items() -> None:
 
 async def test_endless_list_is_a_protocol_error() -> None:
     size, number = 200_000, 0
+    known = run(id="known")
 
     def build_request(page_size: int | None, offset: int) -> Request:
         return Request(method="GET", url=f"/endless?$skip={offset}")
 
     def parse_page(response: Response) -> Page[Run]:
         nonlocal number
-        items = tuple(run(id=str(id)) for id in range(number, number + size))
         number += size
-        return Page(items=items, has_next=True)
+        return Page(items=(run(id=str(number)), *[known] * (size - 1)), has_next=True)
 
     async with ExportClient("t", transport=Answers(answer(200))) as client:
         pager = AsyncPager(client.session, None, build_request, parse_page)

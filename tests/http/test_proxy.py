@@ -8,7 +8,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from itwin_export_async import ClientCredentials, ExportClient, RetryPolicy, Session, TransportError
+from itwin_export_async import (
+    ClientCredentials,
+    ExportClient,
+    RetryPolicy,
+    Session,
+    TransportError,
+)
 from itwin_export_async.transport import Request
 from tests.support.servers import web_server
 from tests.support.tls import Authority, connect_proxy, https_server

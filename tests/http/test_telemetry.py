@@ -13,7 +13,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from itwin_export_async import ExportClient, RateLimit, RetryPolicy, Session, TransportError
+from itwin_export_async import (
+    ExportClient,
+    RateLimit,
+    RetryPolicy,
+    Session,
+    TransportError,
+)
 from itwin_export_async._http import telemetry
 from itwin_export_async.emulator import Emulator
 from itwin_export_async.transport import Request

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -370,17 +371,43 @@ async def test_large_body_is_sent_in_chunks_and_read_whole() -> None:
 
 
 async def test_timeout_shows_no_token_in_the_locals_of_our_frames() -> None:
-    async with raw_server(None) as url:
+    """Neither the token that was sent nor one in a body that is read halfway."""
+
+    async def halfway(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(f'{{"access_token": "{SECRET}'.encode())
+        await asyncio.sleep(60)
+        return response
+
+    async with web_server(halfway) as url:
         async with Session(SECRET, base_url=url, retry=ONCE) as session:
             with pytest.raises(TimeoutError) as caught:
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(0.3):
                     await session.send(Request(method="GET", url="/x"))
-    error: BaseException | None = caught.value
-    shown = []
+    shown = "".join(our_locals(caught.value))
+    assert "chunks" in shown
+    assert SECRET not in shown
+
+
+def our_locals(error: BaseException | None) -> list[str]:
+    """The locals of our frames in the tracebacks of an error and its causes."""
+    found = []
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if "itwin_export_async" in frame.f_code.co_filename:
-                shown.append(repr(dict(frame.f_locals)))
+                found.append(repr(dict(frame.f_locals)))
         error = error.__cause__ or error.__context__
-    assert shown
-    assert SECRET not in "".join(shown)
+    return found
+
+
+async def test_connection_timeout_was_not_processed() -> None:
+    class Slow(aiohttp.TCPConnector):
+        async def connect(self, *_: Any, **__: Any) -> Any:
+            raise aiohttp.ConnectionTimeoutError
+
+    async with aiohttp.ClientSession(connector=Slow()) as http:
+        async with Session("t", http=http, retry=ONCE) as session:
+            with pytest.raises(TransportError, match="no connection within 15 s") as caught:
+                await session.send(Request(method="GET", url="/x"))
+    assert not caught.value.may_have_been_processed
