@@ -22,7 +22,7 @@ from itwin_export_async._protocol.codec import decode, encode, href, json_object
 from itwin_export_async._protocol.error_responses import refusal
 from itwin_export_async._protocol.folders import id_in
 from itwin_export_async._protocol.messages import Request, Response
-from itwin_export_async._protocol.urls import is_valid_signed_url, origin, segment
+from itwin_export_async._protocol.urls import is_valid_signed_url, origin, quote_segment
 from itwin_export_async._redaction import without_query
 
 PIECE = 32 * 1024 * 1024
@@ -52,10 +52,10 @@ def create_file_request(folder_id: str, display_name: str, description: str | No
         body["description"] = description
     return Request(
         method="POST",
-        url=f"/storage/folders/{segment('folder_id', folder_id)}/files",
+        url=f"/storage/folders/{quote_segment('folder_id', folder_id)}/files",
         headers={"Content-Type": "application/json"},
         body=encode(body),
-        repeatable=True,
+        retryable=True,
     )
 
 
@@ -92,7 +92,7 @@ def _unusable(
 
 def complete_file_request(upload: Upload) -> Request:
     """Say that the bytes are there. Repeatable: a file is no more than complete."""
-    return Request(method="POST", url=upload.complete_url, repeatable=True)
+    return Request(method="POST", url=upload.complete_url, retryable=True)
 
 
 def parse_completed_file(response: Response) -> StoredFile:

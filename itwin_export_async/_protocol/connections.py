@@ -70,7 +70,7 @@ def _create(service: Service, body: dict[str, Any]) -> Request:
         url=CONNECTIONS[service],
         headers=JSON,
         body=encode(body),
-        repeatable=False,
+        retryable=False,
     )
 
 

@@ -18,7 +18,7 @@ from itwin_export_async._models import ExecutionResult, Run, StoredFile
 from itwin_export_async._protocol.codec import decode
 from itwin_export_async._protocol.error_responses import refusal
 from itwin_export_async._protocol.messages import Request, Response
-from itwin_export_async._protocol.urls import is_valid_signed_url, segment
+from itwin_export_async._protocol.urls import is_valid_signed_url, quote_segment
 from itwin_export_async._redaction import without_query
 
 OCTETS = "application/vnd.bentley.itwin-platform.v1+octet-stream"
@@ -33,7 +33,7 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 def get_file_request(file_id: str) -> Request:
     """Read a file's metadata."""
-    return Request(method="GET", url=f"/storage/files/{segment('file_id', file_id)}")
+    return Request(method="GET", url=f"/storage/files/{quote_segment('file_id', file_id)}")
 
 
 def parse_file(response: Response) -> StoredFile:
@@ -49,7 +49,7 @@ def download_file_request(file_id: str) -> Request:
     """Ask where a file's content can be fetched."""
     return Request(
         method="GET",
-        url=f"/storage/files/{segment('file_id', file_id)}/download",
+        url=f"/storage/files/{quote_segment('file_id', file_id)}/download",
         headers={"Accept": OCTETS},
     )
 

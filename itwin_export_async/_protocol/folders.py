@@ -11,14 +11,14 @@ from itwin_export_async._models import StoredFile
 from itwin_export_async._protocol.codec import href, json_object
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
-from itwin_export_async._protocol.urls import segment, validate_id
+from itwin_export_async._protocol.urls import quote_segment, validate_id
 
 _FOLDER = re.compile(r".*/folders/(?P<id>[^/]+)/?", re.IGNORECASE)
 
 
 def list_folder_request(folder_id: str, *, page_size: int | None, offset: int) -> Request:
     """One page of what is in a folder."""
-    path = f"/storage/folders/{segment('folder_id', folder_id)}/list"
+    path = f"/storage/folders/{quote_segment('folder_id', folder_id)}/list"
     return Request(method="GET", url=f"{path}{page_query({}, page_size, offset)}")
 
 

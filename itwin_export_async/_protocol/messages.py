@@ -1,7 +1,7 @@
-"""The vocabulary of one HTTP exchange: what is asked, what came back, or that nothing came.
+"""One HTTP exchange as values: the request, the response, or the error that none came.
 
-Everything that speaks of the network does it in these words: the operations build a `Request`, a
-`Transport` turns it into a `Response` or raises `TransportError`, the rules read either of them.
+The protocol modules build a `Request`, a `Transport` turns it into a `Response` or raises
+`TransportError`, and the retry rules read either of them.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -9,10 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from attrs import evolve, field, frozen
-from multidict import (
-    CIMultiDict,
-    CIMultiDictProxy,
-)  # what aiohttp's own headers are made of
+
+# aiohttp's headers are of these types, and it re-exports neither publicly
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from itwin_export_async._errors import TransportError
 from itwin_export_async._redaction import without_query
@@ -28,7 +27,7 @@ def _case_insensitive(headers: Mapping[str, str]) -> Mapping[str, str]:
     return CIMultiDictProxy(CIMultiDict(headers))
 
 
-def _shown(url: str) -> str:
+def _repr_url(url: str) -> str:
     return repr(without_query(url))
 
 
@@ -36,77 +35,82 @@ def _shown(url: str) -> str:
 class Request:
     """One HTTP request.
 
-    `url` is absolute, or a reference such as `/export/connections` that the session resolves
-    against its base address. `repeatable` says that sending it twice does no harm: then it is sent
-    again after any passing failure, otherwise only when the service surely did not take it.
+    `url` is absolute, or a path such as `/export/connections` below the session's base URL.
+    `retryable`: sending it twice does no harm, so that it is retried after any transient failure.
+    Other requests are retried only if the service certainly did not process them.
     """
 
     method: str
-    url: str = field(repr=_shown)
+    url: str = field(repr=_repr_url)
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
-    repeatable: bool = field()
+    retryable: bool = field()
 
-    @repeatable.default
+    @retryable.default
     def _by_method(self) -> bool:
         return self.method in _IDEMPOTENT
 
-    def sent_to(self, url: str, headers: Mapping[str, str]) -> "Request":
-        """The same request, for this address and with these headers."""
-        return Request(  # every poll comes by: `evolve` costs three times as much
+    def with_target(self, url: str, headers: Mapping[str, str]) -> "Request":
+        """The same request with this URL and these headers."""
+        return Request(  # on the path of every poll: `evolve` costs three times as much
             method=self.method,
             url=url,
             headers=headers,
             body=self.body,
-            repeatable=self.repeatable,
+            retryable=self.retryable,
         )
 
 
 @frozen(kw_only=True)
 class Response:
-    """The answer to one request, its body read whole.
+    """The response to one request, with its whole body.
 
-    `headers` are looked up without regard to case. `method` and `url` are those of the request; a
-    transport may leave them out. `uncertain_for` is set when an earlier sending of the same request may
-    have been taken although its answer was lost: the seconds from that sending to this answer.
+    `headers` are case-insensitive. `method` and `url` are the request's; a transport may leave them
+    out. `correlation_id` is the `X-Correlation-Id` that the request carried, None if it had none.
+    `uncertain_for`: seconds from the first sending whose effect is unknown to this response; None
+    if no earlier sending of this request may have been processed.
     """
 
     status: int
     headers: Mapping[str, str] = field(factory=dict, converter=_case_insensitive, repr=False)
     body: bytes = field(default=b"", repr=False)
     method: str = ""
-    url: str = field(default="", repr=_shown)
+    url: str = field(default="", repr=_repr_url)
+    correlation_id: str | None = None
     uncertain_for: float | None = None
 
-    def to(self, request: Request) -> "Response":
-        """The same, which names the request that it answers."""
-        return self if self.url else evolve(self, method=request.method, url=request.url)
+    def for_request(self, request: Request) -> "Response":
+        """The same response, naming its request."""
+        correlation_id = request.headers.get("X-Correlation-Id")
+        if self.url and self.correlation_id == correlation_id:
+            return self
+        return evolve(self, method=request.method, url=request.url, correlation_id=correlation_id)
 
 
 @frozen(kw_only=True)
 class StreamedResponse:
-    """An answer whose body is read piece by piece: `response` has all but the body."""
+    """A response whose body is read in chunks: `response` has everything but the body."""
 
     response: Response
     chunks: AsyncIterator[bytes]
 
 
 class Transport(Protocol):
-    """Carries requests to the service; the one place where bytes meet a network.
+    """Sends requests to the services: the only place that uses the network.
 
-    It follows no redirect, adds no header of its own that matters, and repeats nothing. When no
-    answer came it raises `TransportError`, whose `sent` tells whether the service may have seen
-    the request.
+    It follows no redirect, retries nothing and keeps no cookies. If no response came it raises
+    `TransportError`, whose `may_have_been_processed` is False only if the service certainly has not
+    seen the request.
     """
 
     async def send(self, request: Request, /) -> Response:
-        """The answer with its whole body."""
+        """Send a request and return the response with its whole body."""
         ...
 
     def stream(self, request: Request, /) -> AbstractAsyncContextManager[StreamedResponse]:
-        """The answer, its body to be read while the block lasts."""
+        """Send a request; the body is read while the block lasts."""
         ...
 
     async def close(self) -> None:
-        """Give back what the transport itself opened."""
+        """Close what the transport itself opened."""
         ...

@@ -53,7 +53,7 @@ def token_request(url: str, form: dict[str, str]) -> Request:
             "Content-Type": "application/x-www-form-urlencoded",
         },
         body=urlencode(form).encode(),
-        repeatable=True,
+        retryable=True,
     )
 
 

@@ -1,9 +1,9 @@
 """Lists, page by page.
 
-The service's `next` links cannot be followed as they stand: they lose parameters, use `&` for `?`,
-jump, hold a literal `{connectionId}`, and stand on the last page too. So the query is built anew
-for every page, the offset advances by what was received, and a page that is empty, brings nothing
-new or has no `next` is the last.
+The service's `next` links cannot be followed as they are: they lose parameters, use `&` for `?`,
+jump, hold a literal `{connectionId}`, and stand on the last page too. So each page's query is built
+from the list's parameters, the offset advances by the number of items received, and a page is the
+last one if it is empty, has no new item, or has no `next`.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 @frozen(kw_only=True)
 class Page(Generic[T]):
-    """The items of one page, and whether the service says that more follow."""
+    """The items of one page, and whether the service says that another page follows."""
 
     items: tuple[T, ...]
     has_next: bool
 
 
 def checked_page_size(page_size: Any) -> int | None:
-    """A page size that can be asked for, None to leave it to the service."""
+    """The page size, or an error if it cannot be requested. None leaves it to the service."""
     if page_size is None:
         return None
     if not isinstance(page_size, int) or isinstance(page_size, bool):
@@ -39,7 +39,7 @@ def checked_page_size(page_size: Any) -> int | None:
 
 
 def page_query(parameters: Mapping[str, str], page_size: int | None, offset: int) -> str:
-    """The query of one page, with its `?`, or nothing. No `$top` is sent unless asked for."""
+    """The query of one page with its `?`, or nothing. `$top` is sent only with a page size."""
     pairs = dict(parameters)
     if offset:
         pairs["$skip"] = str(offset)
@@ -50,7 +50,7 @@ def page_query(parameters: Mapping[str, str], page_size: int | None, offset: int
 
 
 def page_of(response: Response, member: str, cls: type[T]) -> Page[T]:
-    """The page that an answer is."""
+    """The page in a response."""
     match response.status:
         case 200:
             return Page(
@@ -61,11 +61,20 @@ def page_of(response: Response, member: str, cls: type[T]) -> Page[T]:
             raise refusal(response)
 
 
-def is_new(page: Page[Any], earlier: set[str]) -> bool:
-    """Whether the page holds anything that is not among `earlier`, the ids of those before it."""
-    return not earlier.issuperset(ids_of(page))
+def new_items(page: Page[T], seen: set[str]) -> tuple[T, ...]:
+    """The items whose ids are not in `seen`, each id once: pages overlap when a list changes."""
+    fresh: dict[str, T] = {}
+    for item in page.items:
+        if (id := _id(item)) not in seen:
+            fresh.setdefault(id, item)
+    return tuple(fresh.values())
 
 
-def ids_of(page: Page[Any]) -> tuple[str, ...]:
-    """What tells its items apart."""
-    return tuple(item.id for item in page.items)
+def ids_of(items: tuple[Any, ...]) -> tuple[str, ...]:
+    """The ids of the items."""
+    return tuple(_id(item) for item in items)
+
+
+def _id(item: Any) -> str:
+    id: str = item.id
+    return id

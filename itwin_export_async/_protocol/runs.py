@@ -14,7 +14,7 @@ from itwin_export_async._protocol.error_responses import refusal
 from itwin_export_async._protocol.headers import service_time
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
-from itwin_export_async._protocol.urls import RunAddress, run_address, segment
+from itwin_export_async._protocol.urls import RunAddress, quote_segment, run_address
 
 C = TypeVar("C", bound=Connection)
 _SIGNATURE = re.compile(  # in JSON text, which may have `&`, `+`, `/` and `=` escaped
@@ -44,7 +44,7 @@ FULL_REPRESENTATION: dict[
 
 def connection_path(service: Service, connection_id: str) -> str:
     """The path of one connection."""
-    return f"{CONNECTIONS[service]}/{segment('connection_id', connection_id)}"
+    return f"{CONNECTIONS[service]}/{quote_segment('connection_id', connection_id)}"
 
 
 def create_run_request(connection_id: str, options: ExportOptions) -> Request:
@@ -58,14 +58,14 @@ def create_run_request(connection_id: str, options: ExportOptions) -> Request:
         url=f"{connection_path(Service.EXPORT, connection_id)}/runs",
         headers={"Content-Type": "application/json"},
         body=encode(options),
-        repeatable=True,
+        retryable=True,
     )
 
 
 def create_synchronization_run_request(connection_id: str) -> Request:
     """Start a synchronization. The word is singular and there is no body; repeatable as above."""
     path = connection_path(Service.SYNCHRONIZATION, connection_id)
-    return Request(method="POST", url=f"{path}/run", repeatable=True)
+    return Request(method="POST", url=f"{path}/run", retryable=True)
 
 
 @frozen(kw_only=True)
@@ -91,18 +91,18 @@ def parse_created_run(response: Response, *, base_url: str) -> Accepted | Alread
     """What became of the request to start a run."""
     match response.status:
         case 202:
-            return Accepted(run=_located(response, base_url))
+            return Accepted(run=_located(response))
         case 303:  # an active run exists already: that one is the answer
-            return AlreadyActive(run=_located(response, base_url))
+            return AlreadyActive(run=_located(response))
         case 409:
             return LostRace()
         case _:
             raise refusal(response)
 
 
-def _located(response: Response, base_url: str) -> RunAddress | None:
+def _located(response: Response) -> RunAddress | None:
     location = response.headers.get("Location")
-    return run_address(response, location, base_url=base_url) if location else None
+    return run_address(response, location) if location else None
 
 
 def service_time_at(response: Response, seconds: float, *, now: datetime) -> datetime:
@@ -150,13 +150,13 @@ def parse_connection(response: Response, cls: type[C]) -> C:
 def parse_last_run(response: Response, *, base_url: str) -> RunAddress | None:
     """The run that a connection's `lastRun` link names, None when it names none."""
     link = parse_connection(response, Connection).last_run_url
-    return run_address(response, link, base_url=base_url) if link else None
+    return run_address(response, link) if link else None
 
 
 def get_run_request(service: Service, connection_id: str, run_id: str) -> Request:
     """Look at one run."""
     path = connection_path(service, connection_id)
-    return Request(method="GET", url=f"{path}/runs/{segment('run_id', run_id)}")
+    return Request(method="GET", url=f"{path}/runs/{quote_segment('run_id', run_id)}")
 
 
 def parse_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:

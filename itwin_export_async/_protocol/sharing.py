@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import define, field
 
-from itwin_export_async._http.rate_limit import RateLimit, Window, pace
+from itwin_export_async._http.rate_limit import RateLimit, SlidingWindow, sustainable_rate
 from itwin_export_async._protocol.telling import News, Pace, Reply
 
 
@@ -36,7 +36,7 @@ class Part:
     is_alone: bool = False
     ask_at: float = 0.0  # before that there will be no places
     _windows: list[tuple[float, int]] = field(init=False)
-    _alone: list[Window] = field(init=False)  # the calls that nobody granted
+    _alone: list[SlidingWindow] = field(init=False)  # the calls that nobody granted
     _alone_numbers: set[int] = field(factory=set)
     _granted: deque[int] = field(factory=deque)
     _under_way: deque[int] = field(factory=deque)
@@ -55,10 +55,10 @@ class Part:
         self._windows = self.pace.windows_of(self.limit)
         self._alone = self._own_windows()
 
-    def _own_windows(self) -> list[Window]:
-        return [Window(seconds, calls // self.processes) for seconds, calls in self._windows]
+    def _own_windows(self) -> list[SlidingWindow]:
+        return [SlidingWindow(seconds, calls // self.processes) for seconds, calls in self._windows]
 
-    def free_at(self, now: float) -> float | None:
+    def next_free_at(self, now: float) -> float | None:
         """When the next call may go: `now`, or later; None when only an answer can make room."""
         if self._granted:
             return now
@@ -66,7 +66,7 @@ class Part:
             return None
         latest = now
         for window, since in self._own(now):
-            moment = window.free_at(now)
+            moment = window.next_free_at(now)
             if since > now:
                 moment = since if moment is None else min(moment, since)
             if moment is None:
@@ -74,7 +74,7 @@ class Part:
             latest = max(latest, moment)
         return latest
 
-    def _own(self, now: float) -> Iterator[tuple[Window, float]]:
+    def _own(self, now: float) -> Iterator[tuple[SlidingWindow, float]]:
         """The windows of the calls that nobody granted, and since when a whole share is ours."""
         for place, window in enumerate(self._alone):
             share = self._windows[place][1] // self.processes
@@ -83,7 +83,7 @@ class Part:
             window.limit = self._heard.spare[place] if self._heard and is_set_aside else share
             yield window, since if is_set_aside else now
 
-    def begin(self) -> None:
+    def start_call(self) -> None:
         """A call goes."""
         if self._granted:
             self._under_way.append(self._granted.popleft())
@@ -92,9 +92,9 @@ class Part:
         self._alone_numbers.add(self._next)
         self._next += 1
         for window in self._alone:
-            window.under_way += 1
+            window.in_flight += 1
 
-    def end(self, now: float, *, counted: bool = True) -> None:
+    def finish_call(self, now: float, *, counted: bool = True) -> None:
         """A call has its answer, or will have none. Not `counted`: it surely never went out.
 
         Which one does not matter: they are alike.
@@ -103,22 +103,14 @@ class Part:
         if number in self._alone_numbers:
             self._alone_numbers.remove(number)
             for window in self._alone:
-                window.under_way -= 1
+                window.in_flight -= 1
                 if counted:
-                    window.ended.append(now)
+                    window.finished_at.append(now)
         if counted:
             self._ended.append((number, now))
             self._news.ended.append((number, now))
         else:
             self._news.returned.append(number)
-
-    def tell_room(self, room: int, now: float) -> None:
-        """Take the service's word for how few calls are left in this minute."""
-        if self.limit.per_minute is None or room >= self._rooms(now)[0]:
-            return
-        self._news.room = (room, now)
-        if self.is_alone:
-            self._alone[0].tell_room(room // self.processes, now)
 
     def tell_pause(self, until: float) -> None:
         """The service has refused a call: nobody goes until then."""
@@ -138,26 +130,26 @@ class Part:
         news = self._news
         return bool(news.returned or news.probe or news.room or news.pause_until is not None)
 
-    def rate(self, now: float) -> float:
+    def sustainable_rate(self, now: float) -> float:
         """Calls a second that this process may spend; infinite without a limit."""
         heard, rates = self._heard, []
         if self.is_alone or heard is None:
             own = zip(self._windows, self._own(now), strict=True)
             for (seconds, calls), (window, _) in own:
-                rates.append(pace(seconds, calls // self.processes, window.room(now)))
+                rates.append(sustainable_rate(seconds, calls // self.processes, window.remaining(now)))
         else:
             for (seconds, calls), room in zip(self._windows, heard.room, strict=True):
-                rates.append(pace(seconds, calls, room) / heard.live)
+                rates.append(sustainable_rate(seconds, calls, room) / heard.live)
         return min(rates, default=inf)
 
-    def room(self, now: float) -> int | None:
+    def remaining(self, now: float) -> int | None:
         """How many calls may go now, for all that was heard; None without a limit."""
         return min(self._rooms(now), default=None)
 
     def _rooms(self, now: float) -> list[int]:
         """How many calls may go now, in each window; the minute's is the first."""
         if self.is_alone or self._heard is None:
-            return [window.room(now) for window, _ in self._own(now)]
+            return [window.remaining(now) for window, _ in self._own(now)]
         return [max(0, room) for room in self._heard.room]
 
     def message(
@@ -205,7 +197,7 @@ class Part:
     def _spare(self, now: float) -> list[int]:
         if self._heard is not None and not self.is_alone:
             return list(self._heard.spare)
-        return [window.room(now) for window, _ in self._own(now)]
+        return [window.remaining(now) for window, _ in self._own(now)]
 
     def _others(self, now: float) -> list[tuple[str, int]]:
         heard = self._heard.others if self._heard else ()

@@ -10,7 +10,7 @@ from itwin_export_async._protocol.error_responses import refusal
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.runs import FULL_REPRESENTATION, Service, connection_path
-from itwin_export_async._protocol.urls import segment, validate_id
+from itwin_export_async._protocol.urls import quote_segment, validate_id
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -32,7 +32,7 @@ def _path(connection_id: str) -> str:
 
 
 def _file_path(connection_id: str, source_file_id: str) -> str:
-    return f"{_path(connection_id)}/{segment('source_file_id', source_file_id)}"
+    return f"{_path(connection_id)}/{quote_segment('source_file_id', source_file_id)}"
 
 
 def add_source_file_request(connection_id: str, source_file: SourceFile) -> Request:
@@ -42,7 +42,7 @@ def add_source_file_request(connection_id: str, source_file: SourceFile) -> Requ
         url=_path(connection_id),
         headers=_JSON,
         body=encode(mapping(source_file)),
-        repeatable=False,
+        retryable=False,
     )
 
 

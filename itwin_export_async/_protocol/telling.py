@@ -4,7 +4,7 @@ import json
 
 from attrs import define, field, frozen
 
-from itwin_export_async._http.rate_limit import HOUR, MINUTE, RateLimit
+from itwin_export_async._http.rate_limit import HOUR_WINDOW, MINUTE_WINDOW, RateLimit
 
 
 @frozen(kw_only=True)
@@ -17,8 +17,8 @@ class Pace:
     share.
     """
 
-    minute: float = MINUTE
-    hour: float = HOUR
+    minute: float = MINUTE_WINDOW
+    hour: float = HOUR_WINDOW
     beat: float = 0.5
     silence: float = 4.0
     patience: float = 1.0

@@ -35,7 +35,7 @@ def test_where_the_user_comes_back_to_is_told_whole(service: Service) -> None:
     assert (request.method, url.path) == ("GET", PATHS[service])
     assert dict(parse_qsl(url.query)) == {"redirectUrl": page}
     assert "://" not in request.url  # it stays a reference to the service's own address
-    assert (dict(request.headers), request.body, request.repeatable) == ({}, None, True)
+    assert (dict(request.headers), request.body, request.retryable) == ({}, None, True)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_file_is_announced() -> None:
     request = create_file_request("f/1", "map.json", None)
     assert (request.method, request.url) == ("POST", "/storage/folders/f%2F1/files")
     assert request.headers == {"Content-Type": "application/json"}
-    assert request.repeatable
+    assert request.retryable
     assert json.loads(request.body or b"") == {"displayName": "map.json"}
     described = create_file_request("f1", "ä/ö.json", "")
     assert json.loads(described.body or b"") == {"displayName": "ä/ö.json", "description": ""}
@@ -172,7 +172,7 @@ def test_a_file_is_completed_without_a_body_and_if_need_be_again() -> None:
     request = complete_file_request(UPLOAD)
     assert (request.method, request.url, request.body) == ("POST", COMPLETE, None)
     assert dict(request.headers) == {}
-    assert request.repeatable
+    assert request.retryable
 
 
 def test_a_small_file_is_sent_whole() -> None:
@@ -183,7 +183,7 @@ def test_a_small_file_is_sent_whole() -> None:
         "Content-Type": "application/octet-stream",
         "Content-MD5": md5(b"content"),
     }
-    assert request.repeatable
+    assert request.retryable
 
 
 def test_nothing_is_content_too() -> None:
@@ -206,7 +206,7 @@ def test_parts_have_ids_of_one_length_that_any_query_can_hold(one: int, other: i
 
 def test_a_part_is_sent_with_its_digest_and_nothing_else() -> None:
     request = put_block_request(BLOB, 3, b"part")
-    assert (request.method, request.body, request.repeatable) == ("PUT", b"part", True)
+    assert (request.method, request.body, request.retryable) == ("PUT", b"part", True)
     assert request.headers == {"Content-MD5": md5(b"part")}
 
 

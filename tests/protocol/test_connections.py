@@ -56,7 +56,7 @@ def sent(request: Request) -> object:
 def test_making_a_connection_is_not_repeated() -> None:
     request = create_connection_request("i1", None, None)
     assert (request.method, request.url) == ("POST", "/export/connections")
-    assert not request.repeatable
+    assert not request.retryable
 
 
 @pytest.mark.parametrize("kind", ["service", AuthenticationType.SERVICE])
@@ -86,7 +86,7 @@ def test_a_storage_connection_is_asked_for_to_the_letter() -> None:
     request = create_storage_connection_request("i1", [DWG], None, None)
     assert (request.method, request.url) == ("POST", ROOTS[Service.SYNCHRONIZATION])
     assert request.headers == {"Content-Type": "application/json"}
-    assert not request.repeatable  # the second request would find the files mapped already
+    assert not request.retryable  # the second request would find the files mapped already
     assert sent(request) == {
         "iModelId": "i1",
         "sourceFiles": [{"storageFileId": "f1", "connectorType": "DWG"}],
@@ -248,7 +248,7 @@ def test_only_what_changes_is_sent(name: str | None, kind: str | None, body: obj
     assert request.method == "PUT"
     assert request.url == f"{ROOTS[Service.SYNCHRONIZATION]}/c%2F1"
     assert request.headers == {"Content-Type": "application/json"}
-    assert request.repeatable
+    assert request.retryable
     assert sent(request) == body
 
 
@@ -314,7 +314,7 @@ def test_only_an_attempt_that_the_service_may_have_taken_may_have_made_one(
 def test_deleting_is_repeated() -> None:
     request = delete_connection_request(Service.EXPORT, "c/1")
     assert (request.method, request.url) == ("DELETE", "/export/connections/c%2F1")
-    assert request.repeatable
+    assert request.retryable
 
 
 def test_a_deleted_connection_is_gone() -> None:
@@ -345,8 +345,8 @@ def test_a_404_of_the_gateway_never_says_that_deleting_worked() -> None:
      ("PATCH", False)],
 )  # fmt: skip
 def test_what_may_be_repeated_follows_from_the_method(method: str, repeatable: bool) -> None:
-    assert Request(method=method, url="/x").repeatable is repeatable
-    assert Request(method=method, url="/x", repeatable=not repeatable).repeatable is not repeatable
+    assert Request(method=method, url="/x").retryable is repeatable
+    assert Request(method=method, url="/x", retryable=not repeatable).retryable is not repeatable
 
 
 def test_headers_have_no_letter_case() -> None:

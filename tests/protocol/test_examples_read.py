@@ -30,7 +30,7 @@ from itwin_export_async._protocol.connections import (
 from itwin_export_async._protocol.files import parse_file
 from itwin_export_async._protocol.folders import parse_items, parse_root_folder
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async._protocol.paging import is_new
+from itwin_export_async._protocol.paging import new_items
 from itwin_export_async._protocol.runs import (
     parse_connection,
     parse_last_run,
@@ -88,7 +88,7 @@ def check_connections(name: str) -> None:
         "a0471655-6b18-419e-ab01-ebf4fbff9dff" if newer else "7dbd531d-6967-47b2-8945-a722a437ad7a"
     )
     assert page.has_next
-    assert is_new(page, set())
+    assert new_items(page, set())
 
 
 def check_run(name: str) -> None:
@@ -242,7 +242,7 @@ def check_empty_top_level(name: str) -> None:
     page = parse_items(answer(example(name)))
     assert page.items == ()
     assert page.has_next  # the link is there, and proves nothing
-    assert not is_new(page, set())
+    assert not new_items(page, set())
     root = parse_root_folder(answer(example(name)))
     assert root == "UQBsw5AFgkK-L-0-hSCtAVEAbMOQBYJCvi_tPoUgrQE"
 

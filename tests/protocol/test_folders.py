@@ -24,7 +24,7 @@ def test_a_folder_is_listed_page_by_page() -> None:
     )
     assert (first.method, first.url) == ("GET", "/storage/folders/f%2F1/list")
     assert later.url == "/storage/folders/f%2F1/list?$skip=100&$top=50"
-    assert (dict(first.headers), first.body, first.repeatable) == ({}, None, True)
+    assert (dict(first.headers), first.body, first.retryable) == ({}, None, True)
 
 
 def test_a_root_folder_is_listed_by_its_itwin() -> None:

@@ -20,7 +20,7 @@ URL = "https://ims.bentley.com/connect/token"
 def test_a_token_is_asked_for_by_a_form_that_is_not_shown() -> None:
     form = {"grant_type": "client_credentials", "client_secret": "plant&ed=", "scope": "a b"}
     request = token_request(URL, form)
-    assert (request.method, request.url, request.repeatable) == ("POST", URL, True)
+    assert (request.method, request.url, request.retryable) == ("POST", URL, True)
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
     assert parse_qs((request.body or b"").decode()) == {k: [v] for k, v in form.items()}
     assert "plant" not in repr(request)

@@ -128,7 +128,7 @@ def test_a_run_pickles(seen: Run) -> None:
 def test_starting_a_run_may_be_repeated() -> None:
     request = create_run_request("c 1", ExportOptions())
     assert (request.method, request.url) == ("POST", "/export/connections/c%201/runs")
-    assert request.repeatable
+    assert request.retryable
     assert request.headers["Content-Type"] == "application/json"
     assert json.loads(request.body or b"") == {"exportType": "IFC"}
 

@@ -45,7 +45,7 @@ def test_a_file_is_added_once() -> None:
     request = add_source_file_request("c/1", DGN)
     assert (request.method, request.url) == ("POST", FILES)
     assert request.headers == {"Content-Type": "application/json"}
-    assert not request.repeatable
+    assert not request.retryable
     assert sent(request) == {"storageFileId": "f1", "connectorType": "MSTN"}
     assert sent(add_source_file_request("c1", MAPPED)) == {
         "storageFileId": "f2",
@@ -57,7 +57,7 @@ def test_a_file_keeps_its_id_when_it_changes() -> None:
     request = update_source_file_request("c/1", MAPPED)
     assert (request.method, request.url) == ("PUT", f"{FILES}/m%2F2")
     assert request.headers == {"Content-Type": "application/json"}
-    assert request.repeatable
+    assert request.retryable
     assert sent(request) == {"storageFileId": "f2", "connectorType": "NEW"}
 
 
@@ -67,7 +67,7 @@ def test_a_file_is_read_and_taken_out_by_its_id() -> None:
         (delete_source_file_request("c/1", "m/2"), "DELETE"),
     ):
         assert (request.method, request.url) == (method, f"{FILES}/m%2F2")
-        assert (dict(request.headers), request.body, request.repeatable) == ({}, None, True)
+        assert (dict(request.headers), request.body, request.retryable) == ({}, None, True)
 
 
 def test_a_list_is_asked_for_in_full() -> None:

@@ -31,7 +31,7 @@ def test_a_run_is_started_by_a_singular_word_and_no_body() -> None:
     request = create_synchronization_run_request("c/1")
     assert (request.method, request.url) == ("POST", f"{ROOT}/c%2F1/run")
     assert (request.body, dict(request.headers)) == (None, {})
-    assert request.repeatable  # while the first run is active it is the answer to the second
+    assert request.retryable  # while the first run is active it is the answer to the second
 
 
 @pytest.mark.parametrize("id", ["", " ", ".", "..", "c1\n", None, 7])
@@ -66,10 +66,10 @@ def test_a_location_that_names_no_run_is_none(location: str) -> None:
     assert started == Accepted(run=None)
 
 
-def test_a_foreign_location_is_no_answer() -> None:
+def test_location_names_its_run_whatever_its_host() -> None:
     foreign = f"https://elsewhere.example.com{ROOT}/c1/runs/r1"
-    with pytest.raises(ProtocolError):
-        parse_created_run(answer(b"", 303, Location=foreign), base_url=BASE)
+    started = parse_created_run(answer(b"", 303, Location=foreign), base_url=BASE)
+    assert started == AlreadyActive(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
 def test_two_that_start_at_once_race() -> None:

@@ -13,8 +13,9 @@ from itwin_export_async._protocol.runs import (
 )
 from itwin_export_async._protocol.urls import (
     is_secure_url,
+    operation_name,
     origin,
-    segment,
+    quote_segment,
     validate_base_url,
 )
 from itwin_export_async._redaction import without_query
@@ -23,7 +24,7 @@ from itwin_export_async._redaction import without_query
 @pytest.mark.parametrize(
     "value", ["a/../b", "a?b=c", "a#b", "50%", "%2e%2e", "a b", "ä橋", "...", "a\\b"]
 )
-def test_an_id_travels_as_one_segment(value: str) -> None:
+def test_id_is_one_path_segment(value: str) -> None:
     url = get_run_request(Service.EXPORT, "c1", value).url
     path = urlsplit(url).path
     assert url == path
@@ -34,7 +35,7 @@ def test_an_id_travels_as_one_segment(value: str) -> None:
 @given(st.text())
 def test_any_id_is_one_segment_or_refused(value: str) -> None:
     try:
-        text = segment("run_id", value)
+        text = quote_segment("run_id", value)
     except ValueError as error:
         assert "run_id" in str(error)
     else:
@@ -45,15 +46,15 @@ def test_any_id_is_one_segment_or_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", " ", "\t", ".", "..", "a\n", " a", "a\x00b", "a\x7fb"])
-def test_what_is_no_id_is_refused_by_name(value: str) -> None:
+def test_invalid_id_is_refused_by_name(value: str) -> None:
     with pytest.raises(ValueError, match="connection_id"):
-        segment("connection_id", value)
+        quote_segment("connection_id", value)
 
 
 @pytest.mark.parametrize("value", [None, 5, b"c1", ["c1"]])
-def test_an_id_that_is_no_text_is_refused_by_name(value: object) -> None:
+def test_id_that_is_no_string_is_refused_by_name(value: object) -> None:
     with pytest.raises(TypeError, match="connection_id"):
-        segment("connection_id", value)
+        quote_segment("connection_id", value)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_an_id_that_is_no_text_is_refused_by_name(value: object) -> None:
         ("http://api.localhost", "http://api.localhost"),
     ],
 )
-def test_a_safe_base_is_taken(url: str, base: str) -> None:
+def test_secure_base_url_is_accepted(url: str, base: str) -> None:
     assert validate_base_url("base_url", url) == base
 
 
@@ -99,14 +100,14 @@ def test_a_safe_base_is_taken(url: str, base: str) -> None:
         "https://api.bentley.com#",
     ],
 )
-def test_an_unsafe_base_is_refused_by_name_and_without_its_secrets(url: str) -> None:
+def test_insecure_base_url_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(ValueError, match="base_url") as caught:
         validate_base_url("base_url", url)
     assert "planted" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", [" https://api.bentley.com", "https://api.bentley.com\n"])
-def test_white_space_around_a_base_never_reaches_the_wire(url: str) -> None:
+def test_white_space_around_a_base_url_is_never_sent(url: str) -> None:
     try:
         base = validate_base_url("base_url", url)
     except ValueError as error:
@@ -115,7 +116,7 @@ def test_white_space_around_a_base_never_reaches_the_wire(url: str) -> None:
         assert base == "https://api.bentley.com"
 
 
-def test_a_base_that_is_no_text_is_refused_by_name() -> None:
+def test_base_url_that_is_no_string_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="base_url"):
         validate_base_url("base_url", None)
 
@@ -124,7 +125,7 @@ def test_a_base_that_is_no_text_is_refused_by_name() -> None:
     "url",
     ["https://API.bentley.com", "HTTPS://api.bentley.com/a?b", "https://api.bentley.com:443"],
 )
-def test_an_origin_is_scheme_host_and_port(url: str) -> None:
+def test_origin_is_scheme_host_and_port(url: str) -> None:
     assert origin(url) == ("https", "api.bentley.com", 443)
 
 
@@ -138,7 +139,7 @@ def test_an_origin_is_scheme_host_and_port(url: str) -> None:
         ("", False),
     ],
 )
-def test_secrets_travel_over_https_or_to_this_machine(url: str, safe: bool) -> None:
+def test_secure_url_is_https_or_loopback(url: str, safe: bool) -> None:
     assert is_secure_url(url) is safe
 
 
@@ -151,11 +152,46 @@ def test_secrets_travel_over_https_or_to_this_machine(url: str, safe: bool) -> N
         ("", ""),
     ],
 )
-def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+def test_url_is_shown_without_secrets(url: str, shown: str) -> None:
     assert without_query(url) == shown
 
 
 @given(st.text() | st.text("htps:/[]@?#").map("https://".__add__))
-def test_any_text_can_be_shown_as_an_address(url: str) -> None:
+def test_any_text_can_be_shown_as_a_url(url: str) -> None:
     assert "?" not in without_query(url)
     assert repr(Response(status=200, url=url))
+
+
+def test_plain_http_to_loopback_can_be_disallowed() -> None:
+    assert is_secure_url("http://127.0.0.1/x")
+    assert not is_secure_url("http://127.0.0.1/x", allow_loopback=False)
+    assert is_secure_url("https://127.0.0.1/x", allow_loopback=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "operation"),
+    [
+        ("/export/connections", "GET /export/connections"),
+        ("/export/connections?imodelId=m", "GET /export/connections"),
+        ("https://h/export/connections/c1/runs/r1/", "GET /export/connections/{id}/runs/{id}"),
+        (
+            "/synchronization/imodels/storageConnections/c1/sourceFiles/f1",
+            "GET /synchronization/imodels/storageconnections/{id}/sourcefiles/{id}",
+        ),
+        ("/storage/files/f1/download", "GET /storage/files/{id}/download"),
+        ("/somewhere/else", "GET /{id}/{id}"),
+        ("", "GET /"),
+    ],
+)
+def test_operation_name_holds_no_id(url: str, operation: str) -> None:
+    assert operation_name("GET", url) == operation
+
+
+@given(st.text("a1-%/ä", min_size=1), st.text("a1-%/ä", min_size=1))
+def test_operation_name_is_the_same_for_all_ids(connection_id: str, run_id: str) -> None:
+    try:
+        request = get_run_request(Service.EXPORT, connection_id, run_id)
+    except ValueError:
+        return
+    name = operation_name(request.method, request.url)
+    assert name == "GET /export/connections/{id}/runs/{id}"
