@@ -1,7 +1,7 @@
-"""The gate that every request of a session goes through: the rate limit, and the pause after a 429.
+"""The limiter that every API request of a session passes: the rate limit, and pauses after a 429.
 
-A 429 means everybody: after it all requests wait, then one goes ahead as a probe, and the rest
-follow once that was not refused too.
+A 429 pauses all requests. After the pause one probe is sent; the others resume unless it is refused
+too. A pause is waited for here and nowhere else.
 """
 
 import asyncio
@@ -9,168 +9,208 @@ import logging
 from math import inf
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from itwin_export_async._http.rate_limit import Line, RateLimit, Windows
+from attrs import frozen
 
-log = logging.getLogger(__name__)
+from itwin_export_async._http.rate_limit import (
+    RateLimit,
+    RequestQueue,
+    SlidingWindows,
+)
+
+log = logging.getLogger("itwin_export_async.http")
+
+LONG_WAIT = 10.0  # seconds in the queue after which a warning is due
+WARNING_INTERVAL = 60.0  # seconds between two such warnings
 
 
-class Places(Protocol):
-    """What there is room for, as `Windows` tells it."""
+class Quota(Protocol):
+    """The calls that may be made, such as those of `SlidingWindows`."""
 
-    def free_at(self, now: float) -> float | None: ...
-    def begin(self) -> None: ...
-    def end(self, now: float, *, counted: bool = True) -> None: ...
-    def tell_room(self, room: int, now: float) -> None: ...
-    def rate(self, now: float) -> float: ...
-    def room(self, now: float) -> int | None: ...
+    def next_free_at(self, now: float) -> float | None: ...
+    def start_call(self) -> None: ...
+    def finish_call(self, now: float, *, counted: bool = True) -> None: ...
+    def sustainable_rate(self, now: float) -> float: ...
+    def remaining(self, now: float) -> int | None: ...
+
+
+@frozen
+class _Waiter:
+    """What the limiter knows of a waiting request."""
+
+    max_pause: float
+    queued_at: float
 
 
 class RequestLimiter:
-    """Lets requests through as soon as the rate limit and the service allow, polls more rarely."""
+    """Admits requests as the quota and pauses allow, at most `max_concurrent` at once."""
 
-    def __init__(self, windows: Places, at_once: int) -> None:
+    def __init__(self, quota: Quota, max_concurrent: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._free = at_once  # how many more may be under way
-        self._windows = windows
-        self._line: Line[asyncio.Future[bool | None]] = Line()
-        self._patience: dict[asyncio.Future[bool | None], float] = {}  # of those in the line
+        self._quota = quota
+        self._free_slots = max_concurrent
+        self._queue: RequestQueue[asyncio.Future[bool | None]] = RequestQueue()
+        self._waiters: dict[asyncio.Future[bool | None], _Waiter] = {}
         self._paused_until = 0.0
         self._probing = False
-        self._is_clear = True  # False from a 429 until a probe was not refused
-        self._alarm: asyncio.TimerHandle | None = None
+        self._recovered = True  # False from a 429 until a probe has succeeded
+        self._timer: asyncio.TimerHandle | None = None
+        self._warning_timer: asyncio.TimerHandle | None = None
+        self._warned_at = -inf
 
     @property
     def pause_left(self) -> float:
-        """Seconds until the pause after a 429 is over; 0 when there is none."""
+        """Seconds until the pause after a 429 ends; 0 without one."""
         left = self._paused_until - self._loop.time()
         return left if left > 0 else 0.0
 
     @property
-    def rate(self) -> float:
-        """Calls a second that may be spent, as things stand now; infinite without a limit."""
-        return self._windows.rate(self._loop.time())
+    def sustainable_rate(self) -> float:
+        """Calls per second that may be made; infinite without a limit."""
+        return self._quota.sustainable_rate(self._loop.time())
 
     @property
-    def room(self) -> int | None:
-        """How many calls may go now, None without a limit."""
-        return self._windows.room(self._loop.time())
+    def remaining(self) -> int | None:
+        """How many calls may start now; None without a limit."""
+        return self._quota.remaining(self._loop.time())
 
     def pause(self, seconds: float) -> None:
-        """After a 429: nobody goes for so long, and then one alone."""
+        """After a 429: admit no request for so many seconds, and then one probe."""
         until = self._loop.time() + seconds
         if until > self._paused_until:
-            log.warning("the service refuses calls (429): pausing all for %.1f s", seconds)
+            if not self.pause_left:  # responses to requests in flight may extend it without a word
+                log.warning("429: all requests paused for %.1f s", seconds)
             self._paused_until = until
-        self._is_clear = False
-        self._send_away()
-        self._admit()
+        self._recovered = False
+        self._reject_impatient()
+        self._admit_waiters()
 
-    def tell_room(self, room: int) -> None:
-        """Take the service's word for how many calls are left in this minute."""
-        self._windows.tell_room(room, self._loop.time())
+    async def acquire(self, *, is_poll: bool, max_pause: float = inf) -> bool | None:
+        """Wait for a slot; returns whether the request is a probe. `release` has to follow.
 
-    async def enter(self, *, is_poll: bool, patience: float = inf) -> bool | None:
-        """Wait for the turn to go, and say whether it goes as a probe. `leave` has to follow.
-
-        None, and nothing to leave, where a pause after a 429 has more than `patience` seconds left.
+        Returns None, without a slot, if a pause after a 429 has more than `max_pause` seconds left.
         """
-        if not self._line and self._may_go():
-            return self._begin()
-        if self.pause_left > patience:
+        if not self._queue and self._has_capacity():
+            return self._take_slot()
+        if self.pause_left > max_pause:
             return None
-        turn: asyncio.Future[bool | None] = self._loop.create_future()
-        self._patience[turn] = patience
-        self._line.join(turn, is_poll=is_poll)
-        self._admit()
+        waiter: asyncio.Future[bool | None] = self._loop.create_future()
+        self._waiters[waiter] = _Waiter(max_pause, self._loop.time())
+        self._queue.push(waiter, is_poll=is_poll)
+        self._admit_waiters()
+        if self._warning_timer is None:
+            self._warning_timer = self._loop.call_later(LONG_WAIT, self._warn_of_long_wait)
         try:
-            return await turn
+            return await waiter
         except asyncio.CancelledError:
-            self._line.leave(turn)
-            is_probe = None if turn.cancelled() or turn.exception() else turn.result()
-            if is_probe is not None:  # it was let in, but it is gone
-                self.leave(is_probe=is_probe, counted=False, clears=False)
+            self._queue.remove(waiter)
+            is_probe = None if waiter.cancelled() or waiter.exception() else waiter.result()
+            if is_probe is not None:  # admitted and cancelled at the same moment
+                self.release(is_probe=is_probe, counted=False, succeeded=False)
             raise
         finally:
-            del self._patience[turn]
+            del self._waiters[waiter]
+            if not self._waiters:
+                assert self._warning_timer is not None  # since the first of them came
+                self._warning_timer.cancel()
+                self._warning_timer = None
 
-    def leave(self, *, is_probe: bool, counted: bool, clears: bool) -> None:
-        """A request has come to its end.
+    def release(self, *, is_probe: bool, counted: bool, succeeded: bool) -> None:
+        """Return the slot of a request that has finished.
 
-        `counted`: the service may have counted it. `clears`: it was answered, and not with a 429.
+        `counted`: the service may have counted it. `succeeded`: it got a response, and no 429.
         """
-        self._free += 1
-        self._windows.end(self._loop.time(), counted=counted)
+        self._free_slots += 1
+        self._quota.finish_call(self._loop.time(), counted=counted)
         if is_probe:
             self._probing = False
-            self._is_clear = self._is_clear or clears
-        self._admit()
+            self._recovered = self._recovered or succeeded
+        self._admit_waiters()
 
     async def close(self) -> None:
-        """Turn away whoever waits."""
-        self._turn_away()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Reject all waiters."""
+        self._reject_all()
+        self._cancel_timer()
 
-    def _send_away(self) -> None:
-        """Whoever has less patience than the pause lasts leaves the line."""
+    def _reject_impatient(self) -> None:
+        """Reject waiters whose `max_pause` is shorter than the pause."""
         left = self.pause_left
-        for turn in [turn for turn in self._line if self._patience[turn] < left]:
-            self._line.leave(turn)
-            if not turn.done():
-                turn.set_result(None)
+        for waiter in [w for w in self._queue if self._waiters[w].max_pause < left]:
+            self._queue.remove(waiter)
+            if not waiter.done():
+                waiter.set_result(None)
 
-    def _turn_away(self) -> None:
-        for turn in self._line:
-            if not turn.done():
-                turn.set_exception(self._refusal())
-        self._line = Line()
+    def _reject_all(self) -> None:
+        for waiter in self._queue:
+            if not waiter.done():
+                waiter.set_exception(self._closed_error())
+        self._queue = RequestQueue()
 
-    def _refusal(self) -> RuntimeError:
+    def _closed_error(self) -> RuntimeError:
         return RuntimeError("the client was closed")
 
-    def _begin(self) -> bool:
-        self._free -= 1
-        self._windows.begin()
-        self._probing = not self._is_clear
+    def _take_slot(self) -> bool:
+        self._free_slots -= 1
+        self._quota.start_call()
+        self._probing = not self._recovered
         return self._probing
 
-    def _may_go(self) -> bool:
+    def _has_capacity(self) -> bool:
         now = self._loop.time()
-        if self._probing or not self._free or now < self._paused_until:
+        if self._probing or not self._free_slots or now < self._paused_until:
             return False
-        return self._windows.free_at(now) == now
+        return self._quota.next_free_at(now) == now
 
-    def _admit(self) -> None:
-        """Let in whoever may go, and look again when the next may."""
-        if not self._line:
+    def _admit_waiters(self) -> None:
+        """Admit as many waiters as there is capacity for, and schedule the next check."""
+        if not self._queue:
             return
-        while self._line and self._may_go():
-            turn = self._line.next()
-            if not turn.done():
-                turn.set_result(self._begin())
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if not self._line or self._probing or not self._free:
-            return  # whoever leaves looks again
-        free = self._windows.free_at(self._loop.time())
-        if free is not None:
-            self._alarm = self._loop.call_at(max(free, self._paused_until), self._admit)
+        while self._queue and self._has_capacity():
+            waiter = self._queue.pop()
+            if not waiter.done():
+                waiter.set_result(self._take_slot())
+        self._cancel_timer()
+        if not self._queue or self._probing or not self._free_slots:
+            return  # the next `release` checks again
+        free_at = self._quota.next_free_at(self._loop.time())
+        if free_at is not None:
+            free_at = max(free_at, self._paused_until)
+            self._timer = self._loop.call_at(free_at, self._admit_waiters)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _warn_of_long_wait(self) -> None:
+        """Warn if requests wait long for the quota. A pause has had a warning of its own."""
+        now = self._loop.time()
+        since = max(next(iter(self._waiters.values())).queued_at, self._paused_until)
+        due_at = max(since + LONG_WAIT, self._warned_at + WARNING_INTERVAL)
+        if due_at <= now:
+            if self._quota.next_free_at(now) != now:
+                self._warned_at = now
+                log.warning(
+                    "%d requests wait for the rate limit, the first for %.0f s",
+                    len(self._waiters),
+                    now - since,
+                )
+            due_at = now + LONG_WAIT
+        self._warning_timer = self._loop.call_at(due_at, self._warn_of_long_wait)
 
 
 @runtime_checkable
 class SharedRateLimit(Protocol):
-    """A rate limit that several clients keep together."""
+    """A rate limit that several clients share."""
 
-    def create_limiter(self, at_once: int) -> RequestLimiter:
-        """The gate of one of them; it is closed by who opened it."""
+    def create_limiter(self, max_concurrent: int) -> RequestLimiter:
+        """Create the limiter of one client, in the running event loop. The caller closes it."""
 
 
 RateLimitLike: TypeAlias = RateLimit | SharedRateLimit
 
 
-def create_limiter(limit: RateLimitLike, at_once: int) -> RequestLimiter:
-    """The gate of a session that has at most so many requests under way."""
+def create_limiter(limit: RateLimitLike, max_concurrent: int) -> RequestLimiter:
+    """Create the limiter of a session with at most so many requests at once."""
     if isinstance(limit, RateLimit):
-        return RequestLimiter(Windows(limit), at_once)
-    return limit.create_limiter(at_once)
+        return RequestLimiter(SlidingWindows(limit), max_concurrent)
+    return limit.create_limiter(max_concurrent)

@@ -1,40 +1,36 @@
-"""The rate limit: how many calls may be made, and whose turn it is.
+"""The rate limit: how many calls may be made now, and which waiting request goes next.
 
-The platform counts calls per subscription in sliding windows (Community: 500 a minute and 5,000 an
-hour; all others 5,000 a minute, https://developer.bentley.com/apis/overview/rate-limits/). When a
-call is counted there lies somewhere between its sending and its answer, so that here a call fills
-its place from the one until a whole window after the other: then no window of the service can hold
-more than allowed, however the network dawdles.
+The platform counts the calls of a subscription in sliding windows (Community: 500 a minute and
+5,000 an hour; all others 5,000 a minute, https://developer.bentley.com/apis/overview/rate-limits/).
+It counts a call at some moment between sending and response. So a call takes a slot of a window
+from its sending until a whole window after its response: then no window of the service can hold
+more calls than allowed, however long the network takes.
 """
 
-import re
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from math import inf
 from typing import ClassVar, Generic, TypeVar
 
 from attrs import define, field, frozen
 from attrs.validators import ge, optional
-from multidict import istr
 
 from itwin_export_async._models.validators import instance_of
 
-MINUTE, HOUR = 60.1, 3600.1  # a breath longer, for the edges of the service's own windows
-CALLS_FIRST = 4  # other calls that go before each poll
+MINUTE_WINDOW, HOUR_WINDOW = 60.1, 3600.1  # seconds; 0.1 s margin for clock differences
+CALLS_PER_POLL = 4  # other requests that go before each poll
 
 T = TypeVar("T")
-
-_REMAINING = istr("iTwinPlatform-RateLimit-RemainingCalls")
 
 _limit = optional([instance_of(int), ge(1)])
 
 
 @frozen(kw_only=True)
 class RateLimit:
-    """How many calls the subscription allows, in any minute and in any hour.
+    """How many calls the subscription allows in any minute and in any hour.
 
-    None is no limit. `RateLimit.COMMUNITY` and `RateLimit.STANDARD` are those of the platform.
+    None means no limit. `RateLimit.COMMUNITY` and `RateLimit.STANDARD` are the platform's tiers.
     """
 
     COMMUNITY: ClassVar["RateLimit"]
@@ -50,7 +46,7 @@ RateLimit.STANDARD = RateLimit(per_minute=5000)
 
 @frozen(kw_only=True)
 class RequestStats:
-    """What a session has sent so far: `calls` in all, `polls` and `retries` among them."""
+    """What a session has sent: `calls` in all, `polls` and `retries` among them."""
 
     calls: int = 0
     polls: int = 0
@@ -58,118 +54,100 @@ class RequestStats:
 
 
 @define
-class Window:
-    """The calls of one sliding window: how many are under way, and when the others ended."""
+class SlidingWindow:
+    """The calls of one window: how many are in flight, and when the others finished."""
 
     seconds: float
     limit: int
-    under_way: int = 0
-    ended: deque[float] = field(factory=deque)
+    in_flight: int = 0
+    finished_at: deque[float] = field(factory=deque)
 
-    def free_at(self, now: float) -> float | None:
-        """When the next call may go: `now`, or later; None when only an answer can make room."""
+    def next_free_at(self, now: float) -> float | None:
+        """When the next call may start: `now` or later; None if a call has to finish first."""
         self._forget(now)
-        over = self.under_way + len(self.ended) - self.limit
-        if over < 0:
+        excess = self.in_flight + len(self.finished_at) - self.limit
+        if excess < 0:
             return now
-        return self.ended[over] + self.seconds if over < len(self.ended) else None
+        return self.finished_at[excess] + self.seconds if excess < len(self.finished_at) else None
 
-    def tell_room(self, room: int, now: float) -> None:
-        """Take the service's word for how few calls are left, where that is fewer than we think."""
+    def remaining(self, now: float) -> int:
+        """How many calls may start now."""
         self._forget(now)
-        missing = self.limit - room - self.under_way - len(self.ended)
-        self.ended.extend([now] * missing)
+        return max(0, self.limit - self.in_flight - len(self.finished_at))
 
-    def rate(self, now: float) -> float:
-        """Calls a second that may be spent."""
-        return pace(self.seconds, self.limit, self.room(now))
-
-    def room(self, now: float) -> int:
-        """How many calls may go now."""
-        self._forget(now)
-        return max(0, self.limit - self.under_way - len(self.ended))
+    def sustainable_rate(self, now: float) -> float:
+        """Calls per second that may be made."""
+        return sustainable_rate(self.seconds, self.limit, self.remaining(now))
 
     def _forget(self, now: float) -> None:
-        while self.ended and self.ended[0] + self.seconds <= now:
-            self.ended.popleft()
+        while self.finished_at and self.finished_at[0] + self.seconds <= now:
+            self.finished_at.popleft()
 
 
-class Windows:
-    """All windows of a rate limit; they hold at once."""
+class SlidingWindows:
+    """All windows of a rate limit, which apply together."""
 
     def __init__(self, limit: RateLimit) -> None:
-        told = ((MINUTE, limit.per_minute), (HOUR, limit.per_hour))
-        self._windows = [Window(seconds, calls) for seconds, calls in told if calls is not None]
+        limits = ((MINUTE_WINDOW, limit.per_minute), (HOUR_WINDOW, limit.per_hour))
+        self._windows = [
+            SlidingWindow(seconds, calls) for seconds, calls in limits if calls is not None
+        ]
 
-    def free_at(self, now: float) -> float | None:
-        """When the next call may go: `now`, or later; None when only an answer can make room."""
+    def next_free_at(self, now: float) -> float | None:
+        """When the next call may start: `now` or later; None if a call has to finish first."""
         latest = now
         for window in self._windows:
-            moment = window.free_at(now)
-            if moment is None:
+            free_at = window.next_free_at(now)
+            if free_at is None:
                 return None
-            latest = max(latest, moment)
+            latest = max(latest, free_at)
         return latest
 
-    def begin(self) -> None:
-        """A call goes."""
+    def start_call(self) -> None:
+        """A call starts."""
         for window in self._windows:
-            window.under_way += 1
+            window.in_flight += 1
 
-    def end(self, now: float, *, counted: bool = True) -> None:
-        """A call has its answer, or will have none. Not `counted`: it surely never went out."""
+    def finish_call(self, now: float, *, counted: bool = True) -> None:
+        """A call has finished. `counted`: the service may have counted it."""
         for window in self._windows:
-            window.under_way -= 1
+            window.in_flight -= 1
             if counted:
-                window.ended.append(now)
+                window.finished_at.append(now)
 
-    def tell_room(self, room: int, now: float) -> None:
-        """Take the service's word for how many calls are left in this minute."""
-        for window in self._windows:
-            if window.seconds <= MINUTE:
-                window.tell_room(room, now)
+    def sustainable_rate(self, now: float) -> float:
+        """Calls per second that may be made; infinite without a limit."""
+        return min((window.sustainable_rate(now) for window in self._windows), default=inf)
 
-    def rate(self, now: float) -> float:
-        """Calls a second that may be spent, as things stand now; infinite without a limit."""
-        return min((window.rate(now) for window in self._windows), default=inf)
-
-    def room(self, now: float) -> int | None:
-        """How many calls may go now, None without a limit."""
-        return min((window.room(now) for window in self._windows), default=None)
+    def remaining(self, now: float) -> int | None:
+        """How many calls may start now; None without a limit."""
+        return min((window.remaining(now) for window in self._windows), default=None)
 
 
-def pace(seconds: float, limit: int, room: int) -> float:
-    """Calls a second that may be spent of a window.
+def sustainable_rate(seconds: float, limit: int, remaining: int) -> float:
+    """Calls per second that may be made in a window with so many calls remaining.
 
-    Room may be used up within a sixth of the window, so that work which ends soon is not slowed
-    down for the sake of an hour that it does not need. A minute that is used up is as good as new
-    before that matters; an hour has to last until the first calls leave it, so that only a quarter
-    of what it sustains is spent.
+    The remaining calls may be used within a sixth of the window, so that short work is not slowed
+    down to save an hour that it does not need. An exhausted minute is full again before that
+    matters. An exhausted hour has to last until its first calls leave it, so that only a quarter of
+    its average is spent.
     """
-    least = limit if seconds <= MINUTE else limit / 4
-    return max(least, 6 * room) / seconds
+    floor = limit if seconds <= MINUTE_WINDOW else limit / 4
+    return max(floor, 6 * remaining) / seconds
 
 
-def remaining_calls(headers: Mapping[str, str]) -> int | None:
-    """How many calls the service says are left in this minute, None where it does not say."""
-    told = headers.get(_REMAINING)
-    if told is None or not re.fullmatch(r"\s*[0-9]{1,9}\s*", told):
-        return None
-    return int(told)
+class RequestQueue(Generic[T]):
+    """The waiting requests. Polls yield to all others.
 
-
-class Line(Generic[T]):
-    """Who waits for a turn. What moves work on goes before the polls that watch it.
-
-    A poll has its turn when nothing else waits, and after every `CALLS_FIRST` other calls: so calls
-    are hardly held up, however many polls there are, and polls go while calls keep coming. Each
-    kind goes in the order in which it came.
+    A poll goes if nothing else waits, and after every `CALLS_PER_POLL` other requests. So polls
+    hardly delay the others, and no poll starves. Requests of one kind go in the order in which they
+    came.
     """
 
     def __init__(self) -> None:
         self._calls: OrderedDict[T, None] = OrderedDict()
         self._polls: OrderedDict[T, None] = OrderedDict()
-        self._ahead = 0  # calls that have gone since a poll could have
+        self._since_poll = 0  # other requests that went while a poll waited
 
     def __bool__(self) -> bool:
         return bool(self._calls or self._polls)
@@ -177,19 +155,19 @@ class Line(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return chain(self._calls, self._polls)
 
-    def join(self, one: T, *, is_poll: bool) -> None:
-        """Wait behind all of its kind."""
-        (self._polls if is_poll else self._calls)[one] = None
+    def push(self, item: T, *, is_poll: bool) -> None:
+        """Add a request behind all others of its kind."""
+        (self._polls if is_poll else self._calls)[item] = None
 
-    def leave(self, one: T) -> None:
-        """Wait no more."""
-        self._calls.pop(one, None)
-        self._polls.pop(one, None)
+    def remove(self, item: T) -> None:
+        """Remove a request, if it is still in the queue."""
+        self._calls.pop(item, None)
+        self._polls.pop(item, None)
 
-    def next(self) -> T:
-        """Whose turn it is; it has left."""
-        if self._polls and (not self._calls or self._ahead >= CALLS_FIRST):
-            self._ahead = 0
+    def pop(self) -> T:
+        """Remove and return the request that goes next."""
+        if self._polls and (not self._calls or self._since_poll >= CALLS_PER_POLL):
+            self._since_poll = 0
             return self._polls.popitem(last=False)[0]
-        self._ahead = self._ahead + 1 if self._polls else 0
+        self._since_poll = self._since_poll + 1 if self._polls else 0
         return self._calls.popitem(last=False)[0]

@@ -78,7 +78,7 @@ class RedisRateLimit:
                     "one call is the least that each needs"
                 )
 
-    def create_limiter(self, at_once: int) -> RequestLimiter:
+    def create_limiter(self, max_concurrent: int) -> RequestLimiter:
         """The gate of one client, in the running event loop; it is closed by who opened it."""
         redis = Redis.from_url(
             self.url,
@@ -95,5 +95,5 @@ class RedisRateLimit:
 
         part = Part(uuid4().hex, self.limit, self.processes, self._pace)
         return RedisGate(
-            part, at_once, ask=ask, hang_up=redis.aclose, place=without_query(self.url)
+            part, max_concurrent, ask=ask, hang_up=redis.aclose, place=without_query(self.url)
         )

@@ -27,13 +27,13 @@ class RedisGate(RequestLimiter):
     def __init__(
         self,
         part: Part,
-        at_once: int,
+        max_concurrent: int,
         *,
         ask: Callable[[str], Awaitable[str]],
         hang_up: Callable[[], Awaitable[None]],
         place: str,
     ) -> None:
-        super().__init__(part, at_once)
+        super().__init__(part, max_concurrent)
         self._part, self._ask, self._hang_up, self._place = part, ask, hang_up, place
         self._is_down = self._is_closing = False
         self._broken_off: BaseException | None = None  # what ended the talk before its time
@@ -46,20 +46,16 @@ class RedisGate(RequestLimiter):
         super().pause(seconds)
         self._hurry()
 
-    def tell_room(self, room: int) -> None:
-        super().tell_room(room)
-        self._hurry()
-
-    def leave(self, *, is_probe: bool, counted: bool, clears: bool) -> None:
+    def release(self, *, is_probe: bool, counted: bool, succeeded: bool) -> None:
         if is_probe:
-            self._part.tell_probe(clears=clears)
-        super().leave(is_probe=is_probe, counted=counted, clears=clears)
+            self._part.tell_probe(clears=succeeded)
+        super().release(is_probe=is_probe, counted=counted, succeeded=succeeded)
         self._hurry()
 
     async def close(self) -> None:
         """Take leave of the others, as far as Redis is there."""
         self._is_closing = True
-        self._turn_away()
+        self._reject_all()
         self._wake.set()
         try:
             await self._talk
@@ -71,19 +67,19 @@ class RedisGate(RequestLimiter):
             with suppress(*_FAILURES):
                 await self._hang_up()
 
-    def _may_go(self) -> bool:
-        return self._broken_off is None and super()._may_go()
+    def _has_capacity(self) -> bool:
+        return self._broken_off is None and super()._has_capacity()
 
-    def _admit(self) -> None:
-        super()._admit()
+    def _admit_waiters(self) -> None:
+        super()._admit_waiters()
         if self._is_closing or self._broken_off is not None:
-            self._turn_away()
+            self._reject_all()
         elif self._asks_at() <= self._loop.time():
             self._wake.set()
 
-    def _refusal(self) -> RuntimeError:
+    def _closed_error(self) -> RuntimeError:
         if self._broken_off is None:
-            return super()._refusal()
+            return super()._closed_error()
         error = RuntimeError("the rate limit's talk with Redis has broken off")
         error.__cause__ = self._broken_off
         return error
@@ -92,7 +88,7 @@ class RedisGate(RequestLimiter):
         """Let nobody wait for answers that will not come."""
         self._broken_off = None if talk.cancelled() else talk.exception()
         if self._broken_off is not None:
-            self._turn_away()
+            self._reject_all()
 
     def _hurry(self) -> None:
         """Tell the others now what they wait for, and not with the next beat."""
@@ -111,7 +107,7 @@ class RedisGate(RequestLimiter):
             else:
                 self._heed(reply)
             self._wake.clear()
-            self._admit()
+            self._admit_waiters()
             self._part.give_back()
             self._hurry()
             await self._rest(now + self._part.pace.beat)
@@ -135,21 +131,21 @@ class RedisGate(RequestLimiter):
             return
         self._note(None)
         if not self._part.has_pause_to_tell:
-            self._is_clear = reply.is_clear
+            self._recovered = reply.is_clear
             if reply.pause:
                 self._paused_until = max(self._paused_until, now + reply.pause)
-                self._send_away()
+                self._reject_impatient()
 
     def _wanted(self) -> int:
         """How many may go if there are places for them."""
         if self._probing or self._loop.time() < self._paused_until:
             return 0
-        waiting = (turn for turn in self._line if not turn.done())
-        return sum(1 for _ in islice(waiting, self._free))
+        waiting = (turn for turn in self._queue if not turn.done())
+        return sum(1 for _ in islice(waiting, self._free_slots))
 
     def _asks_at(self) -> float:
         """When to ask for places: the time on the loop's clock, infinite for not at all."""
-        if not self._line or not self._free or self._probing or self._part.is_alone:
+        if not self._queue or not self._free_slots or self._probing or self._part.is_alone:
             return inf
         return max(self._part.ask_at, self._paused_until)
 

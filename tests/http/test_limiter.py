@@ -1,6 +1,7 @@
-"""The rate limit and the pause after a 429, as all requests of a session meet them."""
+"""The limiter: the rate limit and the pause after a 429, for all requests of a session."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ class Leaving(Timed):
         return response
 
 
-async def test_no_more_calls_go_than_the_limit_allows() -> None:
+async def test_session_stays_within_both_windows() -> None:
     transport = Timed(answer(204), takes=0.5)
     limit = RateLimit(per_minute=10, per_hour=25)
     async with Session("t", transport=transport, rate_limit=limit) as session:
@@ -62,7 +63,7 @@ async def test_no_more_calls_go_than_the_limit_allows() -> None:
     assert transport.at[-1] < 2 * 3700
 
 
-async def test_a_standard_client_is_not_slowed_down() -> None:
+async def test_standard_limit_allows_5000_calls_at_once() -> None:
     transport = Timed(answer(204))
     async with Session("t", transport=transport) as session:
         await asyncio.gather(*(session.send(GET) for _ in range(5000)))
@@ -71,7 +72,7 @@ async def test_a_standard_client_is_not_slowed_down() -> None:
         assert now() > 60
 
 
-async def test_work_goes_before_polls_and_polls_do_not_starve() -> None:
+async def test_polls_yield_to_other_requests_and_do_not_starve() -> None:
     transport = Timed(answer(204))
     limit = RateLimit(per_minute=1)
     async with Session("t", transport=transport, rate_limit=limit) as session:
@@ -90,7 +91,7 @@ async def test_work_goes_before_polls_and_polls_do_not_starve() -> None:
     assert order == ["first", "second", "third", "late", "later", "poll", "latest"]
 
 
-async def test_a_call_goes_next_however_many_polls_have_come_before() -> None:
+async def test_request_is_next_ahead_of_any_number_of_polls() -> None:
     transport = Timed(answer(204))
     limit = RateLimit(per_minute=10)
     async with Session("t", transport=transport, rate_limit=limit) as session:
@@ -108,7 +109,7 @@ async def test_a_call_goes_next_however_many_polls_have_come_before() -> None:
         await polls[-1]
 
 
-async def test_a_caller_that_leaves_the_line_blocks_nobody() -> None:
+async def test_cancelled_waiter_blocks_no_other() -> None:
     transport = Timed(answer(204))
     async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=1)) as session:
         calls = [asyncio.create_task(session.send(GET)) for _ in range(4)]
@@ -120,19 +121,20 @@ async def test_a_caller_that_leaves_the_line_blocks_nobody() -> None:
     assert transport.at[1] < 61
 
 
-async def test_a_caller_that_leaves_just_as_its_turn_comes_gives_it_on() -> None:
+async def test_waiter_cancelled_when_admitted_returns_its_slot() -> None:
     transport = Timed(answer(204))
     async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=1)) as session:
         await session.send(GET)
         calls = [asyncio.create_task(session.send(GET)) for _ in range(2)]
         await asyncio.sleep(0)
-        asyncio.get_running_loop().call_at(60.1, calls[0].cancel)
+        # in the same iteration of the loop as the limiter's timer, and after it
+        asyncio.get_running_loop().call_at(60.1 + 5e-10, calls[0].cancel)
         await asyncio.wait(calls)
     assert calls[0].cancelled()
     assert transport.at[1] == pytest.approx(60.1)
 
 
-async def test_who_has_just_left_as_a_place_becomes_free_does_not_take_it() -> None:
+async def test_waiter_cancelled_as_a_slot_becomes_free_takes_none() -> None:
     transport = Leaving(answer(204), takes=1.0)
     async with Session("t", transport=transport) as session:
         calls = [asyncio.create_task(session.send(GET)) for _ in range(MAX_CONCURRENT_REQUESTS + 2)]
@@ -143,7 +145,7 @@ async def test_who_has_just_left_as_a_place_becomes_free_does_not_take_it() -> N
     assert transport.at == [0.0] * MAX_CONCURRENT_REQUESTS + [1.0]
 
 
-async def test_a_429_pauses_all_and_then_one_goes_first() -> None:
+async def test_429_pauses_all_requests_and_then_sends_one_probe() -> None:
     transport = Timed(answer(429, Retry_After="100"), answer(204), takes=1.0)
     async with Session("t", transport=transport) as session:
         first = asyncio.create_task(session.send(GET))
@@ -154,7 +156,7 @@ async def test_a_429_pauses_all_and_then_one_goes_first() -> None:
     assert sorted(transport.at)[1:] == [101.0] + [102.0] * 20
 
 
-async def test_a_probe_that_is_refused_too_pauses_all_again() -> None:
+async def test_refused_probe_pauses_all_requests_again() -> None:
     refusal = answer(429, Retry_After="10")
     transport = Timed(refusal, refusal, refusal, answer(204), takes=1.0)
     async with Session("t", transport=transport, retry=RetryPolicy(attempts=9)) as session:
@@ -165,7 +167,7 @@ async def test_a_probe_that_is_refused_too_pauses_all_again() -> None:
     assert set(transport.at[4:]) == {12.0}
 
 
-async def test_a_probe_that_is_lost_is_followed_by_another() -> None:
+async def test_lost_probe_is_followed_by_another() -> None:
     lost = TransportError(message="reset")
     transport = Timed(answer(429, Retry_After="10"), lost, answer(204), takes=1.0)
     async with Session("t", transport=transport) as session:
@@ -177,7 +179,7 @@ async def test_a_probe_that_is_lost_is_followed_by_another() -> None:
     assert 12.0 <= transport.at[2] < transport.at[3]
 
 
-async def test_refusals_without_a_wait_pause_longer_and_longer() -> None:
+async def test_429s_without_retry_after_pause_longer_and_longer() -> None:
     transport = Timed(answer(429), answer(429), answer(429), answer(429), answer(204))
     retry = RetryPolicy(jitter=lambda bound: 0.0)
     async with Session("t", transport=transport, retry=retry) as session:
@@ -185,7 +187,7 @@ async def test_refusals_without_a_wait_pause_longer_and_longer() -> None:
     assert transport.at == [0.0, 0.5, 1.5, 3.5, 7.5]
 
 
-async def test_a_long_refusal_is_everybodys_without_being_sent() -> None:
+async def test_long_pause_rejects_requests_without_sending_them() -> None:
     transport = Timed(answer(429, '{"code": "RateLimitExceeded"}', retry_after="1000"))
     async with ExportClient("t", transport=transport) as client:
         for seconds in (1000, 900):
@@ -197,7 +199,7 @@ async def test_a_long_refusal_is_everybodys_without_being_sent() -> None:
     assert len(transport.at) == 1
 
 
-async def test_a_long_refusal_is_told_at_once_to_all_who_wait_for_their_turn() -> None:
+async def test_long_pause_rejects_all_waiters_at_once() -> None:
     transport = Timed(answer(429, retry_after="1000"), takes=0.1)
     async with ExportClient("t", transport=transport) as client:
         looks = (client.get_run("c1", f"r{number}") for number in range(200))
@@ -207,7 +209,7 @@ async def test_a_long_refusal_is_told_at_once_to_all_who_wait_for_their_turn() -
     assert len(transport.at) == MAX_CONCURRENT_REQUESTS
 
 
-async def test_who_leaves_the_line_as_a_long_refusal_comes_has_left() -> None:
+async def test_waiter_cancelled_as_a_long_pause_begins_is_cancelled() -> None:
     transport = Leaving(answer(429, retry_after="1000"), takes=0.1)
     async with ExportClient("t", transport=transport) as client:
         looks = (
@@ -220,7 +222,7 @@ async def test_who_leaves_the_line_as_a_long_refusal_comes_has_left() -> None:
     assert [type(error) for error in told[:-1]] == [RateLimited] * (MAX_CONCURRENT_REQUESTS + 1)
 
 
-async def test_a_wait_that_a_long_refusal_outlasts_ends_at_once_also_in_the_line() -> None:
+async def test_wait_with_a_deadline_within_the_pause_ends_at_once() -> None:
     transport = Timed(answer(429, retry_after="1000"), takes=0.1)
     async with ExportClient("t", transport=transport) as client:
         waits = (client.attach("c1", f"r{number}").wait(timeout=500) for number in range(200))
@@ -232,7 +234,7 @@ async def test_a_wait_that_a_long_refusal_outlasts_ends_at_once_also_in_the_line
     }
 
 
-async def test_a_short_refusal_leaves_the_line_as_it_is() -> None:
+async def test_short_pause_keeps_all_waiters() -> None:
     transport = Timed(
         *[answer(429, retry_after="300")] * MAX_CONCURRENT_REQUESTS, answer(204), takes=0.1
     )
@@ -241,7 +243,7 @@ async def test_a_short_refusal_leaves_the_line_as_it_is() -> None:
     assert len(transport.at) == 200 + MAX_CONCURRENT_REQUESTS
 
 
-async def test_who_waits_for_a_turn_while_the_client_closes_is_told_at_once() -> None:
+async def test_closing_rejects_all_waiters_at_once() -> None:
     transport, limit = Timed(answer(204)), RateLimit(per_minute=1)
     async with Session("t", transport=transport, rate_limit=limit) as session:
         await session.send(GET)
@@ -254,17 +256,7 @@ async def test_who_waits_for_a_turn_while_the_client_closes_is_told_at_once() ->
     assert len(transport.at) == 1
 
 
-async def test_what_the_service_says_is_left_is_believed() -> None:
-    told = {"iTwinPlatform-RateLimit-RemainingCalls": "2"}
-    transport = Timed(Response(status=204, headers=told), answer(204))
-    async with Session("t", transport=transport) as session:
-        for _ in range(4):
-            await session.send(GET)
-    assert transport.at[:3] == [0.0] * 3
-    assert transport.at[3] > 60
-
-
-async def test_the_older_header_for_the_wait_is_read() -> None:
+async def test_older_retry_after_header_is_read() -> None:
     told = {"iTwinPlatform-RateLimit-Retry-After-Seconds": "33"}
     transport = Timed(Response(status=429, headers=told), answer(204))
     async with Session("t", transport=transport) as session:
@@ -272,7 +264,7 @@ async def test_the_older_header_for_the_wait_is_read() -> None:
     assert transport.at[1] == 33.0
 
 
-async def test_what_surely_never_went_out_costs_no_call() -> None:
+async def test_request_that_was_not_sent_costs_no_call() -> None:
     refused = TransportError(message="refused", may_have_been_processed=False)
     transport = Timed(refused, refused, refused, answer(204))
     async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=1)) as session:
@@ -280,7 +272,7 @@ async def test_what_surely_never_went_out_costs_no_call() -> None:
     assert now() < 10
 
 
-async def test_an_outage_is_not_amplified() -> None:
+async def test_retry_budget_does_not_amplify_an_outage() -> None:
     transport = Timed(answer(500))
     async with Session("t", transport=transport) as session:
         for _ in range(10):
@@ -288,7 +280,7 @@ async def test_an_outage_is_not_amplified() -> None:
     assert len(transport.at) <= 500 + 100  # one sending each, and the budget
 
 
-async def test_answers_earn_repetitions_back() -> None:
+async def test_retry_budget_recovers_with_successes() -> None:
     troubled = [answer(500), *[answer(204)] * 10] * 200
     transport = Timed(*troubled)
     async with Session("t", transport=transport) as session:
@@ -296,12 +288,12 @@ async def test_answers_earn_repetitions_back() -> None:
     assert statuses == [204] * 1500
 
 
-async def test_a_limit_of_another_kind_is_refused() -> None:
+async def test_rate_limit_of_another_type_is_refused() -> None:
     with pytest.raises(TypeError, match="rate_limit must be a RateLimit"):
         Session("t", rate_limit=500)  # type: ignore[arg-type]
 
 
-async def test_a_pause_stops_those_who_wait_for_a_place_too() -> None:
+async def test_pause_stops_waiters_for_a_slot_too() -> None:
     """Not so many go at once that one could be let in and yet leave in the middle of a pause."""
     transport = Timed(
         *[answer(429, Retry_After="30")] * MAX_CONCURRENT_REQUESTS, answer(204), takes=1.0
@@ -313,7 +305,7 @@ async def test_a_pause_stops_those_who_wait_for_a_place_too() -> None:
     assert early == [0.0] * MAX_CONCURRENT_REQUESTS
 
 
-async def test_a_pause_stops_those_who_were_let_in_at_the_same_moment() -> None:
+async def test_pause_stops_requests_admitted_at_the_same_moment() -> None:
     """Good answers make room for others just before a 429 stops everybody."""
     good = [answer(204)] * (MAX_CONCURRENT_REQUESTS - 1)
     transport = Timed(*good, answer(429, Retry_After="30"), answer(204), takes=1.0)
@@ -326,7 +318,7 @@ async def test_a_pause_stops_those_who_were_let_in_at_the_same_moment() -> None:
     ]  # a probe first
 
 
-async def test_what_was_sent_and_what_is_left_is_told() -> None:
+async def test_session_counts_requests_and_remaining_calls() -> None:
     transport = Timed(answer(500), answer(204))
     async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=10)) as session:
         assert session.stats == RequestStats()
@@ -337,3 +329,115 @@ async def test_what_was_sent_and_what_is_left_is_told() -> None:
         assert session.remaining_calls == 7
     async with Session("t", transport=transport, rate_limit=RateLimit()) as session:
         assert session.remaining_calls is None
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+async def test_concurrent_429s_are_one_pause_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    transport = Timed(*[answer(429)] * 10, answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(10)))
+    assert transport.at[10] == 1.5  # ten 429s without a Retry-After pause no longer than one
+    assert warnings(caplog) == ["429: all requests paused for 0.5 s"]
+
+
+async def test_each_pause_has_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    transport = Timed(*[answer(429, Retry_After="20")] * 3, answer(204))
+    async with Session("t", transport=transport) as session:
+        await session.send(GET)
+    assert transport.at == [0, 20, 40, 60]
+    assert warnings(caplog) == ["429: all requests paused for 20.0 s"] * 3
+
+
+async def test_retry_after_of_zero_pauses_as_long_as_the_backoff() -> None:
+    transport = Timed(*[answer(429, Retry_After="0")] * 3, answer(204))
+    async with Session("t", transport=transport) as session:
+        await session.send(GET)
+    assert transport.at == [0.0, 0.5, 1.5, 3.5]
+
+
+async def test_retries_with_a_retry_after_of_zero_cost_budget() -> None:
+    transport = Timed(answer(503, Retry_After="0"))
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(200)))
+    assert len(transport.at) == 200 + 100
+
+
+async def test_retry_budget_warns_once_until_it_recovers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    transport = Timed(*[answer(500)] * 300, *[answer(204)] * 10, answer(500))
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(200)))
+        assert warnings(caplog) == ["retry budget exhausted; requests fail without a retry"]
+        await asyncio.gather(*(session.send(GET) for _ in range(10)))
+        for _ in range(3):
+            await session.send(GET)
+    assert len(warnings(caplog)) == 2
+
+
+async def test_long_waits_for_the_rate_limit_are_warned_of_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    transport, limit = Timed(answer(204)), RateLimit(per_minute=1)
+    async with Session("t", transport=transport, rate_limit=limit) as session:
+        await session.send(GET)
+        calls = [asyncio.create_task(session.send(GET)) for _ in range(3)]
+        await asyncio.sleep(9.9)
+        assert not warnings(caplog)
+        await asyncio.sleep(0.2)
+        assert warnings(caplog) == ["3 requests wait for the rate limit, the first for 10 s"]
+        await asyncio.gather(*calls)
+        assert len(warnings(caplog)) == 3
+        await asyncio.sleep(1000)
+        await session.send(GET)
+    assert len(warnings(caplog)) == 3
+
+
+async def test_waits_that_the_rate_limit_does_not_cause_are_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slow = Timed(answer(204), takes=25.0)
+    async with Session("t", transport=slow) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(MAX_CONCURRENT_REQUESTS + 1)))
+    paused = Timed(answer(429, Retry_After="100"), answer(204), takes=1.0)
+    async with Session("t", transport=paused) as session:
+        await asyncio.gather(*(session.send(GET) for _ in range(3)))
+    assert warnings(caplog) == ["429: all requests paused for 100.0 s"]
+
+
+async def test_error_of_a_pause_carries_the_ids_of_its_own_request() -> None:
+    ids = {"X_Request_Id": "first", "x_correlation_id": "first", "Retry_After": "1000"}
+    transport = Timed(answer(429, '{"code": "RateLimitExceeded"}', **ids))
+    async with Session("t", transport=transport) as session:
+        first = await session.send(GET)
+        own = Request(method="GET", url="/y", headers={"X-Correlation-Id": "second"})
+        second = await session.send(own)
+    assert "first" not in second.headers.values()
+    assert (second.correlation_id, second.url) == ("second", "https://api.bentley.com/y")
+    assert (second.status, second.body) == (429, first.body)
+    assert second.headers.getall("Retry-After") == ["1000"]  # type: ignore[attr-defined]
+    assert len(transport.at) == 1
+
+
+async def test_retry_after_in_milliseconds_pauses_no_longer_than_a_day() -> None:
+    transport = Timed(answer(429, Retry_After="999999999999"), answer(204))
+    async with Session("t", transport=transport) as session:
+        assert (await session.send(GET)).status == 429
+        await asyncio.sleep(86_400)
+        assert (await session.send(GET)).status == 204
+
+
+@pytest.mark.parametrize("delays", [("50", "20"), ("20", "50")])
+async def test_longest_of_concurrent_pauses_counts_and_is_one_warning(
+    delays: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = Timed(*(answer(429, Retry_After=delay) for delay in delays), answer(204), takes=1.0)
+    async with Session("t", transport=transport) as session:
+        await asyncio.gather(session.send(GET), session.send(GET))
+    assert transport.at == [0.0, 0.0, 51.0, 52.0]
+    assert len(warnings(caplog)) == 1

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from itwin_export_async import RateLimit
 from itwin_export_async._http.rate_limit import (
-    HOUR,
-    MINUTE,
-    Line,
-    Windows,
-    remaining_calls,
+    HOUR_WINDOW,
+    MINUTE_WINDOW,
+    RequestQueue,
+    SlidingWindows,
 )
 
 limits = st.builds(
@@ -33,10 +32,10 @@ def most_in_any(seconds: float, moments: list[float]) -> int:
 
 
 @given(limits, calls)
-def test_no_window_of_the_service_ever_holds_more_than_allowed(
+def test_windows_of_the_service_never_exceed_the_limit(
     limit: RateLimit, wanted: list[tuple[float, float, float]]
 ) -> None:
-    windows, counted = Windows(limit), []
+    windows, counted = SlidingWindows(limit), []
     under_way: list[float] = []  # when the calls that are out will end
     now = 0.0
     for gap, takes, share in wanted:
@@ -44,12 +43,12 @@ def test_no_window_of_the_service_ever_holds_more_than_allowed(
         while True:
             for end in sorted(e for e in under_way if e <= now):
                 under_way.remove(end)
-                windows.end(end)
-            free = windows.free_at(now)
+                windows.finish_call(end)
+            free = windows.next_free_at(now)
             if free == now:
                 break
             now = min(under_way + ([] if free is None else [free]))
-        windows.begin()
+        windows.start_call()
         under_way.append(now + takes)
         counted.append(now + takes * share)  # somewhere between sending and answer
     if limit.per_minute is not None:
@@ -59,12 +58,12 @@ def test_no_window_of_the_service_ever_holds_more_than_allowed(
 
 
 @given(limits, st.lists(st.floats(0, 400), min_size=1, max_size=60))
-def test_no_room_is_wasted(limit: RateLimit, gaps: list[float]) -> None:
-    windows, ended, now = Windows(limit), list[float](), 0.0
-    told = ((MINUTE, limit.per_minute), (HOUR, limit.per_hour))
+def test_windows_waste_no_call(limit: RateLimit, gaps: list[float]) -> None:
+    windows, ended, now = SlidingWindows(limit), list[float](), 0.0
+    told = ((MINUTE_WINDOW, limit.per_minute), (HOUR_WINDOW, limit.per_hour))
     for gap in gaps:
         now += gap
-        free = windows.free_at(now)
+        free = windows.next_free_at(now)
         assert free is not None
         full = [
             most
@@ -73,117 +72,95 @@ def test_no_room_is_wasted(limit: RateLimit, gaps: list[float]) -> None:
         ]
         assert (free > now) is bool(full)
         now = free
-        windows.begin()
-        windows.end(now)
+        windows.start_call()
+        windows.finish_call(now)
         ended.append(now)
 
 
-def test_a_call_under_way_holds_its_place_until_it_ends() -> None:
-    windows = Windows(RateLimit(per_minute=1))
-    windows.begin()
-    assert windows.free_at(1000.0) is None
-    windows.end(1000.0)
-    assert windows.free_at(1001.0) == 1000.0 + MINUTE
+def test_call_in_flight_holds_its_slot_until_it_finishes() -> None:
+    windows = SlidingWindows(RateLimit(per_minute=1))
+    windows.start_call()
+    assert windows.next_free_at(1000.0) is None
+    windows.finish_call(1000.0)
+    assert windows.next_free_at(1001.0) == 1000.0 + MINUTE_WINDOW
 
 
-def test_a_call_that_never_went_out_gives_its_place_back() -> None:
-    windows = Windows(RateLimit(per_minute=1))
-    windows.begin()
-    windows.end(5.0, counted=False)
-    assert windows.free_at(5.0) == 5.0
+def test_call_that_was_not_sent_returns_its_slot() -> None:
+    windows = SlidingWindows(RateLimit(per_minute=1))
+    windows.start_call()
+    windows.finish_call(5.0, counted=False)
+    assert windows.next_free_at(5.0) == 5.0
 
 
-def test_without_a_limit_there_is_always_room() -> None:
-    windows = Windows(RateLimit())
+def test_windows_without_a_limit_are_always_free() -> None:
+    windows = SlidingWindows(RateLimit())
     for _ in range(10_000):
-        windows.begin()
-    assert windows.free_at(0.0) == 0.0
-    assert windows.rate(0.0) == inf
+        windows.start_call()
+    assert windows.next_free_at(0.0) == 0.0
+    assert windows.sustainable_rate(0.0) == inf
 
 
-def test_the_service_may_know_of_calls_that_we_do_not() -> None:
-    windows = Windows(RateLimit(per_minute=10))
-    windows.tell_room(2, 100.0)
-    windows.tell_room(9, 100.0)  # more than we think is no news
-    for _ in range(2):
-        assert windows.free_at(100.0) == 100.0
-        windows.begin()
-    assert windows.free_at(100.0) == 100.0 + MINUTE
-    Windows(RateLimit()).tell_room(0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("told", "left"), [("7", 7), (" 0 ", 0), ("", None), ("many", None), ("-1", None), ("٣", None)]
-)
-def test_remaining_calls_are_read_where_they_are_told(told: str, left: int | None) -> None:
-    assert remaining_calls({"iTwinPlatform-RateLimit-RemainingCalls": told}) == left
-    assert remaining_calls({}) is None
-
-
-def test_calls_are_spent_faster_while_there_is_room() -> None:
-    hour, minute = Windows(RateLimit(per_hour=3600)), Windows(RateLimit(per_minute=60))
-    assert hour.rate(0.0) == pytest.approx(6.0, rel=1e-3)
-    assert minute.rate(0.0) == pytest.approx(6.0, rel=1e-2)
+def test_sustainable_rate_is_higher_with_calls_remaining() -> None:
+    hour, minute = (
+        SlidingWindows(RateLimit(per_hour=3600)),
+        SlidingWindows(RateLimit(per_minute=60)),
+    )
+    assert hour.sustainable_rate(0.0) == pytest.approx(6.0, rel=1e-3)
+    assert minute.sustainable_rate(0.0) == pytest.approx(6.0, rel=1e-2)
     for _ in range(3000):
-        hour.begin()
-    assert hour.rate(0.0) == pytest.approx(1.0, rel=1e-3)
-    both = Windows(RateLimit(per_minute=60, per_hour=360))
-    assert both.rate(0.0) == pytest.approx(0.6, rel=1e-3)
+        hour.start_call()
+    assert hour.sustainable_rate(0.0) == pytest.approx(1.0, rel=1e-3)
+    both = SlidingWindows(RateLimit(per_minute=60, per_hour=360))
+    assert both.sustainable_rate(0.0) == pytest.approx(0.6, rel=1e-3)
 
 
-def test_a_minute_comes_back_before_the_next_look_and_an_hour_does_not() -> None:
-    hour, minute = Windows(RateLimit(per_hour=3600)), Windows(RateLimit(per_minute=60))
+def test_sustainable_rate_saves_an_exhausted_hour_but_no_minute() -> None:
+    hour, minute = (
+        SlidingWindows(RateLimit(per_hour=3600)),
+        SlidingWindows(RateLimit(per_minute=60)),
+    )
     for windows, calls in ((hour, 3600), (minute, 60)):
         for _ in range(calls):
-            windows.begin()
-    assert minute.rate(0.0) == pytest.approx(1.0, rel=1e-2)
-    assert hour.rate(0.0) == pytest.approx(0.25, rel=1e-2)
+            windows.start_call()
+    assert minute.sustainable_rate(0.0) == pytest.approx(1.0, rel=1e-2)
+    assert hour.sustainable_rate(0.0) == pytest.approx(0.25, rel=1e-2)
 
 
-def test_the_services_word_for_a_minute_says_nothing_of_the_hour() -> None:
-    hour, both = Windows(RateLimit(per_hour=500)), Windows(RateLimit(per_minute=50, per_hour=500))
-    for windows in (hour, both):
-        windows.tell_room(10, 0.0)
-    assert hour.room(0.0) == 500
-    assert both.room(0.0) == 10
-    assert both.room(61.0) == 50
-
-
-def test_the_presets_are_those_of_the_platform() -> None:
+def test_rate_limit_presets_are_the_platforms() -> None:
     community, standard = RateLimit.COMMUNITY, RateLimit.STANDARD
     assert (community.per_minute, community.per_hour) == (500, 5000)
     assert (standard.per_minute, standard.per_hour) == (5000, None)
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "500"])
-def test_a_limit_that_is_none_is_named(bad: object) -> None:
+def test_invalid_rate_limit_is_named(bad: object) -> None:
     for name in ("per_minute", "per_hour"):
         with pytest.raises((ValueError, TypeError), match=name):
             RateLimit(**{name: bad})  # type: ignore[arg-type]
 
 
 @given(st.lists(st.sampled_from(["call", "poll", "turn", "leave"])), st.randoms())
-def test_calls_go_before_polls_and_polls_go_too(happening: list[str], chance: Random) -> None:
-    line: Line[tuple[int, bool]] = Line()
+def test_queue_prefers_calls_and_starves_no_poll(happening: list[str], chance: Random) -> None:
+    queue: RequestQueue[tuple[int, bool]] = RequestQueue()
     overtaken: dict[tuple[int, bool], list[bool]] = {}  # who has gone since each who waits came
     for number, what in enumerate([*happening, *["turn"] * len(happening)]):
         if what in ("call", "poll"):
-            line.join((number, what == "poll"), is_poll=what == "poll")
+            queue.push((number, what == "poll"), is_poll=what == "poll")
             overtaken[number, what == "poll"] = []
         elif overtaken and what == "leave":
             gives_up = chance.choice(list(overtaken))
-            line.leave(gives_up)
+            queue.remove(gives_up)
             del overtaken[gives_up]
         elif overtaken:
-            gone = line.next()
+            gone = queue.pop()
             before = overtaken.pop(gone)
             polls, calls = before.count(True), before.count(False)
             if gone[1]:
                 assert calls <= 4 * (polls + 1)
             else:
                 assert polls <= 1 + calls / 4
-            assert gone == min(waits for waits in [*line, gone] if waits[1] is gone[1])
+            assert gone == min(waits for waits in [*queue, gone] if waits[1] is gone[1])
             for gone_before in overtaken.values():
                 gone_before.append(gone[1])
-        assert bool(line) == bool(overtaken)
-        assert set(line) == set(overtaken)
+        assert bool(queue) == bool(overtaken)
+        assert set(queue) == set(overtaken)

@@ -316,19 +316,6 @@ async def test_a_probe_whose_caller_leaves_is_given_on(redis: RedisServer) -> No
         await asyncio.wait({first})
 
 
-async def test_what_the_service_says_is_left_is_everybodys(redis: RedisServer) -> None:
-    told = {"iTwinPlatform-RateLimit-RemainingCalls": "2"}
-    telling, others = Service(Response(status=204, headers=told)), Service()
-    limit = shared(redis, RateLimit(per_minute=500))
-    async with sessions(limit, telling, others) as (one, other):
-        await one.send(GET)
-        await until(lambda: (other.remaining_calls or 0) <= 2)
-        began = now()
-        await send_all([other], 3)
-        assert others.at[1] - began < 1
-        assert others.at[2] - telling.at[0] > WINDOW
-
-
 async def test_a_call_that_never_went_out_costs_no_place(redis: RedisServer) -> None:
     refused = TransportError(message="refused", may_have_been_processed=False)
     service = Service(refused, refused, answer(204))
