@@ -10,6 +10,8 @@ async with ExportClient(ClientCredentials.from_env()) as client:
 import logging
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from itwin_export_async._api import *  # noqa: F403
     from itwin_export_async._api import __all__ as __all__

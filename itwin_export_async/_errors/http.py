@@ -19,6 +19,8 @@ def _restore(cls: type["ExportError"], values: dict[str, Any]) -> "ExportError":
 class ExportError(Exception):
     """The root of all that this library raises about the service and the way to it."""
 
+    may_have_been_processed: bool = False
+
     def __reduce__(self) -> Any:
         cls: type[Any] = type(self)
         if not has(cls):

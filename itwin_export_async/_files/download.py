@@ -93,7 +93,7 @@ class Download:
         asked = error.retry_after if isinstance(error, ResponseError) else None
         if failures >= retry.attempts or (asked is not None and asked > retry.max_retry_after):
             return None
-        return retry.jitter(retry.bound(failures)) if asked is None else asked
+        return retry.backoff(failures) if asked is None else asked
 
     def _given_up(self, error: ExportError, failures: int) -> DownloadError:
         message = f"gave up at try {failures} of {self.session.retry.attempts}: {_said(error)}"

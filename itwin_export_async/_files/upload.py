@@ -50,7 +50,7 @@ async def upload(
                 if failures >= session.retry.attempts:
                     raise _failed(source, error) from error
                 log.info("%s: %s; starting again", source, error)
-                await asyncio.sleep(session.retry.jitter(session.retry.bound(failures)))
+                await asyncio.sleep(session.retry.backoff(failures))
     finally:
         await asyncio.to_thread(file.close)
     return await _completed(session, announced)

@@ -1,65 +1,124 @@
-"""The session: one service, one identity, and every request through the same gate.
+"""The session: one service, one identity, one rate limit.
 
-It adds the headers, keeps the token where it belongs, repeats what may be repeated, and hands back
-answers. What an answer means is for the operations to say.
+It adds headers and token, retries what may be retried, and returns responses. What a response means
+is for the protocol modules to say.
 """
 
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
-from functools import partial
-from importlib.metadata import version
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from math import ceil
-from typing import Self
+from typing import Any, Self, TypeAlias
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import aiohttp
-from attrs import evolve
-from multidict import CIMultiDict
+from attrs import define, evolve
 
-from itwin_export_async._errors import ProtocolError, RequestTimeout, TransportError
+from itwin_export_async import __version__
+from itwin_export_async._errors import (
+    ExportError,
+    ProtocolError,
+    RequestTimeout,
+    TransportError,
+)
 from itwin_export_async._http.credentials import Auth, normalize_auth
-from itwin_export_async._http.limiter import RateLimitLike, SharedRateLimit, create_limiter
-from itwin_export_async._http.rate_limit import RateLimit, RequestStats, remaining_calls
+from itwin_export_async._http.limiter import (
+    RateLimitLike,
+    RequestLimiter,
+    SharedRateLimit,
+    create_limiter,
+)
+from itwin_export_async._http.rate_limit import RateLimit, RequestStats, SlidingWindows
 from itwin_export_async._http.retry import (
     Outcome,
     RetryBudget,
     RetryPolicy,
-    dated,
-    described,
+    describe,
+    is_429,
     is_failure,
     may_have_been_processed,
-    settled,
+    requested_delay,
+    unwrap,
+    with_date,
 )
-from itwin_export_async._http.telemetry import event
+from itwin_export_async._http.telemetry import RequestMetrics, add_event, request_metrics
 from itwin_export_async._http.token_cache import TokenCache
-from itwin_export_async._http.transport import AiohttpTransport, Transport, check_client_session
-from itwin_export_async._protocol.headers import retry_after
+from itwin_export_async._http.transport import (
+    AiohttpTransport,
+    Transport,
+    borrowed_headers,
+    check_client_session,
+)
+from itwin_export_async._protocol.headers import (
+    CORRELATION_ID,
+    DATE,
+    REQUEST_IDS,
+    RETRY_AFTER,
+    service_time,
+)
 from itwin_export_async._protocol.messages import Request, Response, StreamedResponse
-from itwin_export_async._protocol.urls import is_secure_url, origin, validate_base_url
+from itwin_export_async._protocol.oauth import AccessToken
+from itwin_export_async._protocol.urls import (
+    is_loopback,
+    is_secure_url,
+    operation_name,
+    origin,
+    validate_base_url,
+)
 from itwin_export_async._redaction import without_query
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("itwin_export_async.http")
 
 BASE_URL = "https://api.bentley.com"
 ACCEPT = "application/vnd.bentley.itwin-platform.v1+json"
-MAX_CONCURRENT_REQUESTS = (
-    50  # so many answers may come at once: the loop stands still for all of them
+USER_AGENT = (
+    f"itwin-export-async/{__version__} "
+    f"Python/{platform.python_version()} aiohttp/{aiohttp.__version__}"
 )
-_SLOWEST = 32 * 1024  # bytes a second at which a request may go out and still be in time
+MAX_CONCURRENT_REQUESTS = 50  # handling more responses at once would block the event loop
+MIN_UPLOAD_SPEED = 32 * 1024  # bytes per second that a request's body may take of the timeout
+CLOCK_MAX_AGE = 600.0  # seconds for which the service's clock is known after a response
+
+BeforeSend: TypeAlias = Callable[[], Awaitable[None]]
+"""Awaited before each sending of a request, when nothing but the sending is left to do."""
+
+
+@define(eq=False, kw_only=True)
+class _Call:
+    """One request of a caller, its absolute URL and its headers, and how far it has come."""
+
+    request: Request
+    url: str
+    headers: Mapping[str, str]
+    policy: RetryPolicy
+    is_limited: bool = False  # passes the limiter, which waits out the pause after a 429
+    is_poll: bool = False
+    before_send: BeforeSend | None = None
+    attempt: int = 0
+    sent_at: float = 0.0  # in the loop's time: when the latest sending began
+
+    @property
+    def operation(self) -> str:
+        return operation_name(self.request.method, self.url)
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        return {"itwin": {"operation": self.operation, "attempt": self.attempt}}
 
 
 class Session:
-    """An authorized way to the iTwin Platform, opened by `async with`.
+    """Authorized requests to the iTwin Platform. Open it with `async with`, or `open`.
 
-    `auth`: a token, an object with `async get_token()`, or a callable that gives either.
-    `base_url`: where the API is. `rate_limit`: how many calls the subscription allows; none goes
-    out beyond that, and with a `RedisRateLimit` none of all who share it. `retry`: how often
-    requests are repeated. `request_timeout`: seconds for one sending and its answer. `http`: your
-    own `aiohttp.ClientSession`, which stays open. `transport`: what carries the requests instead of
+    `auth`: a token, an object with `async get_token()`, or a callable that returns either.
+    `base_url`: the API's URL. `rate_limit`: calls that the subscription allows; requests wait
+    rather than exceed it. A `RedisRateLimit` shares the limit between processes. `retry`: when
+    requests are retried. `request_timeout`: seconds for one sending and its response. `http`: your
+    own `aiohttp.ClientSession`, which stays open. `transport`: sends the requests instead of
     aiohttp.
     """
 
@@ -85,213 +144,359 @@ class Session:
         self.base_url = validate_base_url("base_url", base_url)
         self.retry = RetryPolicy() if retry is None else retry
         self.rate_limit = rate_limit
+        self.locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._origin = origin(self.base_url)
+        self._allows_plain_http = is_loopback(self.base_url)
         self._auth = normalize_auth(auth)
         self._timeout = request_timeout
-        self._transport = transport
+        self._own_transport = transport is None
+        self._given_transport = transport
         self._http = http
-        self._headers = {
-            "Accept": ACCEPT,
-            "User-Agent": f"itwin-export-async/{version('itwin-export-async')} "
-            f"Python/{platform.python_version()} aiohttp/{aiohttp.__version__}",
-        }
+        self._headers = borrowed_headers(http) | {"Accept": ACCEPT, "User-Agent": USER_AGENT}
+        self._correlation_prefix = str(uuid4())[:-12]
+        self._call_numbers = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._transport: Transport
+        self._tokens: TokenCache
+        self._limiter: RequestLimiter | None = None
+        self._metrics: RequestMetrics | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._budget = RetryBudget()
+        self._budget_was_empty = False
+        self._last_429 = Response(status=429)
+        self._consecutive_429s = 0
+        self._calls = self._polls = self._retries = 0
+        self._service_date: tuple[str, float] | None = None  # and the loop's time of its response
+        self._last_response_at: float | None = None
+        self._failing_since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.base_url}, {'closed' if self._loop is None else 'open'}>"
 
     async def __aenter__(self) -> Self:
-        if self._loop is not None:
-            raise RuntimeError("this session is open already")
-        self._loop = asyncio.get_running_loop()
-        self._carrier: Transport = self._transport or AiohttpTransport(
-            self._http, read_timeout=self._timeout
-        )
-        self._blob_slots = asyncio.Semaphore(
-            MAX_CONCURRENT_REQUESTS
-        )  # slow ones must not stop the polls
-        self._gate = create_limiter(self.rate_limit, MAX_CONCURRENT_REQUESTS)
-        self._budget = RetryBudget()
-        self.turns: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
-        self._refusal = Response(status=429)
-        self._refusals = 0
-        self._calls = self._polls = self._retries = 0
-        exchange = partial(self._persist, retry=self.retry, send=self._once)
-        self._tokens = TokenCache(self._auth, exchange, self.retry, self._timeout)
+        await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._loop = None
-        async with AsyncExitStack() as closing:
-            if self._transport is None:
-                closing.push_async_callback(self._carrier.close)
-            closing.push_async_callback(self._gate.close)
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Open the session in the running event loop. One that could not be opened stays closed."""
+        if self._loop is not None:
+            raise RuntimeError("the session is open already")
+        self._reset()
+        self._transport = self._given_transport or AiohttpTransport(
+            self._http, read_timeout=self._timeout
+        )
+        self._blob_slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)  # slow blobs delay no poll
+        self._limiter = create_limiter(self.rate_limit, MAX_CONCURRENT_REQUESTS)
+        self._metrics = request_metrics()
+        self._tokens = TokenCache(self._auth, self._send_token_request, self.retry, self._timeout)
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
+        log.info("opened %s for %s with %s", __version__, self.base_url, self.rate_limit)
+
+    async def aclose(self) -> None:
+        """Close the session, in the event loop that opened it. Does nothing if it is closed."""
+        if self._loop is None:
+            return
+        self.check_open()
+        limiter, self._limiter, self._loop = self._limiter, None, None
+        async with AsyncExitStack() as stack:
+            if self._own_transport:
+                stack.push_async_callback(self._transport.close)
+            assert limiter is not None
+            stack.push_async_callback(limiter.close)
             await self._tokens.close()
 
     @property
     def call_rate(self) -> float:
-        """Calls a second that the rate limit leaves, as things stand now; infinite without one."""
-        return self._gate.rate
+        """Calls per second that the rate limit allows; infinite without one."""
+        if self._limiter is not None:
+            return self._limiter.sustainable_rate
+        return self._unused_quota.sustainable_rate(0.0)
 
     @property
     def remaining_calls(self) -> int | None:
-        """Calls that the rate limit allows now, None without a limit."""
-        return self._gate.room
+        """Calls that the rate limit allows now; None without a limit."""
+        if self._limiter is not None:
+            return self._limiter.remaining
+        return self._unused_quota.remaining(0.0)
+
+    @property
+    def _unused_quota(self) -> SlidingWindows:
+        limit = self.rate_limit
+        return SlidingWindows(limit if isinstance(limit, RateLimit) else RateLimit())
 
     @property
     def stats(self) -> RequestStats:
-        """What has been sent to the API so far."""
+        """What was sent to the API since the session was opened."""
         return RequestStats(calls=self._calls, polls=self._polls, retries=self._retries)
 
+    @property
+    def last_response_at(self) -> datetime | None:
+        """When the API last responded, by this machine's clock; None if it has not yet."""
+        return self._to_datetime(self._last_response_at)
+
+    @property
+    def outage_since(self) -> datetime | None:
+        """Since when all requests to the API have failed; None if the last one did not."""
+        return self._to_datetime(self._failing_since)
+
+    def _to_datetime(self, loop_time: float | None) -> datetime | None:
+        if loop_time is None or self._loop is None:
+            return None
+        return datetime.now(UTC) - timedelta(seconds=self._loop.time() - loop_time)
+
+    def service_time(self) -> datetime | None:
+        """The service's clock, from the `Date` of the API's latest response.
+
+        It may be slow by the age of a response, and is never fast. None if no response within the
+        last 10 minutes had a readable `Date`: then any request to the API makes it known.
+        """
+        if self._service_date is None or self._loop is None:
+            return None
+        date, received_at = self._service_date
+        age = self._loop.time() - received_at
+        time = service_time({DATE: date})
+        return None if time is None or age > CLOCK_MAX_AGE else time + timedelta(seconds=age)
+
     def check_open(self) -> None:
-        """Raise a `RuntimeError` unless used inside `async with`, on the loop that opened it."""
+        """Raise a `RuntimeError` unless the session is open, in the running event loop."""
         if self._loop is None:
             raise RuntimeError("the client is not open: use it inside `async with`")
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("the client belongs to another event loop: open one in each loop")
 
     async def send(
-        self, request: Request, *, retry: RetryPolicy | None = None, is_poll: bool = False
+        self,
+        request: Request,
+        *,
+        retry: RetryPolicy | None = None,
+        is_poll: bool = False,
+        before_send: BeforeSend | None = None,
     ) -> Response:
-        """The answer to an API request, repeated as the retry policy and its kind allow.
+        """Send a request to the API and return its response, an error response too.
 
-        `retry`: another policy than the session's own, None for that. `is_poll`: when calls are
-        scarce, it lets go ahead what moves work on. A refusal is an answer too. Raises
-        `TransportError` when none came, `TokenError` without a token, `RateLimited` when the
-        service refuses all calls for longer than the policy waits, and `ProtocolError` before the
-        token would go to a foreign origin.
+        `retry` replaces the session's policy. `is_poll`: other requests go first when calls are
+        scarce. `before_send` is awaited before each sending; what it raises ends the call.
+
+        Raises `TransportError` without a response, `TokenError` without a token, `ProtocolError` if
+        the token would go to another origin or the response is too large. An error says whether any
+        sending `may_have_been_processed`; a response says it by `uncertain_for`.
         """
-        policy = retry or self.retry
-        send = partial(self._authorized, policy, is_poll)
-        return await self._persist(request, policy, send)
+        call = _Call(
+            request=request,
+            url=self._resolve(request),
+            headers={**self._headers, CORRELATION_ID: self._correlation_id(), **request.headers},
+            policy=retry or self.retry,
+            is_limited=True,
+            is_poll=is_poll,
+            before_send=before_send,
+        )
+        return await self._send_with_retry(call, self._send_authorized)
 
     async def send_blob(self, request: Request) -> Response:
-        """The answer of a blob store, repeated as `send` does; the address is signed: no token."""
+        """Send a request to a blob store and return its response. Its URL is signed: no token."""
         self._check_blob(request)
-        return await self._persist(request, self.retry, self._blob)
-
-    async def _blob(self, request: Request) -> Outcome:
-        async with self._blob_slots:
-            return await self._once(request)
+        return await self._send_with_retry(self._unlimited(request), self._send_to_blob_store)
 
     @asynccontextmanager
     async def stream_blob(self, request: Request) -> AsyncIterator[StreamedResponse]:
-        """The answer of a blob store, its body to be read while the block lasts; not repeated."""
+        """Read the response of a blob store in chunks while the block lasts. Not retried."""
         self._check_blob(request)
-        async with self._blob_slots, self._carrier.stream(request) as stream:
-            yield evolve(stream, response=stream.response.to(request))
+        async with self._blob_slots, self._transport.stream(request) as stream:
+            yield evolve(stream, response=stream.response.for_request(request))
 
     def _check_blob(self, request: Request) -> None:
         self.check_open()
-        if not is_secure_url(request.url):
+        if not is_secure_url(request.url, allow_loopback=self._allows_plain_http):
             raise ProtocolError(
-                message="a signed address must be https", method=request.method, url=request.url
+                message="a signed URL must be https", method=request.method, url=request.url
             )
 
-    async def _persist(
-        self, request: Request, retry: RetryPolicy, send: Callable[[Request], Awaitable[Outcome]]
-    ) -> Response:
-        loop = asyncio.get_running_loop()
-        doubtful: float | None = None
-        attempt = 0
-        while True:
-            attempt += 1
-            self.check_open()  # it may have been closed while this request slept
-            sent = loop.time()
-            outcome = await send(request)
-            wait = retry.next_wait(request, outcome, attempt, now=datetime.now(UTC))
-            if wait is None or not self._affords(outcome):
-                return settled(outcome, None if doubtful is None else loop.time() - doubtful)
-            if doubtful is None and may_have_been_processed(outcome):
-                doubtful = sent
-            said = described(outcome)
-            log.info("%s; attempt %d again in %.1f s", said, attempt, wait)
-            event("retry", reason=said, attempt=attempt, wait=wait)
-            await asyncio.sleep(wait)
-            self._retries += 1
+    async def _send_token_request(self, request: Request) -> Response:
+        return await self._send_with_retry(self._unlimited(request), self._send_as_is)
 
-    def _affords(self, outcome: Outcome) -> bool:
-        """Whether the budget has room for a repetition; one that was asked for costs nothing."""
-        if isinstance(outcome, Response) and "Retry-After" in outcome.headers:
+    def _unlimited(self, request: Request) -> _Call:
+        return _Call(request=request, url=request.url, headers=request.headers, policy=self.retry)
+
+    async def _send_with_retry(
+        self, call: _Call, send: Callable[[_Call], Awaitable[Outcome]]
+    ) -> Response:
+        uncertain_since: float | None = None
+        while True:
+            call.attempt += 1
+            self.check_open()  # it may have been closed during the delay
+            try:
+                outcome = await send(call)
+            except ExportError as error:
+                if uncertain_since is not None:
+                    error.may_have_been_processed = True
+                raise
+            if not is_failure(outcome):
+                break
+            now = datetime.now(UTC)
+            delay = call.policy.next_delay(call.request, outcome, call.attempt, now=now)
+            if delay is None or not self._take_from_retry_budget(call, outcome, now):
+                break
+            if uncertain_since is None and may_have_been_processed(outcome):
+                uncertain_since = call.sent_at
+            self._report_retry(call, outcome, delay)
+            if not (call.is_limited and is_429(outcome)):
+                await asyncio.sleep(delay)
+        return unwrap(outcome, None if uncertain_since is None else self._time() - uncertain_since)
+
+    def _take_from_retry_budget(self, call: _Call, outcome: Outcome, now: datetime) -> bool:
+        """Take one retry from the budget; one that the service asks for is free."""
+        if call.policy.is_free(outcome, call.attempt, now=now):
             return True
         if self._budget.is_empty:
-            log.warning("too many requests fail: not repeating them any more")
+            if not self._budget_was_empty:
+                log.warning("retry budget exhausted; requests fail without a retry")
+            self._budget_was_empty = True
             return False
-        self._budget = self._budget.spent()
+        self._budget = self._budget.debit()
         return True
 
-    async def _authorized(self, policy: RetryPolicy, is_poll: bool, request: Request) -> Outcome:
-        """One sending; a token that is refused is renewed once, and the request repeated once."""
-        token, outcome = await self._gated(request, policy, is_poll)
-        refused = isinstance(outcome, Response) and outcome.status == 401
-        if refused and self._tokens.invalidate(token):
-            log.info("the token was refused: asking for a new one")
-            _, outcome = await self._gated(request, policy, is_poll)
+    def _report_retry(self, call: _Call, outcome: Outcome, delay: float) -> None:
+        self._retries += 1
+        reason = describe(outcome)
+        log.debug("%s; retry %d in %.1f s", reason, call.attempt, delay, extra=call.log_fields)
+        add_event("retry", reason=reason, attempt=call.attempt, wait=delay)
+        if self._metrics is not None:
+            self._metrics.record_retry(call.operation)
+
+    async def _send_authorized(self, call: _Call) -> Outcome:
+        """Send once. After a 401 the token is renewed, and the request is sent once more."""
+        token, outcome = await self._send_limited(call)
+        is_401 = isinstance(outcome, Response) and outcome.status == 401
+        if is_401 and self._tokens.invalidate(token):
+            log.debug("401: renewing the token", extra=call.log_fields)
+            _, outcome = await self._send_limited(call)
         return outcome
 
-    async def _gated(
-        self, request: Request, policy: RetryPolicy, is_poll: bool
-    ) -> tuple[str, Outcome]:
-        """One sending, as soon as the rate limit and a pause after a 429 allow it, and its token.
+    async def _send_limited(self, call: _Call) -> tuple[AccessToken, Outcome]:
+        """Send once, as soon as the rate limit and a pause allow; also returns the token.
 
-        The token is that of the moment when it goes: an older one may have been refused meanwhile.
+        The token is fetched before a slot is taken, so that no slot waits for a token service, and
+        once more if it was refused while the request was in the queue.
         """
-        url = self._address(request)
+        limiter = self._limiter
+        assert limiter is not None
         while True:
-            is_probe = await self._gate.enter(is_poll=is_poll, patience=policy.max_retry_after)
+            token = await self._tokens.get()
+            queued_at = self._time()
+            is_probe = await limiter.acquire(
+                is_poll=call.is_poll, max_pause=call.policy.max_retry_after
+            )
+            if self._metrics is not None:
+                self._metrics.record_wait(self._time() - queued_at)
             if is_probe is None:
-                return "", self._still_refused(request.method, url)
-            counted = clears = False
+                return token, self._last_429_response(call, limiter.pause_left)
+            counted = succeeded = False
             try:
-                token = await self._tokens.get()
-                if self._gate.pause_left:  # a 429 has come since it was let in
+                if not self._tokens.is_current(token):
+                    continue
+                if call.before_send is not None:
+                    await call.before_send()
+                if limiter.pause_left:  # a 429 came after the request was admitted
                     continue
                 counted = True
                 self._calls += 1
-                self._polls += is_poll
-                headers = {**self._headers, **request.headers, "Authorization": f"Bearer {token}"}
-                outcome = await self._once(request.sent_to(url, headers))
+                self._polls += call.is_poll
+                outcome = await self._send_once(
+                    call,
+                    call.request.with_target(
+                        call.url, {**call.headers, "Authorization": f"Bearer {token.value}"}
+                    ),
+                )
                 counted = not isinstance(outcome, TransportError) or outcome.may_have_been_processed
-                if not is_failure(outcome):
-                    self._budget = self._budget.earned()
-                if isinstance(outcome, Response):
-                    clears = outcome.status != 429
-                    self._heed(outcome)
+                succeeded = isinstance(outcome, Response) and not is_429(outcome)
+                self._on_outcome(call, outcome, limiter)
                 return token, outcome
             finally:
-                self._gate.leave(is_probe=is_probe, counted=counted, clears=clears)
+                limiter.release(is_probe=is_probe, counted=counted, succeeded=succeeded)
 
-    def _heed(self, response: Response) -> None:
-        """What the answer says of the rate limit holds for all requests."""
-        if response.status == 429:
-            self._refusal = response
-            self._refusals += 1
-            asked = retry_after(response.headers, now=datetime.now(UTC))
-            self._gate.pause(self.retry.bound(self._refusals) if asked is None else asked)
+    def _on_outcome(self, call: _Call, outcome: Outcome, limiter: RequestLimiter) -> None:
+        """What the outcome of one request says about all requests."""
+        now = self._time()
+        if is_failure(outcome):
+            if self._failing_since is None:
+                self._failing_since = call.sent_at
+        else:
+            self._failing_since = None
+            self._budget = self._budget.credit()
+            self._budget_was_empty = self._budget_was_empty and self._budget.is_empty
+        if isinstance(outcome, Response):
+            self._last_response_at = now
+            if (date := outcome.headers.get(DATE)) is not None:
+                self._service_date = date, now
+            self._apply_rate_limit(outcome, limiter)
+        if self._metrics is not None:
+            status = outcome.status if isinstance(outcome, Response) else None
+            self._metrics.record_request(
+                call.operation, status, now - call.sent_at, limiter.remaining
+            )
+
+    def _apply_rate_limit(self, response: Response, limiter: RequestLimiter) -> None:
+        """After a 429, pause all requests: as long as the service asks, and not less than the
+        backoff after so many 429s. Responses that come during a pause are one 429 together."""
+        if not is_429(response):
+            self._consecutive_429s = 0
             return
-        self._refusals = 0
-        if (room := remaining_calls(response.headers)) is not None:
-            self._gate.tell_room(room)
+        self._last_429 = response
+        if not limiter.pause_left:
+            self._consecutive_429s += 1
+        requested = requested_delay(response, now=datetime.now(UTC)) or 0.0
+        limiter.pause(max(requested, self.retry.max_delay(self._consecutive_429s)))
 
-    def _still_refused(self, method: str, url: str) -> Response:
-        """The refusal that holds for all, as the answer to this request; it is not sent."""
-        headers = CIMultiDict(self._refusal.headers)
-        headers["Retry-After"] = str(max(1, ceil(self._gate.pause_left)))
-        return evolve(self._refusal, headers=headers, method=method, url=url)
+    def _last_429_response(self, call: _Call, pause_left: float) -> Response:
+        """The 429 that pauses all requests, as the response to this one, which is not sent."""
+        headers = {
+            name: value
+            for name, value in self._last_429.headers.items()
+            if name.lower() not in {*REQUEST_IDS, RETRY_AFTER.lower()}
+        }
+        headers[RETRY_AFTER] = str(max(1, ceil(pause_left)))
+        response = evolve(self._last_429, headers=headers, url="")
+        return response.for_request(call.request.with_target(call.url, call.headers))
 
-    async def _once(self, request: Request) -> Outcome:
-        seconds = self._timeout + len(request.body or b"") / _SLOWEST
+    async def _send_to_blob_store(self, call: _Call) -> Outcome:
+        async with self._blob_slots:
+            return await self._send_as_is(call)
+
+    async def _send_as_is(self, call: _Call) -> Outcome:
+        return await self._send_once(call, call.request)
+
+    async def _send_once(self, call: _Call, request: Request) -> Outcome:
+        call.sent_at = self._time()
+        seconds = self._timeout + len(request.body or b"") / MIN_UPLOAD_SPEED
         try:
-            async with asyncio.timeout(seconds) as limit:
-                answer = dated(await self._carrier.send(request), now=datetime.now(UTC))
-            return answer.to(request)
+            async with asyncio.timeout(seconds) as timeout:
+                response = await self._transport.send(request)
         except TransportError as error:
             return error if error.url else evolve(error, method=request.method, url=request.url)
         except TimeoutError:
-            if not limit.expired():
+            if not timeout.expired():
                 raise
             return RequestTimeout(
-                message=f"none within {seconds:.4g} s", method=request.method, url=request.url
+                message=f"no response within {seconds:.4g} s",
+                method=request.method,
+                url=request.url,
             )
+        if RETRY_AFTER in response.headers:
+            response = with_date(response, now=datetime.now(UTC))
+        return response.for_request(request)
 
-    def _address(self, request: Request) -> str:
+    def _correlation_id(self) -> str:
+        """A UUID: its first four groups are the session's, the last one counts the calls."""
+        return f"{self._correlation_prefix}{next(self._call_numbers):012x}"
+
+    def _resolve(self, request: Request) -> str:
+        """The absolute URL of a request, which has to be on the origin of the base URL."""
         url = request.url
         if url.startswith("/"):
             return self.base_url + url

@@ -1,44 +1,102 @@
-"""OpenTelemetry, where it is installed (extra `otel`); otherwise nothing, at no cost.
+"""Spans and metrics for OpenTelemetry (extra `otel`). Without it they do nothing, at no cost.
 
-RunPoller a run is one span, its looks and troubles are events of it. A request that is repeated is
-an event of whatever span is current.
+The poll task of a run is one span, and its polls are events of it. A retry is an event of the span
+that is current. The metrics of a session are created when it is opened, if a meter provider has
+been set by then.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 try:
-    from opentelemetry import trace
+    from opentelemetry import metrics, trace
 except ImportError:  # the extra is not installed
-    trace = None  # type: ignore[assignment]
+    metrics = trace = None  # type: ignore[assignment]
+
+_NAME = "itwin_export_async"
+
+
+class RequestMetrics:
+    """The instruments of one session."""
+
+    def __init__(self, meter: "metrics.Meter") -> None:
+        self._requests = meter.create_counter("itwin.requests", "{request}", "Requests sent")
+        self._seconds = meter.create_histogram(
+            "itwin.request.duration", "s", "Seconds from sending to response"
+        )
+        self._retries = meter.create_counter("itwin.retries", "{request}", "Requests sent again")
+        self._waits = meter.create_histogram(
+            "itwin.rate_limit.wait", "s", "Seconds that requests waited for the rate limit"
+        )
+        self._remaining = meter.create_gauge(
+            "itwin.rate_limit.remaining", "{call}", "Calls that the rate limit allows now"
+        )
+
+    def record_request(
+        self, operation: str, status: int | None, seconds: float, remaining: int | None
+    ) -> None:
+        """A request was sent. `status`: None without a response. `remaining`: calls allowed now."""
+        attributes = {"operation": operation, "status": "none" if status is None else str(status)}
+        self._requests.add(1, attributes)
+        self._seconds.record(seconds, attributes)
+        if remaining is not None:
+            self._remaining.set(remaining)
+
+    def record_retry(self, operation: str) -> None:
+        """A request is sent again."""
+        self._retries.add(1, {"operation": operation})
+
+    def record_wait(self, seconds: float) -> None:
+        """A request passed the limiter after so many seconds, 0 if it did not have to wait."""
+        if seconds > 0:
+            self._waits.record(seconds)
+
+
+def request_metrics() -> RequestMetrics | None:
+    """The instruments for one session; None if nothing would read them."""
+    if metrics is None:
+        return None
+    meter = metrics.get_meter(_NAME)
+    if type(meter).__module__.startswith("opentelemetry.metrics"):  # the API's own, of no effect
+        return None
+    return RequestMetrics(meter)
+
+
+@contextmanager
+def span(name: str, **attributes: str | float) -> Iterator[None]:
+    """A span around a block. An exception that leaves the block sets the status ERROR."""
+    if trace is None:
+        yield
+        return
+    tracer = trace.get_tracer(_NAME)
+    with tracer.start_as_current_span(name, attributes=_attributes(attributes)):
+        yield
 
 
 def in_span(
     work: Coroutine[Any, Any, None], service: str, connection_id: str, run_id: str
 ) -> Coroutine[Any, Any, None]:
-    """The work of following a run, inside a span of its own where spans are kept."""
+    """The work of polling a run, in a span of its own if spans are recorded."""
     if trace is None:
         return work
-    attributes = {
-        "itwin.service": service,
-        "itwin.connection_id": connection_id,
-        "itwin.run_id": run_id,
-    }
-    tracer = trace.get_tracer("itwin_export_async")
-    span = tracer.start_span("itwin run", attributes=attributes)
-    if not span.get_span_context().is_valid:  # nobody keeps spans
+    attributes = {"service": service, "connection_id": connection_id, "run_id": run_id}
+    run_span = trace.get_tracer(_NAME).start_span("itwin run", attributes=_attributes(attributes))
+    if not run_span.get_span_context().is_valid:  # spans are not recorded
         return work
-    return _in_span(work, span)
+    return _in_span(work, run_span)
 
 
-async def _in_span(work: Coroutine[Any, Any, None], span: "trace.Span") -> None:
-    with trace.use_span(span, end_on_exit=True):
+async def _in_span(work: Coroutine[Any, Any, None], run_span: "trace.Span") -> None:
+    with trace.use_span(run_span, end_on_exit=True):
         await work
 
 
-def event(name: str, **attributes: str | float) -> None:
-    """Something that happened, told to the current span."""
+def add_event(name: str, **attributes: str | float) -> None:
+    """Add an event to the current span."""
     if trace is not None:
-        trace.get_current_span().add_event(
-            name, {f"itwin.{key}": value for key, value in attributes.items()}
-        )
+        trace.get_current_span().add_event(name, _attributes(attributes))
+
+
+def _attributes(values: dict[str, Any]) -> dict[str, Any]:
+    return {f"itwin.{key}": value for key, value in values.items()}

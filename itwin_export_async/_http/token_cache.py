@@ -48,24 +48,30 @@ class TokenCache:
         self._rest = 0.0  # until when a failing provider is left in peace
         self._fetching: asyncio.Task[AccessToken] | None = None
         self._closed = False
+        self._refused: AccessToken | None = None
 
-    async def get(self) -> str:
+    async def get(self) -> AccessToken:
         """The token to send now. One that still works is not waited for while it is renewed."""
         token, now = self._token, asyncio.get_running_loop().time()
         if token is None or (self._ends is not None and now >= self._ends):
-            return (await self._fetched()).value
+            return await self._fetched()
         if self._due is not None and now >= max(self._due, self._rest) and self._fetching is None:
             self._begin_fetch()
-        return token.value
+        return token
 
-    def invalidate(self, sent: str) -> bool:
+    def is_current(self, token: AccessToken) -> bool:
+        """Whether the token has not been refused, nor replaced after that."""
+        return token is self._token or (self._token is None and token is not self._refused)
+
+    def invalidate(self, sent: AccessToken) -> bool:
         """Forget the token that was refused, unless another has taken its place since.
 
         Says whether asking once more makes sense: never for a fixed token.
         """
         if isinstance(self._auth, AccessToken):
             return False
-        if self._token is not None and self._token.value == sent:
+        self._refused = sent
+        if self._token is not None and self._token.value == sent.value:
             self._token = None
         return True
 
@@ -109,7 +115,7 @@ class TokenCache:
             return
         self._failures += 1
         asked = error.retry_after if isinstance(error, TokenError) else None
-        wait = self._retry.bound(self._failures) if asked is None else asked
+        wait = self._retry.max_delay(self._failures) if asked is None else asked
         self._rest = task.get_loop().time() + wait
         log.warning("no new token (%s); not asking again for %.1f s", type(error).__name__, wait)
 
@@ -118,6 +124,7 @@ class TokenCache:
         if self._failures:
             await asyncio.sleep(max(0.0, self._rest - loop.time()))
         told = await self._ask()
+        self._refused = None
         token = AccessToken(told.strip()) if isinstance(told, str) else told
         if not isinstance(token, AccessToken):
             raise TokenError(message=f"auth gave a {type(token).__name__} where a token belongs")

@@ -13,7 +13,7 @@ from attrs import Factory, define, evolve, field, frozen
 from itwin_export_async._errors import ExportError, RateLimited, ResponseError, TokenError
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.session import Session
-from itwin_export_async._http.telemetry import event, in_span
+from itwin_export_async._http.telemetry import add_event, in_span
 from itwin_export_async._models import Run
 from itwin_export_async._polling.history import History, Past
 from itwin_export_async._polling.schedule import PollContext, PollSchedule, next_wait
@@ -167,7 +167,7 @@ class RunPoller:
         known = before.run if run == before.run else run  # the same again is not kept twice
         course = follower.course = before.seen(known, age=seen.age, now=_clock())
         _report(run, before, course)
-        event("look", state=run.state.value, outcome=run.outcome.value)
+        add_event("look", state=run.state.value, outcome=run.outcome.value)
         if course.is_over or course.brought_news:
             follower.tell(Sighting(run=run, is_over=course.is_over))
         if course.is_over:
@@ -183,7 +183,7 @@ class RunPoller:
             follower.tell(Ending(error=error))
             return None
         log.info("looking at run %s failed, trying on: %s", follower.key.run_id, error)
-        event("look failed", error=str(error))
+        add_event("look failed", error=str(error))
         if isinstance(error, ResponseError | TokenError) and error.retry_after:
             asked = error.retry_after
             follower.tell(Pause(until=now + asked, error=error))

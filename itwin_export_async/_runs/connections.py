@@ -29,7 +29,7 @@ async def find_or_create(
     """
     if not isinstance(display_name, str):
         raise TypeError(f"display_name must be a string, not {type(display_name).__name__}")
-    async with session.turns.setdefault((imodel_id, display_name), asyncio.Lock()):
+    async with session.locks.setdefault((imodel_id, display_name), asyncio.Lock()):
         return await _found_or_created(session, imodel_id, display_name, kind)
 
 
@@ -47,7 +47,7 @@ async def _found_or_created(
             if not may_have_been_made(error):
                 raise
             log.info("connection %r may have been made: %s", display_name, error)
-            await asyncio.sleep(session.retry.bound(attempt))  # what is slow may still come
+            await asyncio.sleep(session.retry.max_delay(attempt))  # what is slow may still come
             found = await _find(session, imodel_id, display_name, kind)
             if found is None and attempt >= session.retry.attempts:
                 raise

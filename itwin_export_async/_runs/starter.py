@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias, cast
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from itwin_export_async._errors import Conflict, ExportError, NotFound, ProtocolError
 from itwin_export_async._http.pager import list_runs
-from itwin_export_async._http.retry import Outcome, RetryPolicy, may_have_been_processed
+from itwin_export_async._http.retry import may_have_been_processed
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
 from itwin_export_async._protocol.error_responses import refusal
 from itwin_export_async._protocol.messages import Request, Response
@@ -94,20 +94,6 @@ def export_starter(
     )
 
 
-@frozen(kw_only=True)
-class _Noting(RetryPolicy):
-    """The same policy, which tells what came of each sending."""
-
-    policy: RetryPolicy
-    note: Callable[[Outcome], None]
-
-    def next_wait(
-        self, request: Request, outcome: Outcome, attempt: int, *, now: datetime
-    ) -> float | None:
-        self.note(outcome)
-        return self.policy.next_wait(request, outcome, attempt, now=now)
-
-
 @define(eq=False, kw_only=True)
 class RunStarter:
     """One start of a run, until there is a handle. `request` asks for it.
@@ -157,22 +143,21 @@ class RunStarter:
         await self._nap(turn)
 
     async def _nap(self, turn: int) -> None:
-        retry = self.desk.session.retry
-        await asyncio.sleep(retry.jitter(retry.bound(turn)))
+        await asyncio.sleep(self.desk.session.retry.backoff(turn))
 
     async def _send(self) -> Response:
         clock = asyncio.get_running_loop().time
         self._sent = clock()
-        retry = self.desk.session.retry
-        noting = _Noting(policy=retry, max_retry_after=retry.max_retry_after, note=self._note)
-        response = await self.desk.session.send(self.request, retry=noting)
+        try:
+            response = await self.desk.session.send(self.request)
+        except ExportError as error:
+            self._may_exist |= error.may_have_been_processed
+            raise
         if response.uncertain_for is not None and self._doubtful is None:
             self._doubtful = clock() - response.uncertain_for
+        is_done = response.status < 300 or may_have_been_processed(response)
+        self._may_exist |= is_done or response.uncertain_for is not None
         return response
-
-    def _note(self, outcome: Outcome) -> None:
-        is_done = isinstance(outcome, Response) and outcome.status < 300
-        self._may_exist |= is_done or may_have_been_processed(outcome)
 
     async def _accepted(self, answer: Accepted, response: Response) -> RunHandle:
         asked = self._asked(response)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -14,8 +15,10 @@ from itwin_export_async import (
     ClientCredentials,
     ExportClient,
     ProtocolError,
+    RateLimit,
     RateLimited,
     Request,
+    RequestStats,
     RequestTimeout,
     Response,
     ResponseError,
@@ -24,16 +27,19 @@ from itwin_export_async import (
     Session,
     TokenError,
     TransportError,
+    __version__,
 )
+from itwin_export_async._http.limiter import RequestLimiter, create_limiter
 from itwin_export_async.emulator import Emulator
 from tests.support.fakes import Answers, answer
+from tests.support.samples import NOW
 
 GET = Request(method="GET", url="/export/connections/c1")
 POST = Request(method="POST", url="/export/connections", body=b"{}")
 CONNECTION = answer(200, '{"connection": {"id": "c1"}}')
 
 
-async def test_every_request_says_who_asks_and_for_which_version() -> None:
+async def test_request_carries_token_version_and_user_agent() -> None:
     transport = Answers(CONNECTION)
     async with ExportClient("secret", transport=transport) as client:
         await client.get_connection("c1")
@@ -46,7 +52,7 @@ async def test_every_request_says_who_asks_and_for_which_version() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 521, 522, 524])
-async def test_what_may_pass_is_asked_again(status: int) -> None:
+async def test_transient_status_is_retried(status: int) -> None:
     transport = Answers(answer(status), answer(status), answer(204))
     async with Session("t", transport=transport) as session:
         assert (await session.send(GET)).status == 204
@@ -54,7 +60,7 @@ async def test_what_may_pass_is_asked_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 303, 400, 403, 404, 409, 422, 501])
-async def test_what_stays_is_an_answer_at_once(status: int) -> None:
+async def test_definite_status_is_returned_at_once(status: int) -> None:
     transport = Answers(answer(status))
     async with Session("t", transport=transport) as session:
         assert (await session.send(GET)).status == status
@@ -72,7 +78,7 @@ async def test_what_stays_is_an_answer_at_once(status: int) -> None:
         (answer(429), 3),
     ],
 )
-async def test_a_request_that_may_not_be_repeated_is_sent_again_only_if_surely_not_taken(
+async def test_unsafe_request_is_sent_again_only_if_it_was_not_processed(
     outcome: Response | Exception, sendings: int
 ) -> None:
     transport = Answers(outcome)
@@ -84,14 +90,14 @@ async def test_a_request_that_may_not_be_repeated_is_sent_again_only_if_surely_n
     assert len(transport.requests) == sendings
 
 
-async def test_an_asked_wait_is_kept_to_the_letter() -> None:
+async def test_retry_after_is_waited_for_exactly() -> None:
     transport = Answers(answer(429, Retry_After="17"), answer(204))
     async with Session("t", transport=transport) as session:
         await session.send(GET)
     assert asyncio.get_running_loop().time() == 17
 
 
-async def test_an_asked_wait_that_is_too_long_is_raised_at_once() -> None:
+async def test_too_long_retry_after_is_raised_at_once() -> None:
     async with ExportClient("t", transport=Answers(answer(429, Retry_After="301"))) as client:
         with pytest.raises(RateLimited, match="asked to wait 301 s") as caught:
             await client.get_connection("c1")
@@ -99,7 +105,7 @@ async def test_an_asked_wait_that_is_too_long_is_raised_at_once() -> None:
     assert asyncio.get_running_loop().time() == 0
 
 
-async def test_the_last_answer_is_the_one_that_is_raised() -> None:
+async def test_last_response_is_the_one_that_is_raised() -> None:
     transport = Answers(TransportError(message="reset"), answer(500), answer(502, "<html>Bad"))
     async with ExportClient("t", transport=transport) as client:
         with pytest.raises(ServerError, match="502: <html>Bad"):
@@ -112,12 +118,12 @@ async def test_retries_are_logged_without_a_secret(caplog: pytest.LogCaptureFixt
     transport = Answers(TransportError(message="reset"), answer(429), answer(204))
     async with Session("the-token", transport=transport) as session:
         await session.send(GET)
-    assert "attempt 1 again in" in caplog.text
+    assert "retry 1 in" in caplog.text
     assert "429 for GET https://api.bentley.com/export/connections/c1" in caplog.text
     assert "the-token" not in caplog.text
 
 
-async def test_a_stream_names_what_it_answers_though_its_transport_does_not() -> None:
+async def test_stream_names_its_request() -> None:
     request = Request(method="GET", url="https://blobs.example/b")
     async with (
         Session("t", transport=Answers(answer(200, "x"))) as session,
@@ -126,7 +132,7 @@ async def test_a_stream_names_what_it_answers_though_its_transport_does_not() ->
         assert (stream.response.method, stream.response.url) == ("GET", "https://blobs.example/b")
 
 
-async def test_a_silent_service_is_a_timeout() -> None:
+async def test_silent_service_is_a_timeout() -> None:
     class Silent(Answers):
         async def send(self, request: Request, /) -> Response:
             await asyncio.sleep(1000)
@@ -134,13 +140,13 @@ async def test_a_silent_service_is_a_timeout() -> None:
 
     retry = RetryPolicy(attempts=1)
     async with Session("t", transport=Silent(answer(200)), retry=retry) as session:
-        with pytest.raises(RequestTimeout, match="none within 30 s"):
+        with pytest.raises(RequestTimeout, match="no response within 30 s"):
             await session.send(GET)
         with pytest.raises(TimeoutError):
             await session.send(GET)
 
 
-async def test_a_timeout_from_elsewhere_passes_through() -> None:
+async def test_timeout_of_a_transport_passes_through() -> None:
     async with Session("t", transport=Answers(TimeoutError("not mine"))) as session:
         with pytest.raises(TimeoutError, match="not mine"):
             await session.send(GET)
@@ -150,7 +156,7 @@ async def test_a_timeout_from_elsewhere_passes_through() -> None:
     "url",
     ["https://evil.example/x", "https://api.bentley.com:444/x", "http://api.bentley.com/x"],
 )
-async def test_the_token_goes_to_one_origin_only(url: str) -> None:
+async def test_token_goes_to_one_origin_only(url: str) -> None:
     transport = Answers(answer(200))
     async with Session("t", transport=transport) as session:
         with pytest.raises(ProtocolError, match="gets no token"):
@@ -161,12 +167,12 @@ async def test_the_token_goes_to_one_origin_only(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://api.bentley.com", "ftp://x", "api.bentley.com", "", "http://["]
 )
-def test_a_base_address_that_is_not_safe_is_refused(url: str) -> None:
+def test_insecure_base_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="base_url"):
         Session("t", base_url=url)
 
 
-def test_arguments_that_make_no_sense_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="request_timeout"):
         Session("t", request_timeout=0)
     with pytest.raises(ValueError, match="exclude"):
@@ -185,7 +191,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         ClientCredentials("id", "secret", token_url="http://ims.bentley.com/connect/token")
 
 
-async def test_another_event_loop_is_told() -> None:
+async def test_session_refuses_another_event_loop() -> None:
     async with Session("t", transport=Answers(answer(204))) as session:
 
         def elsewhere() -> None:
@@ -199,14 +205,14 @@ def credentials(emulator: Emulator) -> ClientCredentials:
     return ClientCredentials(emulator.client_id, emulator.client_secret)
 
 
-async def test_fifty_callers_fetch_one_token(emulator: Emulator) -> None:
+async def test_token_is_fetched_once_for_fifty_callers(emulator: Emulator) -> None:
     async with ExportClient(credentials(emulator), transport=emulator) as client:
         imodel_id = emulator.add_imodel()
         await asyncio.gather(*(client.create_connection(imodel_id) for _ in range(50)))
     assert emulator.count("issue_token") == 1
 
 
-async def test_a_caller_that_is_cancelled_takes_no_other_down(emulator: Emulator) -> None:
+async def test_cancelled_caller_does_not_cancel_the_fetch(emulator: Emulator) -> None:
     async with ExportClient(credentials(emulator), transport=emulator) as client:
         imodel_id = emulator.add_imodel()
         calls = [asyncio.create_task(client.create_connection(imodel_id)) for _ in range(5)]
@@ -218,7 +224,7 @@ async def test_a_caller_that_is_cancelled_takes_no_other_down(emulator: Emulator
     assert emulator.count("issue_token") == 1
 
 
-async def test_a_token_is_renewed_before_it_ends(emulator: Emulator) -> None:
+async def test_token_is_renewed_before_it_expires(emulator: Emulator) -> None:
     async with ExportClient(credentials(emulator), transport=emulator) as client:
         imodel_id = emulator.add_imodel()
         for _ in range(4):
@@ -228,7 +234,7 @@ async def test_a_token_is_renewed_before_it_ends(emulator: Emulator) -> None:
     assert 401 not in [request.status for request in emulator.requests]
 
 
-async def test_a_refused_token_is_renewed_once(emulator: Emulator) -> None:
+async def test_refused_token_is_renewed_once(emulator: Emulator) -> None:
     async with ExportClient(credentials(emulator), transport=emulator) as client:
         emulator.inject("create_connection", answer(401, "{}"))
         await client.create_connection(emulator.add_imodel())
@@ -239,7 +245,7 @@ async def test_a_refused_token_is_renewed_once(emulator: Emulator) -> None:
         assert emulator.count("issue_token") == 3
 
 
-async def test_a_refusal_of_an_older_token_leaves_the_newer_one_alone(emulator: Emulator) -> None:
+async def test_refusal_of_an_older_token_keeps_the_newer_one(emulator: Emulator) -> None:
     async with ExportClient(credentials(emulator), transport=emulator) as client:
         emulator.inject("create_connection", *[answer(401, "{}")] * 3)
         imodel_id = emulator.add_imodel()
@@ -261,7 +267,7 @@ async def test_late_refusals_do_not_renew_twice() -> None:
     assert provider.asked == 2
 
 
-async def test_the_token_is_that_of_the_moment_when_a_request_goes() -> None:
+async def test_waiting_request_does_not_send_a_refused_token() -> None:
     """One that was refused while others waited for their turn is not sent by them."""
     tokens = iter(["old", "new"])
 
@@ -282,7 +288,7 @@ async def test_the_token_is_that_of_the_moment_when_a_request_goes() -> None:
     assert sent == ["Bearer old"] * 2 + ["Bearer new"] * 4
 
 
-async def test_who_may_have_been_heard_once_is_not_told_otherwise() -> None:
+async def test_error_after_an_uncertain_sending_may_have_been_processed() -> None:
     refused = TransportError(message="refused", may_have_been_processed=False)
     async with Session("t", transport=Answers(TransportError(message="reset"), refused)) as session:
         with pytest.raises(TransportError, match="refused") as caught:
@@ -294,7 +300,7 @@ async def test_who_may_have_been_heard_once_is_not_told_otherwise() -> None:
     assert not caught.value.may_have_been_processed
 
 
-async def test_a_fixed_token_that_is_refused_is_not_tried_again(emulator: Emulator) -> None:
+async def test_fixed_token_is_not_sent_again_after_a_401(emulator: Emulator) -> None:
     async with ExportClient("stale", transport=emulator) as client:
         with pytest.raises(AuthenticationFailed):
             await client.create_connection(emulator.add_imodel())
@@ -319,7 +325,7 @@ async def test_wrong_credentials_are_a_token_error(emulator: Emulator) -> None:
         (answer(503, '{"error": "down"}'), "503 down"),
     ],
 )
-async def test_a_token_service_in_trouble_is_a_token_error(
+async def test_failing_token_service_is_a_token_error(
     told: Response | Exception, reason: str
 ) -> None:
     transport = Answers(told)
@@ -328,7 +334,7 @@ async def test_a_token_service_in_trouble_is_a_token_error(
             await session.send(GET)
 
 
-async def test_a_token_without_a_lifetime_is_kept() -> None:
+async def test_token_without_a_lifetime_is_kept() -> None:
     transport = Answers(answer(200, '{"access_token": "abc"}'), answer(204))
     async with Session(ClientCredentials("id", "secret"), transport=transport) as session:
         await session.send(GET)
@@ -337,6 +343,8 @@ async def test_a_token_without_a_lifetime_is_kept() -> None:
 
 
 class Provider:
+    """A provider whose tokens are good for an hour."""
+
     def __init__(self) -> None:
         self.asked = 0
 
@@ -372,7 +380,7 @@ def calls(provider: Provider) -> dict[str, tuple[Any, int]]:
 
 
 @pytest.mark.parametrize("form", ["provider", "sync", "async", "awaitable", "access token"])
-async def test_auth_comes_in_many_forms(form: str) -> None:
+async def test_auth_takes_many_forms(form: str) -> None:
     auth, asked = calls(Provider())[form]
     transport = Answers(answer(204))
     async with Session(auth, transport=transport) as session:
@@ -383,13 +391,13 @@ async def test_auth_comes_in_many_forms(form: str) -> None:
     assert sent[0] == "Bearer token1"
 
 
-async def test_auth_that_gives_something_else_is_told() -> None:
+async def test_auth_that_returns_no_token_is_an_error() -> None:
     async with Session(lambda: 42, transport=Answers(answer(204))) as session:  # type: ignore[arg-type,return-value]
         with pytest.raises(TokenError, match="int where a token belongs"):
             await session.send(GET)
 
 
-async def test_closing_ends_a_fetch_under_way() -> None:
+async def test_closing_cancels_a_fetch() -> None:
     async def never() -> str:
         await asyncio.sleep(1e6)
         return "token"
@@ -402,7 +410,7 @@ async def test_closing_ends_a_fetch_under_way() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_request_that_sleeps_while_the_client_is_closed_is_not_sent_again() -> None:
+async def test_closing_ends_a_retry_delay() -> None:
     transport = Answers(answer(503, Retry_After="100"))
     async with Session("t", transport=transport) as session:
         call = asyncio.create_task(session.send(GET))
@@ -412,7 +420,7 @@ async def test_a_request_that_sleeps_while_the_client_is_closed_is_not_sent_agai
     assert len(transport.requests) == 1
 
 
-async def test_a_renewal_that_fails_harms_nobody_while_the_old_token_works(
+async def test_failing_renewal_keeps_the_valid_token(
     emulator: Emulator,
 ) -> None:
     async with ExportClient(credentials(emulator), transport=emulator) as client:
@@ -425,7 +433,7 @@ async def test_a_renewal_that_fails_harms_nobody_while_the_old_token_works(
     assert 2 < emulator.count("issue_token") // RetryPolicy().attempts < 15  # growing rests
 
 
-async def test_a_renewal_is_not_waited_for(emulator: Emulator) -> None:
+async def test_renewal_delays_no_request(emulator: Emulator) -> None:
     async with ExportClient(credentials(emulator), transport=emulator) as client:
         await client.create_connection(emulator.add_imodel())
         await asyncio.sleep(3500)
@@ -446,9 +454,7 @@ async def test_a_renewal_is_not_waited_for(emulator: Emulator) -> None:
         (asyncio.CancelledError(), "cancelled"),
     ],
 )
-async def test_what_provides_tokens_may_fail_in_any_way(
-    failure: BaseException, reason: str
-) -> None:
+async def test_failing_provider_is_a_token_error(failure: BaseException, reason: str) -> None:
     def sync() -> str:
         raise failure
 
@@ -468,13 +474,13 @@ async def test_what_provides_tokens_may_fail_in_any_way(
 
 
 @pytest.mark.parametrize("token", ["a b", "ä", ""])
-async def test_a_provided_token_that_fits_no_header_is_a_token_error(token: str) -> None:
+async def test_token_that_fits_no_header_is_a_token_error(token: str) -> None:
     async with Session(lambda: token, transport=Answers(answer(204))) as session:
         with pytest.raises(TokenError, match="access token"):
             await session.send(GET)
 
 
-async def test_a_provider_that_hangs_is_given_up() -> None:
+async def test_hanging_provider_is_a_token_error() -> None:
     async def never() -> str:
         await asyncio.sleep(1e6)
         return "token"
@@ -485,7 +491,7 @@ async def test_a_provider_that_hangs_is_given_up() -> None:
     assert asyncio.get_running_loop().time() == pytest.approx(30, abs=1)
 
 
-async def test_an_object_with_an_async_call_is_a_callable() -> None:
+async def test_object_with_an_async_call_is_a_provider() -> None:
     class Vault:
         async def __call__(self) -> str:
             assert asyncio.current_task()
@@ -497,13 +503,13 @@ async def test_an_object_with_an_async_call_is_a_callable() -> None:
     assert transport.requests[0].headers["Authorization"] == "Bearer token1"
 
 
-async def test_an_error_without_a_place_gets_one() -> None:
+async def test_transport_error_names_its_request() -> None:
     async with Session("t", transport=Answers(TransportError(message="lost"))) as session:
         with pytest.raises(TransportError, match=r"no answer to POST https://api.*: lost"):
             await session.send(POST)
 
 
-def test_the_environment_makes_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ITP_SERVICE_CLIENT_ID", "id")
     monkeypatch.delenv("ITP_SERVICE_CLIENT_SECRET", raising=False)
     with pytest.raises(ValueError, match="ITP_SERVICE_CLIENT_SECRET"):
@@ -515,7 +521,7 @@ def test_the_environment_makes_credentials(monkeypatch: pytest.MonkeyPatch) -> N
     assert ClientCredentials.from_env().token_url == "https://qa-ims.bentley.com/connect/token"
 
 
-async def test_what_an_operation_never_answers_breaks_the_contract() -> None:
+async def test_unexpected_status_is_an_error_of_every_operation() -> None:
     uses: list[Callable[[ExportClient], Awaitable[object]]] = [
         lambda client: client.create_connection("m"),
         lambda client: client.get_connection("c"),
@@ -537,3 +543,295 @@ async def test_what_an_operation_never_answers_breaks_the_contract() -> None:
         async with ExportClient("t", transport=teapot) as client:
             with pytest.raises(ResponseError, match="418 Teapot: short and stout"):
                 await use(client)
+
+
+async def test_correlation_id_is_one_for_each_call_and_all_its_retries() -> None:
+    transport = Answers(answer(503), answer(503), answer(204), answer(404))
+    async with Session("t", transport=transport) as session:
+        first, second = await session.send(GET), await session.send(GET)
+    sent = [request.headers["X-Correlation-Id"] for request in transport.requests]
+    assert len(set(sent[:3])) == 1
+    assert sent[3] != sent[0]
+    assert (first.correlation_id, second.correlation_id) == (sent[0], sent[3])
+    assert UUID(sent[0])
+
+
+async def test_session_has_its_properties_before_it_is_opened_and_after_it_was_closed() -> None:
+    session = Session("t", transport=Answers(answer(204)), rate_limit=RateLimit(per_minute=7))
+    for _ in range(2):
+        assert session.remaining_calls == 7
+        assert session.call_rate > 0
+        assert session.service_time() is None
+        assert session.last_response_at is None
+        assert session.outage_since is None
+        assert "closed" in repr(session)
+        with pytest.raises(RuntimeError, match="not open"):
+            await session.send(GET)
+        await session.open()
+        assert session.stats == RequestStats()
+        assert "open" in repr(session)
+        await session.send(GET)
+        assert session.remaining_calls == 6
+        await session.aclose()
+        await session.aclose()
+        assert session.stats == RequestStats(calls=1)
+
+
+async def test_session_of_a_shared_limit_has_no_limit_before_it_is_opened() -> None:
+    class Shared:
+        def create_limiter(self, max_concurrent: int) -> RequestLimiter:
+            raise OSError("not now")
+
+    session = Session("t", transport=Answers(answer(204)), rate_limit=Shared())
+    assert session.remaining_calls is None
+    for _ in range(2):
+        with pytest.raises(OSError, match="not now"):
+            await session.open()
+
+
+async def test_session_whose_opening_failed_can_be_opened() -> None:
+    class Flaky:
+        calls = 0
+
+        def create_limiter(self, max_concurrent: int) -> RequestLimiter:
+            self.calls += 1
+            if self.calls == 1:
+                raise OSError("not now")
+            return create_limiter(RateLimit.STANDARD, max_concurrent)
+
+    session = Session("t", transport=Answers(answer(204)), rate_limit=Flaky())
+    with pytest.raises(OSError, match="not now"):
+        await session.open()
+    async with session:
+        assert (await session.send(GET)).status == 204
+        with pytest.raises(RuntimeError, match="open already"):
+            await session.open()
+        assert (await session.send(GET)).status == 204
+
+
+async def test_session_is_closed_only_by_the_event_loop_that_opened_it() -> None:
+    async with Session("t", transport=Answers(answer(204))) as session:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(session.aclose()))
+        assert (await session.send(GET)).status == 204
+
+
+async def test_reopened_client_works_with_a_borrowed_session() -> None:
+    transport = Answers(CONNECTION)
+    async with Session("t", transport=transport) as session:
+        client = ExportClient(session=session)
+        for _ in range(2):
+            async with client:
+                await client.get_connection("c1")
+    with pytest.raises(RuntimeError, match="not open"):
+        async with client:
+            pass
+
+
+async def test_service_time_is_the_latest_date_and_the_time_since() -> None:
+    dates = ["Sat, 01 Mar 2025 12:00:00 GMT", "Sat, 01 Mar 2025 12:00:20 GMT"]
+    transport = Answers(*(answer(204, Date=date) for date in dates), answer(204))
+    async with Session("t", transport=transport) as session:
+        await session.send(GET)
+        await asyncio.sleep(10)
+        assert session.service_time() == NOW + timedelta(seconds=10)
+        await session.send(GET)
+        await session.send(GET)  # has no date
+        await asyncio.sleep(600)
+        assert session.service_time() == NOW + timedelta(seconds=620)
+        await asyncio.sleep(1)
+        assert session.service_time() is None
+
+
+@pytest.mark.parametrize("date", ["noon", "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_service_time_is_none_with_an_unreadable_date(date: str) -> None:
+    async with Session("t", transport=Answers(answer(204, Date=date))) as session:
+        await session.send(GET)
+        assert session.service_time() is None
+
+
+async def test_session_knows_its_last_response_and_since_when_requests_fail() -> None:
+    lost = TransportError(message="reset")
+    transport = Answers(answer(204), lost, lost, answer(404))
+    async with Session("t", transport=transport, retry=RetryPolicy(attempts=1)) as session:
+        await session.send(GET)
+        responded_at = session.last_response_at
+        assert responded_at is not None
+        assert session.outage_since is None
+        for _ in range(2):
+            await asyncio.sleep(5)
+            with pytest.raises(TransportError):
+                await session.send(GET)
+        assert session.outage_since is not None
+        assert 4.9 < (datetime.now(UTC) - session.outage_since).total_seconds() < 6
+        assert datetime.now(UTC) - responded_at < timedelta(minutes=1)
+        await session.send(GET)
+        assert session.outage_since is None
+
+
+async def test_before_send_is_awaited_before_each_sending_and_not_in_the_queue() -> None:
+    transport = Answers(answer(429, Retry_After="5"), answer(503), answer(204))
+    sendings: list[int] = []
+
+    async def before_send() -> None:
+        sendings.append(len(transport.requests))
+
+    async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=9)) as session:
+        await session.send(GET, before_send=before_send)
+    assert sendings == [0, 1, 2]
+
+
+async def test_error_of_before_send_ends_the_call_and_sends_nothing() -> None:
+    async def before_send() -> None:
+        raise OSError("the disk is full")
+
+    transport = Answers(answer(204))
+    async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=1)) as session:
+        with pytest.raises(OSError, match="the disk is full"):
+            await session.send(GET, before_send=before_send)
+        assert session.remaining_calls == 1
+    assert not transport.requests
+
+
+async def test_pause_that_begins_during_before_send_holds_the_request_back() -> None:
+    slow, transport = asyncio.Event(), Answers(answer(429, Retry_After="30"), answer(204))
+    sent: list[float] = []
+
+    class Timed(Answers):
+        async def send(self, request: Request, /) -> Response:
+            sent.append(asyncio.get_running_loop().time())
+            return await transport.send(request)
+
+    async with Session("t", transport=Timed(answer(204))) as session:
+        waiting = asyncio.create_task(session.send(GET, before_send=slow.wait))  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        other = asyncio.create_task(session.send(GET))
+        await asyncio.sleep(1)
+        slow.set()
+        await asyncio.gather(waiting, other)
+    assert sent == [1.0, 31.0, 31.0]
+
+
+async def test_token_error_after_an_uncertain_sending_may_have_been_processed() -> None:
+    tokens = iter([AccessToken("first", datetime.now(UTC) + timedelta(seconds=0.01))])
+
+    def provider() -> AccessToken:
+        try:
+            return next(tokens)
+        except StopIteration:
+            raise TokenError(message="no more") from None
+
+    retry = RetryPolicy(jitter=lambda bound: bound)
+    async with Session(provider, transport=Answers(answer(502)), retry=retry) as session:
+        with pytest.raises(TokenError, match="no more") as caught:
+            await session.send(GET)
+    assert caught.value.may_have_been_processed
+
+
+async def test_response_after_an_uncertain_sending_says_since_when() -> None:
+    transport = Answers(answer(503), answer(502), answer(503, Retry_After="3"), answer(303))
+    retry = RetryPolicy(jitter=lambda bound: bound)
+    async with Session("t", transport=transport, retry=retry) as session:
+        response = await session.send(GET)
+    assert response.uncertain_for == 0.5 + 1.0 + 3.0
+    transport = Answers(answer(503, Retry_After="3"), answer(303))
+    async with Session("t", transport=transport) as session:
+        assert (await session.send(GET)).uncertain_for is None
+
+
+async def test_token_is_fetched_before_a_slot_is_taken() -> None:
+    fetched = asyncio.Event()
+
+    async def provider() -> AccessToken:
+        await fetched.wait()
+        return AccessToken("t", None)
+
+    transport = Answers(answer(204))
+    limit = RateLimit(per_minute=1)
+    async with Session(provider, transport=transport, rate_limit=limit) as session:
+        call = asyncio.create_task(session.send(GET))
+        await asyncio.sleep(1)
+        assert session.remaining_calls == 1
+        fetched.set()
+        await call
+        assert session.remaining_calls == 0
+
+
+async def test_provider_that_returns_one_token_for_ever_ends_with_its_401() -> None:
+    token = AccessToken("stale", None)
+    for provider in (lambda: token, lambda: "stale"):
+        transport = Answers(answer(401))
+        async with Session(provider, transport=transport) as session:
+            statuses = await asyncio.gather(*(session.send(GET) for _ in range(60)))
+        assert {response.status for response in statuses} == {401}
+
+
+async def test_retry_log_names_operation_and_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "itwin_export_async.http")
+    async with Session("t", transport=Answers(answer(503), answer(204))) as session:
+        await session.send(GET)
+    (record,) = [r for r in caplog.records if "retry 1" in r.getMessage()]
+    fields = {"operation": "GET /export/connections/{id}", "attempt": 1}
+    assert record.itwin == fields  # type: ignore[attr-defined]
+    assert (record.name, record.levelno) == ("itwin_export_async.http", logging.DEBUG)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "url", "is_sent"),
+    [
+        ("https://api.bentley.com", "http://127.0.0.1:6379/x", False),
+        ("https://api.bentley.com", "http://localhost/x", False),
+        ("https://localhost", "http://localhost/x", True),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:9090/x", True),
+        ("http://127.0.0.1:8080", "http://blobs.example/x", False),
+    ],
+)
+async def test_plain_http_goes_to_loopback_only_for_an_api_on_loopback(
+    base_url: str, url: str, is_sent: bool
+) -> None:
+    transport, request = Answers(answer(200)), Request(method="GET", url=url)
+    async with Session("t", base_url=base_url, transport=transport) as session:
+        for _ in range(1 if is_sent else 0):
+            await session.send_blob(request)
+            async with session.stream_blob(request):
+                pass
+        if not is_sent:
+            with pytest.raises(ProtocolError, match="must be https"):
+                await session.send_blob(request)
+            with pytest.raises(ProtocolError, match="must be https"):
+                async with session.stream_blob(request):
+                    pass
+    assert len(transport.requests) == (2 if is_sent else 0)
+
+
+async def test_blob_store_and_token_service_are_retried_after_a_429() -> None:
+    transport = Answers(answer(429, Retry_After="7"), answer(201))
+    async with Session("t", transport=transport) as session:
+        response = await session.send_blob(Request(method="PUT", url="https://blobs.example/b"))
+    assert response.status == 201
+    assert asyncio.get_running_loop().time() == 7
+
+
+async def test_any_call_can_be_bounded_by_a_timeout() -> None:
+    transport = Answers(answer(503, Retry_After="100"))
+    async with Session("t", transport=transport) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await session.send(GET)
+    assert asyncio.get_running_loop().time() == 3
+
+
+async def test_opening_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "itwin_export_async.http")
+    async with Session("secret-token", transport=Answers(answer(204))):
+        pass
+    assert f"opened {__version__} for https://api.bentley.com with RateLimit(" in caplog.text
+    assert "secret-token" not in caplog.text
+
+
+async def test_absolute_url_of_the_api_is_sent_unchanged() -> None:
+    transport, url = Answers(answer(204)), "https://API.bentley.com:443/storage/files/f1/complete"
+    async with Session("t", transport=transport) as session:
+        await session.send(Request(method="POST", url=url))
+    assert [request.url for request in transport.requests] == [url]
+    assert transport.requests[0].headers["Authorization"] == "Bearer t"

@@ -13,7 +13,7 @@ from itwin_export_async.emulator import Emulator
 
 @pytest.mark.real_time
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
-def test_an_export_runs_on_uvloop(tmp_path: Path) -> None:
+def test_export_runs_on_uvloop(tmp_path: Path) -> None:
     import uvloop
 
     async def export() -> Path:
@@ -29,7 +29,7 @@ def test_an_export_runs_on_uvloop(tmp_path: Path) -> None:
         assert runner.run(export()).read_bytes().startswith(b"ISO-10303-21")
 
 
-def test_the_library_does_without_orjson() -> None:
+def test_library_works_without_orjson() -> None:
     hide = "import sys; sys.modules['orjson'] = None; "
     check = "from itwin_export_async._protocol.codec import orjson; sys.exit(orjson is not None)"
     assert subprocess.run([sys.executable, "-c", hide + check], check=False).returncode == 0

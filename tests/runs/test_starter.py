@@ -192,12 +192,16 @@ async def test_a_location_is_read_in_every_form(location: str) -> None:
     assert (run.connection_id, run.run_id) == ("c2", "r2")
 
 
-async def test_a_location_on_a_foreign_host_is_no_run() -> None:
-    transport = Answers(answer(202, Location="https://evil.example/export/connections/c/runs/r"))
+async def test_location_on_another_host_names_the_run_and_gets_no_request() -> None:
+    transport = Answers(
+        answer(202, Location="https://evil.example/export/connections/c/runs/r"), answer(404)
+    )
     async with ExportClient("t", transport=transport) as client:
-        with pytest.raises(ProtocolError, match=r"evil\.example"):
-            await client.start_run("c1")
-    assert len(transport.requests) == 1
+        run = await client.start_run("c1")
+        assert (run.connection_id, run.run_id) == ("c", "r")
+        with pytest.raises(NotFound):
+            await run.refresh()
+    assert {request.url.split("/")[2] for request in transport.requests} == {"api.bentley.com"}
 
 
 def connection(last_run: str | None) -> str:
