@@ -22,15 +22,9 @@ from attrs import define, frozen
 from benchmarks._support.baseline import export_all
 from benchmarks._support.report import Goal, Report, shown
 from benchmarks._support.svg import Bar, Figure
-from itwin_export_async import (
-    ExportClient,
-    ExportRequest,
-    RateLimit,
-    Request,
-    Response,
-    StreamedResponse,
-)
+from itwin_export_async import ExportClient, ExportRequest, RateLimit
 from itwin_export_async.emulator import Emulator, run_virtual
+from itwin_export_async.transport import Request, Response, StreamedResponse
 
 OURS, AGAIN, NAIVE = "client.export_many()", "the same, a day later", "by hand, every 5 s"
 LABELS = {OURS: "ours", AGAIN: "ours, a day later", NAIVE: "by hand"}

@@ -90,8 +90,8 @@ def _without() -> Iterator[tuple[str, Decoder]]:
 
 
 def _ours() -> Decoder:
-    from itwin_export_async import Response
     from itwin_export_async._protocol.runs import parse_run
+    from itwin_export_async.transport import Response
 
     return lambda body: parse_run(Response(status=200, body=body), "c1")
 

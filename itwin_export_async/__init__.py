@@ -13,21 +13,214 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from itwin_export_async._api import *  # noqa: F403
-    from itwin_export_async._api import __all__ as __all__
-else:
+    from itwin_export_async._client import ExportClient
+    from itwin_export_async._errors import (
+        AuthenticationFailed,
+        AuthorizationRequired,
+        Conflict,
+        DownloadError,
+        DownloadFailure,
+        ErrorDetail,
+        ExportError,
+        InvalidRequest,
+        InvalidSignature,
+        LedgerError,
+        NotFound,
+        NothingToExport,
+        PermissionDenied,
+        ProtocolError,
+        RateLimited,
+        RequestTimeout,
+        ResponseError,
+        RunError,
+        RunFailed,
+        RunPartlyFailed,
+        RunTimeout,
+        RunUnreachable,
+        ServerError,
+        StartTimeout,
+        TokenError,
+        TransportError,
+        UploadError,
+    )
+    from itwin_export_async._files.storage import StorageClient
+    from itwin_export_async._http.credentials import (
+        ClientCredentials,
+        RefreshTokenCredentials,
+        TokenProvider,
+    )
+    from itwin_export_async._http.pager import AsyncPager
+    from itwin_export_async._http.rate_limit import RateLimit, RequestStats
+    from itwin_export_async._http.retry import RetryPolicy
+    from itwin_export_async._http.session import Session
+    from itwin_export_async._models import (
+        AccessReport,
+        AuthenticationType,
+        AuthorizationInformation,
+        Changeset,
+        ClientHealth,
+        Connection,
+        ConnectorType,
+        ExecutionResult,
+        ExecutionState,
+        ExportOptions,
+        ExportOutcome,
+        ExportRequest,
+        ExportType,
+        IfcVersion,
+        IModel,
+        InputOptions,
+        Job,
+        NamedVersion,
+        OutputLocation,
+        OutputOptions,
+        Run,
+        RunErrorInfo,
+        RunOrigin,
+        RunUpdate,
+        SourceFile,
+        StateChange,
+        StorageConnection,
+        StoredFile,
+        Task,
+        TaskErrorInfo,
+    )
+    from itwin_export_async._polling.schedule import (
+        AdaptiveSchedule,
+        ExponentialSchedule,
+        FixedSchedule,
+        PollContext,
+        PollSchedule,
+    )
+    from itwin_export_async._protocol.oauth import AccessToken
+    from itwin_export_async._protocol.runs import Service
+    from itwin_export_async._runs.handle import RunHandle
+    from itwin_export_async._synchronization import SynchronizationClient
+
+__version__ = "0.1.0"
+__all__ = [
+    "AccessReport",
+    "AccessToken",
+    "AdaptiveSchedule",
+    "AsyncPager",
+    "AuthenticationFailed",
+    "AuthenticationType",
+    "AuthorizationInformation",
+    "AuthorizationRequired",
+    "Changeset",
+    "ClientCredentials",
+    "ClientHealth",
+    "Conflict",
+    "Connection",
+    "ConnectorType",
+    "DownloadError",
+    "DownloadFailure",
+    "ErrorDetail",
+    "ExecutionResult",
+    "ExecutionState",
+    "ExponentialSchedule",
+    "ExportClient",
+    "ExportError",
+    "ExportOptions",
+    "ExportOutcome",
+    "ExportRequest",
+    "ExportType",
+    "FixedSchedule",
+    "IModel",
+    "IfcVersion",
+    "InputOptions",
+    "InvalidRequest",
+    "InvalidSignature",
+    "Job",
+    "LedgerError",
+    "NamedVersion",
+    "NotFound",
+    "NothingToExport",
+    "OutputLocation",
+    "OutputOptions",
+    "PermissionDenied",
+    "PollContext",
+    "PollSchedule",
+    "ProtocolError",
+    "RateLimit",
+    "RateLimited",
+    "RefreshTokenCredentials",
+    "RequestStats",
+    "RequestTimeout",
+    "ResponseError",
+    "RetryPolicy",
+    "Run",
+    "RunError",
+    "RunErrorInfo",
+    "RunFailed",
+    "RunHandle",
+    "RunOrigin",
+    "RunPartlyFailed",
+    "RunTimeout",
+    "RunUnreachable",
+    "RunUpdate",
+    "ServerError",
+    "Service",
+    "Session",
+    "SourceFile",
+    "StartTimeout",
+    "StateChange",
+    "StorageClient",
+    "StorageConnection",
+    "StoredFile",
+    "SynchronizationClient",
+    "Task",
+    "TaskErrorInfo",
+    "TokenError",
+    "TokenProvider",
+    "TransportError",
+    "UploadError",
+]
+
+# the modules of the public names; a name is taken from the first one that has it
+_MODULES = (
+    "_models",
+    "_errors",
+    "_protocol.oauth",
+    "_protocol.runs",
+    "_http.credentials",
+    "_http.pager",
+    "_http.rate_limit",
+    "_http.retry",
+    "_http.session",
+    "_polling.schedule",
+    "_files.storage",
+    "_runs.handle",
+    "_synchronization",
+    "_client",
+)
+
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """The client is loaded when it is first used: who tests with the emulator has no need."""
-        if name == "__all__" or not name.startswith("_"):
-            from itwin_export_async import _api
-
-            if name == "__all__" or name in _api.__all__:
-                return getattr(_api, name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        """Load the client lazily, so that importing only the emulator stays cheap."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        _load()
+        return globals()[name]
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__getattr__("__all__")})
+        return sorted({*globals(), *__all__})
 
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless asked to speak
+def _load() -> None:
+    """Import every public name, and make the classes say that they are of this package.
+
+    Pickles name the package then, and survive a new layout.
+    """
+    from importlib import import_module
+
+    modules = [vars(import_module(f"{__name__}.{name}")) for name in _MODULES]
+    for name in __all__:
+        value = next(module[name] for module in modules if name in module)
+        if isinstance(value, type):
+            value.__module__ = __name__
+        globals()[name] = value
+
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet by default

@@ -11,7 +11,7 @@ from itwin_export_async._batch.batch import Requests, export_many
 from itwin_export_async._batch.pipeline import Export, Terms, parse_authentication_type
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.storage import StorageClient
-from itwin_export_async._http.credentials import Auth, auth_from_env
+from itwin_export_async._http.credentials import Auth, auth_from_env, normalize_auth
 from itwin_export_async._http.limiter import RateLimitLike
 from itwin_export_async._http.pager import AsyncPager, list_runs
 from itwin_export_async._http.retry import RetryPolicy
@@ -71,6 +71,7 @@ class ExportClient:
         http: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
     ) -> None:
+        auth = None if auth is None else normalize_auth(auth)  # no plain token in this frame
         own = {
             "base_url": base_url,
             "rate_limit": rate_limit,
@@ -191,7 +192,7 @@ class ExportClient:
         https://developer.bentley.com/apis/export/operations/delete-export-connection/
         """
         request = connections.delete_connection_request(Service.EXPORT, connection_id)
-        connections.parse_deleted(await self._session.send(request))
+        connections.check_deleted(await self._session.send(request))
 
     async def start_run(
         self,

@@ -104,7 +104,7 @@ class SynchronizationClient:
         https://developer.bentley.com/apis/synchronization/operations/delete-storage-connection/
         """
         request = connections.delete_connection_request(_SERVICE, connection_id)
-        connections.parse_deleted(await self._session.send(request))
+        connections.check_deleted(await self._session.send(request))
 
     async def add_source_file(self, connection_id: str, source_file: SourceFile) -> SourceFile:
         """Add a file, and get it with its id. Raises `Conflict` when it is mapped already.
@@ -155,7 +155,7 @@ class SynchronizationClient:
         https://developer.bentley.com/apis/synchronization/operations/delete-storage-connection-sourcefile/
         """
         request = source_files.delete_source_file_request(connection_id, source_file_id)
-        connections.parse_deleted(await self._session.send(request))
+        connections.check_deleted(await self._session.send(request))
 
     async def start_run(self, connection_id: str, *, if_active: IfActive = "join") -> RunHandle:
         """Start a synchronization, and hold its run. `if_active` is that of `ExportClient`.

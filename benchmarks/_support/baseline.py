@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks._support.runs_server import path_of
-from itwin_export_async import Request, Response, Transport
+from itwin_export_async.transport import Request, Response, Transport
 
 API = "https://api.bentley.com"
 EVERY = 5.0  # seconds

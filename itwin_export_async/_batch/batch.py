@@ -23,7 +23,7 @@ from itwin_export_async._batch.output_paths import Places
 from itwin_export_async._batch.pipeline import Export, Terms
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
-from itwin_export_async._models.validators import checked_timeout
+from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._runs.handle import OnUpdate
 
 Requests = Iterable[ExportRequest] | AsyncIterable[ExportRequest]
@@ -44,7 +44,7 @@ def export_many(
         raise TypeError(f"concurrency must be a whole number, not {concurrency!r}")
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-    checked_timeout(timeout)
+    validate_timeout(timeout)
     opened = None if ledger is None else Ledger(ledger)
     places = Places(uuid4().hex if opened is None else str(opened.place))
     batch = _Batch(

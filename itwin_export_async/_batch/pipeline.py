@@ -39,8 +39,7 @@ from itwin_export_async._models import (
     ExportRequest,
     RunOrigin,
 )
-from itwin_export_async._models.options import parse_enum
-from itwin_export_async._models.validators import checked_timeout
+from itwin_export_async._models.validators import parse_enum, validate_timeout
 from itwin_export_async._protocol.files import was_skipped
 from itwin_export_async._protocol.runs import (
     Service,
@@ -137,7 +136,7 @@ class Export:
         """Its outcome. `timeout` bounds all of it, in seconds, None not at all. Errors are raised:
         `RunTimeout` when the time is over, `StartTimeout` while there is no run yet.
         """
-        timeout = checked_timeout(timeout)
+        timeout = validate_timeout(timeout)
         if timeout is not None:
             self._ends = asyncio.get_running_loop().time() + timeout
         try:

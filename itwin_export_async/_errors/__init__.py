@@ -1,32 +1,34 @@
 """What can go wrong, as one tree.
 
     ExportError
-    ├── TransportError            no answer came
+    ├── TransportError            no response was received
     │   └── RequestTimeout        ... in time (also a TimeoutError)
-    ├── ResponseError             the service refused
+    ├── ResponseError             the service refused the request
     │   ├── InvalidRequest        400, 422
     │   ├── AuthenticationFailed  401
     │   ├── PermissionDenied      403
     │   ├── NotFound              404
     │   ├── Conflict              409, and 303 where joining was not wanted
     │   ├── RateLimited           429
-    │   └── ServerError    5xx
+    │   └── ServerError           5xx
     ├── ProtocolError             the service broke its own contract
-    ├── TokenError                no token could be had
+    ├── TokenError                no token
     ├── AuthorizationRequired     the user has to consent first
-    ├── DownloadError             a file could not be fetched whole
-    ├── UploadError               a file could not be sent whole
+    ├── DownloadError             a file could not be downloaded
+    ├── UploadError               a file could not be uploaded
     ├── LedgerError               a ledger cannot be used, or does not fit the request
-    ├── StartTimeout              there was no run in time (also a TimeoutError)
-    └── RunError                  the run, or the following of it, ended badly
+    ├── InvalidSignature          a webhook event is not signed correctly
+    ├── NothingToExport           the iModel does not have the requested version
+    ├── StartTimeout              no run was started in time (also a TimeoutError)
+    └── RunError                  the run failed, or could not be followed
         ├── RunFailed             the run's outcome is not a success
         │   └── RunPartlyFailed   some of its tasks succeeded
         ├── RunTimeout            it took too long (also a TimeoutError)
         └── RunUnreachable        its state could not be read for too long
 
 A caller's mistake is a `ValueError`, a `TypeError` or (for a client that is not open) a
-`RuntimeError` instead. Every error pickles with its fields, and none shows a secret: addresses
-appear without their query.
+`RuntimeError` instead. Every error pickles and copies with its fields and notes, has its sentence
+in `args`, and answers `is_transient`, `may_have_been_processed` and `public`. None shows a secret.
 """
 
 from itwin_export_async._errors.http import (
@@ -35,6 +37,7 @@ from itwin_export_async._errors.http import (
     ErrorDetail,
     ExportError,
     InvalidRequest,
+    InvalidSignature,
     NotFound,
     PermissionDenied,
     ProtocolError,
@@ -48,7 +51,9 @@ from itwin_export_async._errors.http import (
 from itwin_export_async._errors.workflow import (
     AuthorizationRequired,
     DownloadError,
+    DownloadFailure,
     LedgerError,
+    NothingToExport,
     RunError,
     RunFailed,
     RunPartlyFailed,
@@ -63,11 +68,14 @@ __all__ = [
     "AuthorizationRequired",
     "Conflict",
     "DownloadError",
+    "DownloadFailure",
     "ErrorDetail",
     "ExportError",
     "InvalidRequest",
+    "InvalidSignature",
     "LedgerError",
     "NotFound",
+    "NothingToExport",
     "PermissionDenied",
     "ProtocolError",
     "RateLimited",

@@ -54,6 +54,7 @@ from itwin_export_async._http.transport import (
     borrowed_headers,
     check_client_session,
 )
+from itwin_export_async._protocol.error_responses import without_secrets
 from itwin_export_async._protocol.headers import (
     CORRELATION_ID,
     DATE,
@@ -70,7 +71,7 @@ from itwin_export_async._protocol.urls import (
     origin,
     validate_base_url,
 )
-from itwin_export_async._redaction import without_query
+from itwin_export_async._redaction import signatures, without_query
 
 log = logging.getLogger("itwin_export_async.http")
 
@@ -133,6 +134,7 @@ class Session:
         http: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
     ) -> None:
+        auth = normalize_auth(auth)  # first: frames with locals must not show a plain token
         if http is not None and transport is not None:
             raise ValueError("http and transport exclude each other")
         if http is not None:
@@ -147,7 +149,7 @@ class Session:
         self.locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._origin = origin(self.base_url)
         self._allows_plain_http = is_loopback(self.base_url)
-        self._auth = normalize_auth(auth)
+        self._auth = auth
         self._timeout = request_timeout
         self._own_transport = transport is None
         self._given_transport = transport
@@ -157,7 +159,7 @@ class Session:
         self._call_numbers = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: Transport
-        self._tokens: TokenCache
+        self._tokens: TokenCache | None = None
         self._limiter: RequestLimiter | None = None
         self._metrics: RequestMetrics | None = None
         self._reset()
@@ -173,7 +175,8 @@ class Session:
         self._failing_since: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Session of {self.base_url}, {'closed' if self._loop is None else 'open'}>"
+        is_open = getattr(self, "_loop", None) is not None  # a traceback may show it half-built
+        return f"<Session of {getattr(self, 'base_url', None)}, {'open' if is_open else 'closed'}>"
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -209,7 +212,7 @@ class Session:
                 stack.push_async_callback(self._transport.close)
             assert limiter is not None
             stack.push_async_callback(limiter.close)
-            await self._tokens.close()
+            await self._opened_tokens.close()
 
     @property
     def call_rate(self) -> float:
@@ -244,6 +247,20 @@ class Session:
     def outage_since(self) -> datetime | None:
         """Since when all requests to the API have failed; None if the last one did not."""
         return self._to_datetime(self._failing_since)
+
+    @property
+    def token_expires_at(self) -> datetime | None:
+        """When the present access token expires; None if that is not known."""
+        return None if self._tokens is None else self._tokens.expires_at
+
+    def warn_if_token_ends(self, seconds: float) -> None:
+        """Log a warning if the token is fixed and expires within so many seconds."""
+        self._opened_tokens.warn_if_it_ends(seconds)
+
+    @property
+    def _opened_tokens(self) -> TokenCache:
+        assert self._tokens is not None
+        return self._tokens
 
     def _to_datetime(self, loop_time: float | None) -> datetime | None:
         if loop_time is None or self._loop is None:
@@ -301,20 +318,25 @@ class Session:
     async def send_blob(self, request: Request) -> Response:
         """Send a request to a blob store and return its response. Its URL is signed: no token."""
         self._check_blob(request)
-        return await self._send_with_retry(self._unlimited(request), self._send_to_blob_store)
+        response = await self._send_with_retry(self._unlimited(request), self._send_to_blob_store)
+        return without_secrets(response, signatures(request.url))
 
     @asynccontextmanager
     async def stream_blob(self, request: Request) -> AsyncIterator[StreamedResponse]:
         """Read the response of a blob store in chunks while the block lasts. Not retried."""
         self._check_blob(request)
         async with self._blob_slots, self._transport.stream(request) as stream:
-            yield evolve(stream, response=stream.response.for_request(request))
+            head = without_secrets(stream.response.for_request(request), signatures(request.url))
+            yield evolve(stream, response=head)
 
     def _check_blob(self, request: Request) -> None:
         self.check_open()
         if not is_secure_url(request.url, allow_loopback=self._allows_plain_http):
             raise ProtocolError(
-                message="a signed URL must be https", method=request.method, url=request.url
+                message="a signed URL must be https",
+                method=request.method,
+                url=request.url,
+                may_have_been_processed=False,
             )
 
     async def _send_token_request(self, request: Request) -> Response:
@@ -373,7 +395,7 @@ class Session:
         """Send once. After a 401 the token is renewed, and the request is sent once more."""
         token, outcome = await self._send_limited(call)
         is_401 = isinstance(outcome, Response) and outcome.status == 401
-        if is_401 and self._tokens.invalidate(token):
+        if is_401 and self._opened_tokens.invalidate(token):
             log.debug("401: renewing the token", extra=call.log_fields)
             _, outcome = await self._send_limited(call)
         return outcome
@@ -384,10 +406,11 @@ class Session:
         The token is fetched before a slot is taken, so that no slot waits for a token service, and
         once more if it was refused while the request was in the queue.
         """
-        limiter = self._limiter
+        limiter, tokens = self._limiter, self._opened_tokens
         assert limiter is not None
+        is_checked = False
         while True:
-            token = await self._tokens.get()
+            token = await tokens.get()
             queued_at = self._time()
             is_probe = await limiter.acquire(
                 is_poll=call.is_poll, max_pause=call.policy.max_retry_after
@@ -398,7 +421,8 @@ class Session:
                 return token, self._last_429_response(call, limiter.pause_left)
             counted = succeeded = False
             try:
-                if not self._tokens.is_current(token):
+                if not is_checked and not tokens.is_current(token):
+                    is_checked = True
                     continue
                 if call.before_send is not None:
                     await call.before_send()
@@ -414,11 +438,20 @@ class Session:
                     ),
                 )
                 counted = not isinstance(outcome, TransportError) or outcome.may_have_been_processed
-                succeeded = isinstance(outcome, Response) and not is_429(outcome)
+                if isinstance(outcome, Response):
+                    outcome = self._without_secrets(outcome, token, call)
+                    succeeded = not is_429(outcome)
                 self._on_outcome(call, outcome, limiter)
                 return token, outcome
             finally:
                 limiter.release(is_probe=is_probe, counted=counted, succeeded=succeeded)
+
+    def _without_secrets(self, response: Response, token: AccessToken, call: _Call) -> Response:
+        """The response without the secrets of its request, if the service repeats them."""
+        if response.status < 400 and token.value.encode() not in response.body:
+            return response  # on the path of every poll
+        secrets = (token.secret, *self._opened_tokens.secrets, *call.request.secrets)
+        return without_secrets(response, secrets)
 
     def _on_outcome(self, call: _Call, outcome: Outcome, limiter: RequestLimiter) -> None:
         """What the outcome of one request says about all requests."""
@@ -505,5 +538,6 @@ class Session:
                 message=f"{without_query(url)} is not on {self.base_url}, so it gets no token",
                 method=request.method,
                 url=url,
+                may_have_been_processed=False,
             )
         return url

@@ -1,14 +1,14 @@
-"""One keeper per session that has a good token ready.
+"""The token of a session: fetched once for all waiters, refreshed early, invalidated by a 401.
 
-A token is fetched once for all who wait for it, renewed before it ends while the old one still
-works, and forgotten when the service refuses it. Whatever a provider of yours raises is a
-`TokenError`, and one that fails is left in peace for longer and longer.
+One fetch serves all waiters, also when one of them is cancelled. A provider that takes longer than
+`timeout` fails its waiters, but is never called a second time beside itself. After a failure of the
+token service the next fetch waits; a requested wait longer than `max_retry_after` fails its waiters
+at once. A bug in a provider is raised as it is.
 """
 
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
 from copy import copy
 from datetime import UTC, datetime
 from typing import Any
@@ -17,147 +17,239 @@ from itwin_export_async._errors import TokenError
 from itwin_export_async._http.credentials import (
     Auth,
     ClientCredentials,
-    Exchange,
     RefreshTokenCredentials,
+    SendRequest,
+    to_token,
+    wait_uninterrupted,
 )
 from itwin_export_async._http.retry import RetryPolicy
+from itwin_export_async._http.threads import call_in_thread
 from itwin_export_async._protocol.oauth import AccessToken
-from itwin_export_async._redaction import redacted
+from itwin_export_async._redaction import Secret, redacted
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("itwin_export_async.auth")
 
+MAX_WAIT = 3600.0  # seconds; a longer requested wait is a mistake of a gateway
 REFRESH_MARGIN = 300.0  # seconds before the end of a token at which the next one is fetched
 
 
 class TokenCache:
-    """Has the session's token ready.
+    """Provides the session's token.
 
-    `exchange` carries requests to the token service, `retry` says how long to leave a failing one
-    in peace, and `patience` how many seconds a provider may take.
+    `send` carries requests to the token service, `retry` is the backoff after failures, and
+    `timeout` the seconds that a waiter gives a provider.
     """
 
-    def __init__(self, auth: Auth, exchange: Exchange, retry: RetryPolicy, patience: float) -> None:
+    def __init__(self, auth: Auth, send: SendRequest, retry: RetryPolicy, timeout: float) -> None:
         self._auth = auth
-        self._exchange = exchange
+        self._send = send
         self._retry = retry
-        self._patience = patience
+        self._timeout = timeout
         self._token: AccessToken | None = auth if isinstance(auth, AccessToken) else None
-        self._ends: float | None = None  # in the loop's time; None where it is not known
-        self._due: float | None = None  # when the next one is fetched
+        self._keeps_tokens = True  # False for a provider of plain strings
+        self._expires_at: float | None = None  # in the loop's time; None where it is not known
+        self._refresh_at: float | None = None
+        self._retry_at = 0.0  # no fetch before that, after a failure
+        self._last_error: TokenError | None = None
         self._failures = 0
-        self._rest = 0.0  # until when a failing provider is left in peace
-        self._fetching: asyncio.Task[AccessToken] | None = None
+        self._fetch_task: asyncio.Task[AccessToken] | None = None
         self._closed = False
-        self._refused: AccessToken | None = None
+
+    @property
+    def is_renewable(self) -> bool:
+        """Whether a new token can be fetched: not for a fixed token."""
+        return not isinstance(self._auth, AccessToken)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """The end of the present token, None where it is not known."""
+        return None if self._token is None else self._token.expires_at
+
+    def warn_if_it_ends(self, seconds: float) -> None:
+        """Log a warning where a fixed token ends within so many seconds: nothing renews it."""
+        if self._token is None or self.is_renewable:
+            return
+        left = _seconds_left(self._token)
+        if left is not None and left < seconds:
+            log.warning(
+                "the access token is fixed and ends in %.0f s; pass credentials or a callable as "
+                "auth for work that takes longer",
+                max(0.0, left),
+            )
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The values that no text may show, besides the token itself."""
+        own = isinstance(self._auth, ClientCredentials | RefreshTokenCredentials)
+        return self._auth.secrets if own else ()  # type: ignore[union-attr]
 
     async def get(self) -> AccessToken:
-        """The token to send now. One that still works is not waited for while it is renewed."""
+        """The token to send now. A valid one is returned at once, also while it is refreshed.
+
+        Raises `TokenError`, or what a bug in the provider raises.
+        """
         token, now = self._token, asyncio.get_running_loop().time()
-        if token is None or (self._ends is not None and now >= self._ends):
-            return await self._fetched()
-        if self._due is not None and now >= max(self._due, self._rest) and self._fetching is None:
-            self._begin_fetch()
+        if token is None or self._is_expired():
+            return await self._wait_for_fetch()
+        is_due = self._refresh_at is not None and now >= max(self._refresh_at, self._retry_at)
+        if is_due and self._fetch_task is None:
+            self._start_fetch()
         return token
 
     def is_current(self, token: AccessToken) -> bool:
-        """Whether the token has not been refused, nor replaced after that."""
-        return token is self._token or (self._token is None and token is not self._refused)
+        """Whether the token that `get` returned is still the one to send."""
+        if not self.is_renewable or not self._keeps_tokens:
+            return True
+        return token is self._token and not self._is_expired()
 
-    def invalidate(self, sent: AccessToken) -> bool:
-        """Forget the token that was refused, unless another has taken its place since.
+    def _is_expired(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._expires_at is not None and now >= self._expires_at
 
-        Says whether asking once more makes sense: never for a fixed token.
+    def invalidate(self, token: AccessToken) -> bool:
+        """Drop a token that was refused, unless another one has replaced it since.
+
+        Returns whether a retry makes sense: never for a fixed token.
         """
-        if isinstance(self._auth, AccessToken):
+        if not self.is_renewable:
             return False
-        self._refused = sent
-        if self._token is not None and self._token.value == sent.value:
+        if self._token is not None and self._token.value == token.value:
             self._token = None
         return True
 
     async def close(self) -> None:
-        """End a fetch that is still under way."""
+        """Stop fetching. An exchange of a refresh token is finished: its answer replaces it."""
         self._closed = True
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.wait([self._fetching])
+        task = self._fetch_task
+        if task is None:
+            return
+        try:
+            if isinstance(self._auth, RefreshTokenCredentials):
+                await wait_uninterrupted(task, self._timeout)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
-    async def _fetched(self) -> AccessToken:
-        """A new token, by one fetch for all who wait; it goes on though any of them is cancelled.
-
-        Each gets an error of its own.
-        """
-        task = self._fetching or self._begin_fetch()
-        await asyncio.wait([task])
+    async def _wait_for_fetch(self) -> AccessToken:
+        """Wait for the shared fetch. Cancelling one waiter does not cancel it."""
+        now = asyncio.get_running_loop().time()
+        if self._fetch_task is None:
+            self._check_requested_wait(now)
+        task = self._fetch_task or self._start_fetch()
+        own = isinstance(self._auth, ClientCredentials | RefreshTokenCredentials)
+        rest = max(0.0, self._retry_at - now)
+        await asyncio.wait([task], timeout=None if own else rest + self._timeout)
+        if not task.done():
+            raise TokenError(
+                message=f"no token: the provider takes longer than {self._timeout:g} s",
+                is_transient=True,
+            )
         if task.cancelled():
             if self._closed:
                 raise RuntimeError("the client was closed")
-            raise TokenError(message="no token: what provides it was cancelled", is_transient=True)
-        error = task.exception()
-        if error is None:
+            raise TokenError(message="no token: the provider was cancelled", is_transient=True)
+        failure = task.exception()
+        if failure is None:
             return task.result()
-        if isinstance(error, TokenError):
-            raise copy(error) from error.__cause__
-        raise TokenError(
-            message=f"no token: {type(error).__name__}: {redacted(str(error))}", is_transient=True
-        ) from error
+        if isinstance(failure, TokenError):
+            raise copy(failure)
+        if _is_bug(failure):
+            raise failure
+        raise _token_error(failure) from failure
 
-    def _begin_fetch(self) -> "asyncio.Task[AccessToken]":
-        self._fetching = asyncio.create_task(self._fetch())
-        self._fetching.add_done_callback(self._settle)
-        return self._fetching
+    def _check_requested_wait(self, now: float) -> None:
+        """Raise the last error at once while the requested wait is longer than the policy's."""
+        left = self._retry_at - now
+        if self._last_error is not None and left > self._retry.max_retry_after:
+            error = copy(self._last_error)
+            error.retry_after = left
+            raise error
 
-    def _settle(self, task: "asyncio.Task[AccessToken]") -> None:
-        self._fetching = None
+    def _start_fetch(self) -> "asyncio.Task[AccessToken]":
+        self._fetch_task = asyncio.create_task(self._fetch())
+        self._fetch_task.add_done_callback(self._on_fetch_done)
+        return self._fetch_task
+
+    def _on_fetch_done(self, task: "asyncio.Task[AccessToken]") -> None:
+        self._fetch_task = None
         error = None if task.cancelled() else task.exception()
         if error is None:
-            self._failures = 0
+            self._failures, self._last_error = 0, None
             return
-        self._failures += 1
-        asked = error.retry_after if isinstance(error, TokenError) else None
-        wait = self._retry.max_delay(self._failures) if asked is None else asked
-        self._rest = task.get_loop().time() + wait
-        log.warning("no new token (%s); not asking again for %.1f s", type(error).__name__, wait)
+        if self._closed:
+            return
+        if not isinstance(error, TokenError):
+            if _is_bug(error):
+                log.error("the token provider failed: %s", type(error).__name__)
+                return
+            error = _token_error(error)
+        self._failures, self._last_error = self._failures + 1, error
+        requested = error.retry_after
+        wait = self._retry.max_delay(self._failures) if requested is None else requested
+        wait = min(wait, MAX_WAIT)
+        self._retry_at = task.get_loop().time() + wait
+        log.warning("%s; next attempt in %.1f s", error, wait)
 
     async def _fetch(self) -> AccessToken:
         loop = asyncio.get_running_loop()
         if self._failures:
-            await asyncio.sleep(max(0.0, self._rest - loop.time()))
-        told = await self._ask()
-        self._refused = None
-        token = AccessToken(told.strip()) if isinstance(told, str) else told
-        if not isinstance(token, AccessToken):
-            raise TokenError(message=f"auth gave a {type(token).__name__} where a token belongs")
+            await asyncio.sleep(max(0.0, self._retry_at - loop.time()))
+        token, self._keeps_tokens = await self._call_provider()
+        if not self._keeps_tokens:
+            self._token = self._expires_at = self._refresh_at = None
+            return token
         lifetime = _seconds_left(token)
         if lifetime is None:
-            self._ends = self._due = None
-            self._token = None if isinstance(told, str) else token  # a string is not ours to keep
+            self._expires_at = self._refresh_at = None
         else:
             early = min(REFRESH_MARGIN, lifetime / 2)
-            early += self._retry.jitter(early / 5)  # many processes do not renew all at once
-            self._ends, self._due = loop.time() + lifetime, loop.time() + lifetime - early
-            self._token = token
-        log.debug("fetched a token, good for %s s", "unknown" if lifetime is None else lifetime)
+            early += self._retry.jitter(early / 5)  # processes do not refresh all at once
+            self._expires_at = loop.time() + lifetime
+            self._refresh_at = self._expires_at - early
+        self._token = token
+        log.debug(
+            "fetched a token, valid for %s s", "unknown" if lifetime is None else f"{lifetime:.0f}"
+        )
         return token
 
-    async def _ask(self) -> str | AccessToken:
-        auth = self._auth
-        if isinstance(auth, ClientCredentials | RefreshTokenCredentials):
-            return await auth.fetch(self._exchange)
-        ask: Any = getattr(auth, "get_token", auth)
-        async with asyncio.timeout(self._patience):
-            if inspect.iscoroutinefunction(ask) or inspect.iscoroutinefunction(type(ask).__call__):
-                told = ask()
-            else:
-                told = await asyncio.to_thread(_called, ask)  # it may block
-            return await told if inspect.isawaitable(told) else told  # type: ignore[no-any-return]
+    async def _call_provider(self) -> tuple[AccessToken, bool]:
+        """A new token, and whether it may be kept: the caching of strings is the provider's own."""
+        if isinstance(self._auth, ClientCredentials | RefreshTokenCredentials):
+            return await self._auth.fetch(self._send), True
+        return _provided(await _call(getattr(self._auth, "get_token", self._auth)))
 
 
-def _called(ask: Callable[[], Any]) -> Any:
+def _provided(value: Any) -> tuple[AccessToken, bool]:
+    is_kept = isinstance(value, AccessToken)
     try:
-        return ask()
-    except StopIteration as exc:  # which no future can carry
-        raise RuntimeError("what provides the token has come to its end") from exc
+        return to_token(value), is_kept
+    except (TypeError, ValueError) as exc:
+        reason = str(exc)
+    del value  # tracebacks with locals show it otherwise
+    raise TokenError(message=f"no token from auth: {reason}")
+
+
+async def _call(provider: Any) -> Any:
+    if inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(
+        type(provider).__call__
+    ):
+        return await provider()
+    provided = await call_in_thread(provider)  # it may block
+    return await provided if inspect.isawaitable(provided) else provided
+
+
+def _is_bug(error: BaseException) -> bool:
+    """Whether the provider's code is wrong, rather than its way to the token.
+
+    Python's own errors are bugs, but for those of files, connections and timeouts; errors of
+    libraries are not.
+    """
+    return type(error).__module__ == "builtins" and not isinstance(error, OSError | EOFError)
+
+
+def _token_error(error: BaseException) -> TokenError:
+    reason = redacted(str(error))
+    return TokenError(message=f"no token: {type(error).__name__}: {reason}", is_transient=True)
 
 
 def _seconds_left(token: AccessToken) -> float | None:

@@ -1,5 +1,6 @@
-"""The values people hold: frozen, keyword-only, named as the service names them."""
+"""The values of the library: frozen, keyword-only, named as the service names them."""
 
+from itwin_export_async._models.client import AccessReport, ClientHealth
 from itwin_export_async._models.connections import (
     AuthorizationInformation,
     Connection,
@@ -17,18 +18,18 @@ from itwin_export_async._models.enums import (
     OutputLocation,
 )
 from itwin_export_async._models.exports import ExportOutcome, ExportRequest
-from itwin_export_async._models.options import (
-    ExportOptions,
-    InputOptions,
-    OutputOptions,
-)
+from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
+from itwin_export_async._models.options import ExportOptions, InputOptions, OutputOptions
 from itwin_export_async._models.runs import Job, Run, RunErrorInfo, Task, TaskErrorInfo
 from itwin_export_async._models.storage import StoredFile
 from itwin_export_async._models.updates import RunOrigin, RunUpdate, StateChange
 
 __all__ = [
+    "AccessReport",
     "AuthenticationType",
     "AuthorizationInformation",
+    "Changeset",
+    "ClientHealth",
     "Connection",
     "ConnectorType",
     "ExecutionResult",
@@ -37,9 +38,11 @@ __all__ = [
     "ExportOutcome",
     "ExportRequest",
     "ExportType",
+    "IModel",
     "IfcVersion",
     "InputOptions",
     "Job",
+    "NamedVersion",
     "OpenEnum",
     "OutputLocation",
     "OutputOptions",

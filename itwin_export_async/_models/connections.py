@@ -1,4 +1,4 @@
-"""Connections: what ties an iModel to its exports, or source files to their iModel."""
+"""Connections: they tie an iModel to its exports, or source files to their iModel."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from attrs import field, frozen
 
 from itwin_export_async._models.enums import AuthenticationType, ConnectorType
-from itwin_export_async._models.options import parse_enum
+from itwin_export_async._models.reprs import short_repr
+from itwin_export_async._models.validators import not_blank, parse_enum
 
 
 def _connector_type(value: Any) -> ConnectorType | None:
@@ -17,8 +18,8 @@ def _connector_type(value: Any) -> ConnectorType | None:
 class Connection:
     """An export connection of one iModel; an iModel may have several.
 
-    The service marks none of its members as required: what it leaves out is None. `last_run_url`
-    is its link to the latest run, None when there has been none.
+    The service marks none of its members as required: a missing one is None. `last_run_url` is the
+    link to the latest run, None without a run.
     """
 
     id: str
@@ -29,39 +30,40 @@ class Connection:
     last_run_url: str | None = None
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
+    __repr__ = short_repr
+
 
 @frozen(kw_only=True)
 class StorageConnection(Connection):
     """A synchronization connection: files in Storage that are brought into one iModel.
 
-    A list may tell only `id` and `display_name`.
+    Items of a list may have `id` and `display_name` only.
     """
+
+    __repr__ = short_repr
 
 
 @frozen(kw_only=True)
 class SourceFile:
     """A file in Storage and the connector that reads it into the iModel.
 
-    `id` is the service's own id of the mapping, None before it is added; so is
-    `last_known_file_name`. A list may leave `connector_type` out:
-    then it is None.
+    `id` is the service's own id of the mapping and `last_known_file_name` the name it last saw;
+    both are None before the file is added. Items of a list may lack `connector_type`: then it is
+    None.
     """
 
-    storage_file_id: str = field()
+    storage_file_id: str = field(validator=not_blank)
     connector_type: ConnectorType | None = field(default=None, converter=_connector_type)
     id: str | None = None
     last_known_file_name: str | None = None
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
-    @storage_file_id.validator
-    def _named(self, _: object, value: Any) -> None:
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"storage_file_id must be a string that is not empty, not {value!r}")
+    __repr__ = short_repr
 
 
 @frozen(kw_only=True)
 class AuthorizationInformation:
-    """Whether the user has agreed to background work in their name, and where they can.
+    """Whether the user has consented to background work in their name, and where they can.
 
     `authorization_url` is the page for the user's browser, None where the service names none.
     """
@@ -69,3 +71,5 @@ class AuthorizationInformation:
     is_user_authorized: bool
     authorization_url: str | None = None
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+    __repr__ = short_repr

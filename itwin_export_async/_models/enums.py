@@ -1,6 +1,6 @@
 """The service's enumerations, open: a value this release does not know survives as itself.
 
-The service adds values without a new API version (`PDF` came that way), so an unknown one is no
+The service adds values without a new API version (`PDF` came that way), so an unknown value is no
 error: it keeps its text, compares, hashes and pickles like a member, and is logged once.
 """
 
@@ -9,12 +9,16 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Self
 
-log = logging.getLogger(__name__)
+from itwin_export_async._redaction import safe_repr
+
+log = logging.getLogger("itwin_export_async.http")
+
+_MAX_LOGGED = 40  # characters of an unknown value in the log
 
 
-@lru_cache(maxsize=256)  # the cache makes it once per value, and bounds what is remembered
-def _report(enum: str, value: str) -> None:
-    log.warning("the service sent %s %r, which this release does not know", enum, value)
+@lru_cache(maxsize=256)  # logs each value once, and bounds the memory of them
+def _log_unknown_once(enum: str, shown: str) -> None:
+    log.warning("the service sent %s %s, which this release does not know", enum, shown)
 
 
 class OpenEnum(StrEnum):
@@ -28,7 +32,7 @@ class OpenEnum(StrEnum):
         for member in cls:
             if folded in (member.value.casefold(), *cls._other_spellings(member)):
                 return member
-        _report(cls.__name__, value)
+        _log_unknown_once(cls.__name__, safe_repr(value, limit=_MAX_LOGGED))
         unknown = str.__new__(cls, value)
         unknown._name_ = unknown._value_ = value
         return unknown
@@ -48,7 +52,7 @@ class OpenEnum(StrEnum):
 
 
 class ExecutionState(OpenEnum):
-    """How far a run, job or task has come. Only `COMPLETED` is final."""
+    """The state of a run, job or task. Only `COMPLETED` is final."""
 
     NOT_STARTED = "NotStarted"
     IDLE = "Idle"
@@ -61,7 +65,7 @@ class ExecutionState(OpenEnum):
 
 
 class ExecutionResult(OpenEnum):
-    """How a run, job or task ended. `UNDETERMINED`: not decided yet."""
+    """The result of a run, job or task. `UNDETERMINED` means not decided yet."""
 
     UNDETERMINED = "Undetermined"
     SUCCESS = "Success"
@@ -78,9 +82,9 @@ class ExecutionResult(OpenEnum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether work was lost: an error, a cancellation or a time-out.
+        """Whether it is an error, a cancellation or a timeout.
 
-        A partial success is none, and neither is a result this release does not know.
+        A partial success is no failure, and neither is a result this release does not know.
         """
         return self in _FAILURES
 
@@ -89,7 +93,7 @@ _FAILURES = frozenset({"Error", "Canceled", "TimedOut"})
 
 
 class ExportType(OpenEnum):
-    """What kind of file an export makes (`exportType`)."""
+    """The format of the exported file (`exportType`)."""
 
     IFC = "IFC"
     PDF = "PDF"
@@ -106,21 +110,21 @@ class IfcVersion(OpenEnum):
 
 
 class OutputLocation(OpenEnum):
-    """Where the output goes: iTwin Storage, or blobs that the caller provides."""
+    """The destination of the output: iTwin Storage, or blobs that the caller provides."""
 
     STORAGE = "STORAGE"
     USER_BLOB_STORAGE = "USER_BLOB_STORAGE"
 
 
 class AuthenticationType(OpenEnum):
-    """In whose name the background work runs: the user's, or the service application's."""
+    """The identity under which runs work: the user's, or the service application's."""
 
     USER = "User"
     SERVICE = "Service"
 
 
 class ConnectorType(OpenEnum):
-    """What reads a source file into the iModel (`connectorType`)."""
+    """The connector that reads a source file into the iModel (`connectorType`)."""
 
     AUTOPLANT = "AUTOPLANT"
     CIVIL = "CIVIL"

@@ -1,33 +1,23 @@
-"""One export as a whole: what is asked for, and what came of it."""
+"""One export as a whole: the request and its outcome."""
 
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 from attrs import field, frozen
 from attrs.validators import optional
 
 from itwin_export_async._models.options import ExportOptions
+from itwin_export_async._models.reprs import short_repr
 from itwin_export_async._models.runs import Run
-from itwin_export_async._models.validators import instance_of
+from itwin_export_async._models.validators import instance_of, not_blank
 
 DISPLAY_NAME = "itwin-export"
-
-
-def _named(_: object, attribute: Any, value: Any) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} must be a string, not {type(value).__name__}")
-    if not value.strip():
-        raise ValueError(f"{attribute.name} is empty")
-    if "\0" in value:
-        raise ValueError(f"{attribute.name} {value!r} has a NUL in it")
 
 
 def _destination(value: str | PathLike[str]) -> str:
     path = fspath(value) if isinstance(value, PathLike) else value
     if not isinstance(path, str):
-        kind = type(path).__name__
-        raise TypeError(f"destination must be a string or a path, not {kind}")
+        raise TypeError(f"destination must be a string or a path, not {type(path).__name__}")
     return path
 
 
@@ -37,21 +27,25 @@ def _options(value: ExportOptions | None) -> ExportOptions:
 
 @frozen(kw_only=True)
 class ExportRequest:
-    """One iModel to export, and where its output goes.
+    """One iModel to export, and the destination of its output.
 
     `destination` is a folder (one that exists, or ends with a separator) or the path of the file.
-    `options` None is `ExportOptions()`. `display_name` is the name of the connection that is used,
-    or made when there is none; None for `"itwin-export"`. `key` is what a ledger knows the request
-    by, None for its `identity`.
+    `options` None is `ExportOptions()`. `display_name` is the name of the connection that is found
+    or created; None is `"itwin-export"`. `key` identifies the request in a ledger; None is its
+    `identity`. `revision` is the state of the iModel that is exported, such as a changeset id: with
+    a ledger, the same key and revision is not exported again. None means that it is not known.
     """
 
-    imodel_id: str = field(validator=_named)
-    destination: str = field(converter=_destination, validator=_named)
+    imodel_id: str = field(validator=not_blank)
+    destination: str = field(converter=_destination, validator=not_blank)
     options: ExportOptions = field(
         default=None, converter=_options, validator=instance_of(ExportOptions)
     )
-    display_name: str | None = field(default=None, validator=optional(_named))
-    key: str | None = field(default=None, validator=optional(_named))
+    display_name: str | None = field(default=None, validator=optional(not_blank))
+    key: str | None = field(default=None, validator=optional(not_blank))
+    revision: str | None = field(default=None, validator=optional(not_blank))
+
+    __repr__ = short_repr
 
     @property
     def identity(self) -> str:
@@ -60,17 +54,18 @@ class ExportRequest:
 
     @property
     def connection_name(self) -> str:
-        """The name of the connection that is used, whether it was given or not."""
+        """The name of the connection, the default included."""
         return DISPLAY_NAME if self.display_name is None else self.display_name
 
 
 @frozen(kw_only=True)
 class ExportOutcome:
-    """What came of a request: its files, or the error that it ended with.
+    """The files of a request, or the error that it ended with.
 
-    `connection_id` and `run` are None where it did not come to them. `run` is as last seen; of a
-    request that an earlier call had finished it has its ids, result and dates only. `paths` are
-    the files on disk. `error` is None when all went well.
+    `connection_id` and `run` are None where the export did not get that far. `run` is the latest
+    snapshot; of a request that an earlier call had finished it has ids, result and dates only.
+    `paths` are the files on disk. `error` is None for a success. `up_to_date` is True where nothing
+    was sent, because an earlier call had exported the same revision.
     """
 
     request: ExportRequest
@@ -78,8 +73,11 @@ class ExportOutcome:
     run: Run | None = None
     paths: tuple[Path, ...] = ()
     error: Exception | None = None
+    up_to_date: bool = False
+
+    __repr__ = short_repr
 
     @property
     def ok(self) -> bool:
-        """Whether all went well."""
+        """Whether the export succeeded."""
         return self.error is None

@@ -1,8 +1,8 @@
-"""A run, its jobs and their tasks: what was seen at one moment, and what follows from it.
+"""A run, its jobs and their tasks: one snapshot, and what follows from it.
 
-Finality and outcome are decided here because a snapshot should be able to answer for itself; the
-service's own samples contradict themselves (a run `Success` over a task in `Error`), so the outcome
-trusts the worst of what it reads and not the top.
+A snapshot decides whether it is final and what its outcome is. The service's own samples contradict
+themselves (a run `Success` over a task in `Error`), so the outcome is the worst of the results and
+not the one at the top.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,18 +11,16 @@ from typing import Any
 
 from attrs import field, frozen
 
-from itwin_export_async._models.enums import (
-    ConnectorType,
-    ExecutionResult,
-    ExecutionState,
-)
+from itwin_export_async._models.enums import ConnectorType, ExecutionResult, ExecutionState
+from itwin_export_async._models.hints import find_hint
+from itwin_export_async._models.reprs import short_repr
 
 
 @frozen(kw_only=True)
 class TaskErrorInfo:
-    """What went wrong in a task, in the service's words. A filled one can stand beside a success.
+    """The error of a task, in the service's words. A task that succeeded can have one, too.
 
-    `kb_article_link` is empty where there is no article; `can_user_fix` is None when not said.
+    `kb_article_link` is empty without an article; `can_user_fix` is None where it is not reported.
     """
 
     error_code: str = ""
@@ -38,14 +36,22 @@ class TaskErrorInfo:
     can_user_fix: bool | None = None
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
+    __repr__ = short_repr
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, for the causes that Bentley's knowledge base lists; else None."""
+        texts = (self.description_key, self.description, self.message, self.details)
+        return find_hint(*texts)
+
 
 @frozen(kw_only=True)
 class Task:
-    """The export of one file, as last seen.
+    """The export of one file, as of one poll.
 
     `result` and the dates are None while not known; `export_output_file_id` is the output in
-    Storage, None when there is none (yet). `storage_file_id` is the source file that a
-    synchronization task reads.
+    Storage, None without one (yet). `storage_file_id` is the source file that a synchronization
+    task reads.
     """
 
     id: str
@@ -59,12 +65,14 @@ class Task:
     error: TaskErrorInfo | None = None
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
+    __repr__ = short_repr
+
 
 @frozen(kw_only=True)
 class Job:
-    """A step of a run, as last seen: its tasks may be missing early on.
+    """A step of a run, as of one poll. Its tasks may be missing early on.
 
-    `connector_type` is told by synchronization jobs, None elsewhere.
+    `connector_type` belongs to synchronization jobs, None elsewhere.
     """
 
     id: str
@@ -76,23 +84,27 @@ class Job:
     tasks: tuple[Task, ...] = ()
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
+    __repr__ = short_repr
+
 
 @frozen(kw_only=True)
 class RunErrorInfo:
-    """Why a whole run could not work (synchronization runs), such as `UserNotAuthenticated`."""
+    """The error of a whole run (of synchronization runs), such as `UserNotAuthenticated`."""
 
     error_key: str = ""
     description: str = ""
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
+    __repr__ = short_repr
+
 
 @frozen(kw_only=True)
 class Run:
-    """A background run as last seen.
+    """A background run, as of one poll.
 
     `connection_id` is filled in from the request where the service leaves it out. `result` and the
-    dates are None while not known. `phase` and `error` are told by synchronization runs. `raw` is
-    the service's JSON whole, with what this release does not know.
+    dates are None while not known. `phase` and `error` belong to synchronization runs. `raw` is the
+    service's whole JSON, members that this release does not know included.
     """
 
     id: str
@@ -106,6 +118,11 @@ class Run:
     jobs: tuple[Job, ...] = ()
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
+    def __repr__(self) -> str:
+        jobs = getattr(self, "jobs", ())
+        outcome = f", outcome={self.outcome.value!r}, tasks=<{len(self.tasks)}>" if jobs else ""
+        return short_repr(self)[:-1] + outcome + ")"
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks of all jobs."""
@@ -113,20 +130,17 @@ class Run:
 
     @property
     def is_final(self) -> bool:
-        """Whether the run has ended and its result is decided: nothing will change any more."""
-        return self.is_completed and self.result not in (
-            None,
-            ExecutionResult.UNDETERMINED,
-        )
+        """Whether the run is finished and its result is decided: nothing changes any more."""
+        return self.is_completed and self.result not in (None, ExecutionResult.UNDETERMINED)
 
     @property
     def is_completed(self) -> bool:
-        """Whether the run has ended. Its result may still be undecided for a moment."""
+        """Whether the run is finished. Its result may be undecided for a moment."""
         return self.state == ExecutionState.COMPLETED
 
     @property
     def outcome(self) -> ExecutionResult:
-        """How the run truly ended; `UNDETERMINED` while the service has not said.
+        """The true result of the run; `UNDETERMINED` while the service has not decided.
 
         The run's own result, unless that is `SUCCESS` while tasks (or, where there are none, jobs)
         failed: then `ERROR` if all of them did and `PARTIAL_SUCCESS` if some did. Only results
@@ -139,7 +153,7 @@ class Run:
 
     @property
     def failed_tasks(self) -> tuple[Task, ...]:
-        """The tasks that ended in an error, a cancellation or a time-out."""
+        """The tasks that finished with an error, a cancellation or a timeout."""
         return tuple(task for task in self.tasks if _failed(task))
 
     @property

@@ -6,13 +6,15 @@ from typing import Any
 
 from attrs import field, frozen
 
+from itwin_export_async._models.reprs import short_repr
+
 
 @frozen(kw_only=True)
 class StoredFile:
-    """A file or folder in Storage. What the service leaves out is None.
+    """A file or folder in Storage. A member that the service leaves out is None.
 
-    `type` is `file` or `folder`, `size` is in bytes and belongs to files, `path` is the place below
-    the iTwin's root folder.
+    `type` is `file` or `folder`. `size` is in bytes, for files only. `path` is relative to the
+    iTwin's root folder.
     """
 
     id: str
@@ -26,6 +28,8 @@ class StoredFile:
     last_modified_date_time: datetime | None = None
     parent_folder_id: str | None = None
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+    __repr__ = short_repr
 
     @property
     def is_folder(self) -> bool:

@@ -19,7 +19,7 @@ from attrs import field, frozen
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import StoredFile
 from itwin_export_async._protocol.codec import decode, encode, href, json_object
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.folders import id_in
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.urls import is_valid_signed_url, origin, quote_segment
@@ -66,7 +66,7 @@ def parse_created_file(response: Response, *, base_url: str) -> Upload:
     the bytes have gone.
     """
     if response.status not in (200, 201, 202):
-        raise refusal(response)
+        raise error_from_response(response)
     links = json_object(response)
     upload_url, complete_url = href(links, "uploadUrl"), href(links, "completeUrl")
     if upload_url is None or not is_valid_signed_url(upload_url):
@@ -101,7 +101,7 @@ def parse_completed_file(response: Response) -> StoredFile:
         case 200 | 201:
             return decode(response, "file", StoredFile)
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def put_blob_request(address: str, content: bytes) -> Request:
@@ -149,4 +149,4 @@ def parse_put(response: Response) -> None:
         case 200 | 201:
             return
         case _:
-            raise refusal(response)
+            raise error_from_response(response)

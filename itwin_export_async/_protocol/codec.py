@@ -1,21 +1,23 @@
-"""The only place that knows JSON: one converter between the service's objects and the models.
+"""The only module that knows JSON: one converter between the service's objects and the models.
 
-What the service sends is trusted as little as its documents allow. `null` is the same as missing,
-so a required member that is null is an error and never the text "None"; primitives are strict; an
+The service is trusted as little as its documents allow. `null` is the same as missing, so a
+required member that is null is an error and never the text "None"; primitives are strict; an
 unknown enumeration value survives; an unknown member stays in `raw`; dates have 0 to 9 digits after
-the second, and one that cannot be read, or of year 1 (the service's "none"), is None.
+the second, and an unreadable one, or one of year 1 (the service's "none"), is None.
 
-Models are read by hooks of ours, which fill their slots as unpickling does: answers are read all
-the time, and `__init__`, whose checks are for what callers pass, takes as long as all the rest.
+Models are built by hooks of ours, which fill their slots as unpickling does: responses are decoded
+all the time, and `__init__`, whose checks are for callers, takes as long as all the rest.
+`check_shortcut` says which models that fits. Errors are raised outside `except` blocks, so that no
+half-built model and no response body is reachable from them.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from types import NoneType, UnionType
+from types import MemberDescriptorType, NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
-from attrs import NOTHING, fields, has, validate
+from attrs import NOTHING, Factory, fields, has, validate
 from cattrs import Converter
 from cattrs.gen import make_dict_unstructure_fn, override
 
@@ -27,8 +29,9 @@ from itwin_export_async._models import (
     OpenEnum,
     StorageConnection,
 )
-from itwin_export_async._protocol.dates import date_or_none
+from itwin_export_async._protocol.dates import structure_datetime
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async._redaction import safe_repr
 
 try:
     import orjson
@@ -37,62 +40,62 @@ except ImportError:  # the extra `speed` is not installed
 
 T = TypeVar("T")
 
-_SPELLINGS = {
+WIRE_NAMES = {
     "imodel_id": "iModelId",
     "itwin_id": "iTwinId",
     "input": "inputOptions",
     "output": "outputOptions",
 }
-# fields that the service tells as a link, and the link's name
+# fields that are links in the response, and the link's name
 _LINKS: dict[type[Any], tuple[str, str]] = {
     Connection: ("last_run_url", "lastRun"),
     StorageConnection: ("last_run_url", "lastRun"),
     AuthorizationInformation: ("authorization_url", "authorizationUrl"),
 }
 Hook = Callable[[Any, Any], Any]
-"""Reads a value; cattrs passes the type beside it, which ours know already."""
+"""Decodes a value; the type that cattrs passes is unused: hooks are built per type."""
 
 
-class _Misfit(ValueError):
-    """Something does not fit: `place` is where it stands below what was to be read."""
+class _DecodeError(ValueError):
+    """A value does not fit. `path` is its position below the decoded value."""
 
-    def __init__(self, what: str, place: str) -> None:
-        super().__init__(what)
-        self.place = place
-
-
-def _misfit(exc: Exception, place: str) -> _Misfit:
-    """What does not fit, seen from above `place`."""
-    return _Misfit(str(exc), place + (exc.place if isinstance(exc, _Misfit) else ""))
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
-def spelling(name: str) -> str:
-    """The service's spelling of a field: `start_date_time` is `startDateTime`."""
-    if name in _SPELLINGS:
-        return _SPELLINGS[name]
+def _below(exc: Exception, path: str) -> _DecodeError:
+    """The same error, seen from above `path`."""
+    return _DecodeError(str(exc), path + (exc.path if isinstance(exc, _DecodeError) else ""))
+
+
+def wire_name(name: str) -> str:
+    """The service's name of a field: `start_date_time` is `startDateTime`."""
+    if name in WIRE_NAMES:
+        return WIRE_NAMES[name]
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
 
 
 def href(members: Mapping[str, Any], name: str) -> str | None:
-    """The address of a link, None where `_links` or the link is missing or null."""
+    """The URL of a link, None where `_links` or the link is missing or null."""
     links = members.get("_links")
     link = links.get(name) if isinstance(links, dict) else None
-    address = link.get("href") if isinstance(link, dict) else None
-    return address if isinstance(address, str) and address else None
+    url = link.get("href") if isinstance(link, dict) else None
+    return url if isinstance(url, str) and url else None
 
 
-def _strict(kind: type[T], called: str) -> Hook:
+def _strict(kind: type[T], name: str) -> Hook:
     def structure(value: Any, _: Any) -> T:
         if type(value) is not kind:
-            raise TypeError(f"expected {called}, got {_shown(value)}")
+            raise TypeError(f"expected {name}, got {_describe(value)}")
         return value
 
     return structure
 
 
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) and len(value) < 40 else type(value).__name__
+def _describe(value: object) -> str:
+    return safe_repr(value) if isinstance(value, str) else type(value).__name__
 
 
 def _structure_enum(kind: type[OpenEnum], *, or_none: bool = False) -> Hook:
@@ -100,7 +103,7 @@ def _structure_enum(kind: type[OpenEnum], *, or_none: bool = False) -> Hook:
 
     def structure(value: Any, _: Any) -> OpenEnum | None:
         if type(value) is not str:
-            raise TypeError(f"expected a string, got {_shown(value)}")
+            raise TypeError(f"expected a string, got {_describe(value)}")
         if value == "" and or_none:
             return None
         return members.get(value) or kind(value)
@@ -119,44 +122,66 @@ def _optional_of(kind: Any) -> Any:
 
 
 def _structure_optional(converter: Converter, kind: Any) -> Hook:
-    """How to read `X | None`. None itself never comes: it is the same as missing."""
+    """The hook of `X | None`. None itself is never passed: it is the same as missing."""
     inner = _optional_of(kind)
     if inner is datetime:
-        return date_or_none
+        return structure_datetime
     if _is_enum(inner):  # an empty string stands for "none"
         return _structure_enum(inner, or_none=True)
     return converter.get_structure_hook(inner)
 
 
+def check_shortcut(cls: type[Any]) -> None:
+    """Raise a `TypeError` for a model that must not be built without its `__init__`."""
+    if hasattr(cls, "__attrs_post_init__"):
+        raise TypeError(f"{cls.__name__} has a __attrs_post_init__, which decoding would skip")
+    for attribute in fields(cls):
+        if not isinstance(getattr(cls, attribute.name, None), MemberDescriptorType):
+            raise TypeError(f"{cls.__name__}.{attribute.name} is no slot")
+        # a converter to an enumeration is what its hook does
+        if attribute.converter is not None and not _is_enum(_optional_of(attribute.type)):
+            raise TypeError(f"{cls.__name__}.{attribute.name} has a converter")
+        if attribute.default is NOTHING or attribute.name == "raw":
+            continue
+        if isinstance(attribute.default, Factory):  # type: ignore[arg-type]
+            raise TypeError(f"{cls.__name__}.{attribute.name} has a default that is made each time")
+
+
 def _structure_class(converter: Converter, cls: type[Any]) -> Hook:
-    """How to read an object: members by their hooks, defaults for what is null or missing."""
+    """The hook of a model: members by their hooks, defaults for what is null or missing."""
+    check_shortcut(cls)
     linked, link = _LINKS.get(cls, ("", ""))
-    told = [field for field in fields(cls) if field.name not in ("raw", linked)]
+    plain = [field for field in fields(cls) if field.name not in ("raw", linked)]
     members = [
-        (spelling(f.name), _filler(cls, f.name), converter.get_structure_hook(f.type), f.default)
-        for f in told
+        (
+            wire_name(f.name),
+            _slot_setter(cls, f.name),
+            converter.get_structure_hook(f.type),
+            f.default,
+        )
+        for f in plain
     ]
-    is_checked = any(field.validator for field in told)
-    keep, fill_linked = _filler(cls, "raw"), _filler(cls, linked) if link else None
+    is_checked = any(field.validator for field in plain)
+    set_raw, set_linked = _slot_setter(cls, "raw"), _slot_setter(cls, linked) if link else None
 
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not dict:
-            raise TypeError(f"expected an object, got {_shown(value)}")
+            raise TypeError(f"expected an object, got {_describe(value)}")
         model, name = object.__new__(cls), ""
         try:
-            for name, fill, hook, default in members:
+            for name, set_field, hook, default in members:
                 member = value.get(name)
                 if member is not None:
-                    fill(model, hook(member, None))
+                    set_field(model, hook(member, None))
                 elif default is not NOTHING:
-                    fill(model, default)
+                    set_field(model, default)
                 else:
                     raise ValueError("is missing")
         except (TypeError, ValueError) as exc:
-            raise _misfit(exc, f".{name}") from exc
-        keep(model, value)
-        if fill_linked is not None:
-            fill_linked(model, href(value, link))
+            raise _below(exc, f".{name}") from exc
+        set_raw(model, value)
+        if set_linked is not None:
+            set_linked(model, href(value, link))
         if is_checked:
             validate(model)
         return model
@@ -164,10 +189,10 @@ def _structure_class(converter: Converter, cls: type[Any]) -> Hook:
     return structure
 
 
-def _filler(cls: type[Any], name: str) -> Callable[[Any, Any], None]:
-    """Fills the slot of a model that nobody has seen yet."""
-    fill: Callable[[Any, Any], None] = getattr(cls, name).__set__
-    return fill
+def _slot_setter(cls: type[Any], name: str) -> Callable[[Any, Any], None]:
+    """Sets a field of a frozen model that is not shared yet."""
+    setter: Callable[[Any, Any], None] = getattr(cls, name).__set__
+    return setter
 
 
 def _structure_list(converter: Converter, kind: Any) -> Hook:
@@ -175,13 +200,13 @@ def _structure_list(converter: Converter, kind: Any) -> Hook:
 
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not list:
-            raise TypeError(f"expected a list, got {_shown(value)}")
+            raise TypeError(f"expected a list, got {_describe(value)}")
         items: list[Any] = []
         try:
             for item in value:
-                items.append(hook(item, None))  # noqa: PERF401 - so many have gone well
+                items.append(hook(item, None))  # noqa: PERF401 - their number is the index of the failing item
         except (TypeError, ValueError) as exc:
-            raise _misfit(exc, f"[{len(items)}]") from exc
+            raise _below(exc, f"[{len(items)}]") from exc
         return tuple(items)
 
     return structure
@@ -192,7 +217,7 @@ def _is_tuple(kind: Any) -> bool:
 
 
 def _unstructure_class(converter: Converter, cls: type[Any]) -> Callable[[Any], Any]:
-    names = {f.name: override(rename=spelling(f.name)) for f in fields(cls)}
+    names = {f.name: override(rename=wire_name(f.name)) for f in fields(cls)}
     if cls is ExportOptions:  # the one member that the service requires
         names["export_type"] = override(rename="exportType", omit_if_default=False)
     unstructure: Callable[[Any], Any] = make_dict_unstructure_fn(
@@ -206,12 +231,12 @@ def _unstructure_class(converter: Converter, cls: type[Any]) -> Callable[[Any], 
 
 def _converter() -> Converter:
     converter = Converter()
-    for kind, called in (
+    for kind, name in (
         (str, "a string"),
         (int, "a whole number"),
         (bool, "true or false"),
     ):
-        converter.register_structure_hook(kind, _strict(kind, called))
+        converter.register_structure_hook(kind, _strict(kind, name))
     for enum in OpenEnum.__subclasses__():  # by name, or the hook of str would take them
         converter.register_structure_hook(enum, _structure_enum(enum))
     converter.register_structure_hook_factory(
@@ -229,42 +254,45 @@ _CONVERTER = _converter()
 
 
 def _loads(body: bytes) -> Any:
+    """The JSON value, None where the body is no JSON."""
     if orjson is not None:
         try:
             return orjson.loads(body)
-        except ValueError:  # it is stricter, and what is an answer must not hang on an extra
+        except ValueError:  # orjson is stricter; results must not depend on it
             pass
-    return json.loads(body)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def json_object(response: Response) -> dict[str, Any]:
-    """The JSON object that is the answer's body, or a `ProtocolError`."""
-    try:
-        value = _loads(response.body)
-    except (ValueError, RecursionError) as exc:
-        raise _broken(response, "the answer is not JSON", is_transient=True) from exc
-    if type(value) is not dict:
-        raise _broken(response, "the answer is not a JSON object")
-    return value
+    """The JSON object that is the response's body, or a `ProtocolError`."""
+    value = _loads(response.body)
+    if type(value) is dict:
+        return value
+    if value is None and response.body.strip() != b"null":
+        raise _protocol_error(response, "the response is not JSON", is_transient=True)
+    raise _protocol_error(response, "the response is not a JSON object")
 
 
 def decode(response: Response, member: str, cls: type[T], *, known: T | None = None) -> T:
-    """The model that stands under `member` of the answer, or a `ProtocolError` with the path.
+    """The model under `member` of the response, or a `ProtocolError` with the path.
 
-    Without a `member` the answer itself is the model. `known`: what was read last, None where
-    nothing was; that very model comes back when the service tells the same again.
+    Without a `member` the response itself is the model. `known`: the latest snapshot, None without
+    one; it is returned where the service sends the same again.
     """
-    answer = json_object(response)
-    value = answer.get(member) if member else answer
+    members = json_object(response)
+    value = members.get(member) if member else members
     if value is None:
-        raise _broken(response, "is missing", path=member)
+        raise _protocol_error(response, "is missing", path=member)
     if known is not None and getattr(known, "raw", None) == value:
         return known
     return _structured(response, value, member, cls)
 
 
 def decode_list(response: Response, member: str, cls: type[T]) -> tuple[T, ...]:
-    """The models in the list under `member`; null and a missing member are no models."""
+    """The models in the list under `member`; null and a missing member are an empty list."""
     value = json_object(response).get(member)
     if value is None:
         return ()
@@ -272,7 +300,7 @@ def decode_list(response: Response, member: str, cls: type[T]) -> tuple[T, ...]:
 
 
 def encode(value: Any) -> bytes:
-    """The JSON of what we send: no nulls, the service's spelling."""
+    """The JSON of a request: no nulls, the service's names."""
     return json.dumps(_CONVERTER.unstructure(value), separators=(",", ":")).encode()
 
 
@@ -280,11 +308,12 @@ def _structured(response: Response, value: Any, path: str, cls: type[T]) -> T:
     try:
         return _CONVERTER.structure(value, cls)
     except (TypeError, ValueError) as exc:
-        misfit = _misfit(exc, path)
-        raise _broken(response, str(misfit), path=misfit.place.lstrip(".")) from exc
+        misfit = _below(exc, path)
+    del value
+    raise _protocol_error(response, str(misfit), path=misfit.path.lstrip("."))
 
 
-def _broken(
+def _protocol_error(
     response: Response, message: str, *, path: str = "", is_transient: bool = False
 ) -> ProtocolError:
     return ProtocolError(

@@ -1,7 +1,7 @@
-"""Connections of both services: each operation a pair, the request and what its answer says.
+"""Connections of both services: for each operation its request and the parser of its response.
 
-The twins differ in their paths, and in that a synchronization connection begins with its source
-files. Synchronization tells lists in full only where it is asked to.
+The services differ in their paths, and a synchronization connection is created with its source
+files. Synchronization lists are complete only with `Prefer: return=representation`.
 
 https://developer.bentley.com/apis/export/operations/
 https://developer.bentley.com/apis/synchronization/operations/
@@ -10,18 +10,11 @@ https://developer.bentley.com/apis/synchronization/operations/
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from itwin_export_async._errors import (
-    ExportError,
-    NotFound,
-    ProtocolError,
-    ResponseError,
-    TransportError,
-)
+from itwin_export_async._errors import NotFound
 from itwin_export_async._models import AuthenticationType, Connection, SourceFile
-from itwin_export_async._models.options import parse_enum
+from itwin_export_async._models.validators import parse_enum
 from itwin_export_async._protocol.codec import decode, encode
-from itwin_export_async._protocol.error_responses import refusal
-from itwin_export_async._protocol.headers import TRANSIENT
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.runs import (
@@ -32,6 +25,7 @@ from itwin_export_async._protocol.runs import (
 )
 from itwin_export_async._protocol.source_files import mapping
 from itwin_export_async._protocol.urls import validate_id
+from itwin_export_async._redaction import safe_repr
 
 C = TypeVar("C", bound=Connection)
 JSON = {"Content-Type": "application/json"}
@@ -42,9 +36,9 @@ def create_connection_request(
     display_name: str | None,
     authentication_type: AuthenticationType | str | None,
 ) -> Request:
-    """Make an export connection. Not repeatable: a second request makes a second connection."""
+    """Create an export connection. Not repeatable: a second request creates another."""
     body = {"iModelId": validate_id("imodel_id", imodel_id)}
-    return _create(Service.EXPORT, body | _described(display_name, authentication_type))
+    return _create(Service.EXPORT, body | _optional_fields(display_name, authentication_type))
 
 
 def create_storage_connection_request(
@@ -53,15 +47,15 @@ def create_storage_connection_request(
     display_name: str | None,
     authentication_type: AuthenticationType | str | None,
 ) -> Request:
-    """Make a synchronization connection with its first source files. Not repeatable."""
+    """Create a synchronization connection with its first source files. Not repeatable."""
     if isinstance(source_files, SourceFile | str):
-        raise TypeError(f"source_files must be a list of SourceFile, not {source_files!r}")
+        raise TypeError(f"source_files must be a list of SourceFile, not {safe_repr(source_files)}")
     mappings = [mapping(source_file) for source_file in source_files]
     if not mappings:
         raise ValueError("source_files is empty; a synchronization needs at least one file")
     body = {"iModelId": validate_id("imodel_id", imodel_id)}
-    described = _described(display_name, authentication_type)
-    return _create(Service.SYNCHRONIZATION, body | described | {"sourceFiles": mappings})
+    optional = _optional_fields(display_name, authentication_type)
+    return _create(Service.SYNCHRONIZATION, body | optional | {"sourceFiles": mappings})
 
 
 def _create(service: Service, body: dict[str, Any]) -> Request:
@@ -74,13 +68,13 @@ def _create(service: Service, body: dict[str, Any]) -> Request:
     )
 
 
-def _described(
+def _optional_fields(
     display_name: str | None, authentication_type: AuthenticationType | str | None
 ) -> dict[str, Any]:
     body = {}
     if display_name is not None:
         if not isinstance(display_name, str):
-            raise TypeError(f"display_name must be a string, not {display_name!r}")
+            raise TypeError(f"display_name must be a string, not {type(display_name).__name__}")
         body["displayName"] = display_name
     if authentication_type is not None:
         kind = parse_enum(AuthenticationType, "authentication_type", authentication_type)
@@ -89,30 +83,18 @@ def _described(
 
 
 def parse_created_connection(response: Response, cls: type[C]) -> C:
-    """The connection that was made."""
+    """The connection that was created."""
     match response.status:
         case 201:
             return decode(response, "connection", cls)
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
-def may_have_been_made(error: ExportError) -> bool:
-    """Whether a connection may exist although the attempt to make it ended so."""
-    match error:
-        case ResponseError(status=status):
-            refused = status == 429 or (status == 503 and error.retry_after is not None)
-            return status in TRANSIENT and not refused
-        case TransportError(may_have_been_processed=sent):
-            return sent
-        case _:
-            return isinstance(error, ProtocolError)
+def means_empty(error: NotFound) -> bool:
+    """Whether a 404 on a list of connections means that there are none.
 
-
-def has_none(error: NotFound) -> bool:
-    """Whether a 404 on a list of connections says that there are none.
-
-    Who asks for those of an unknown iModel gets it too; making a connection then tells the rest.
+    An unknown iModel also gives 404; creating the connection will report it.
     """
     return not error.is_gateway
 
@@ -122,7 +104,7 @@ def list_connections_request(
 ) -> Request:
     """One page of an iModel's connections. The parameter is spelled `imodelId`.
 
-    Synchronization lists those of all iModels where none is named.
+    Without an iModel, Synchronization lists the connections of all iModels.
     """
     parameters = {}
     if imodel_id is not None or service is Service.EXPORT:
@@ -144,8 +126,8 @@ def update_connection_request(
     display_name: str | None,
     authentication_type: AuthenticationType | str | None,
 ) -> Request:
-    """Change a synchronization connection; what is None stays as it is."""
-    body = _described(display_name, authentication_type)
+    """Change a synchronization connection; None leaves a field as it is."""
+    body = _optional_fields(display_name, authentication_type)
     if not body:
         raise ValueError("neither display_name nor authentication_type is given")
     return Request(
@@ -161,11 +143,11 @@ def delete_connection_request(service: Service, connection_id: str) -> Request:
     return Request(method="DELETE", url=connection_path(service, connection_id))
 
 
-def parse_deleted(response: Response) -> None:
-    """Nothing, or the refusal. A 404 after a sending whose answer was lost says that it worked."""
+def check_deleted(response: Response) -> None:
+    """Raise the error of a deletion. A 404 after a lost response means that it was deleted."""
     if response.status == 204:
         return
-    error = refusal(response)
+    error = error_from_response(response)
     gone = isinstance(error, NotFound) and not error.is_gateway
     if not gone or response.uncertain_for is None:
         raise error

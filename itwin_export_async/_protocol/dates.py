@@ -1,6 +1,6 @@
-"""The service's dates: ISO 8601 with 0 to 9 digits after the second, in UTC where nothing is said.
+"""The service's dates: ISO 8601 with 0 to 9 digits after the second, UTC without an offset.
 
-One that cannot be read, and one of year 1 (the service's "none"), is None; the former is logged.
+A date that cannot be read, and one of year 1 (the service's "none"), is None; the former is logged.
 """
 
 import logging
@@ -8,31 +8,41 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-log = logging.getLogger(__name__)
+from itwin_export_async._redaction import safe_repr
+
+log = logging.getLogger("itwin_export_async.http")
+
+_MAX_DATE = 64  # characters; a longer text is no date, and is not cached
+_MAX_LOGGED = 40  # characters of an unreadable date in the log
 
 
-@lru_cache(maxsize=4096)  # each look at a run tells the same few times again
-def moment(text: str) -> datetime | None:
-    """An aware UTC time, None for year 1 and for what cannot be read."""
+@lru_cache(maxsize=4096)  # each poll of a run repeats the same few dates
+def _parse(text: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(text)
         if time.tzinfo is not UTC:
             time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
-        _report_date(text)
+        _log_bad_date_once(safe_repr(text, limit=_MAX_LOGGED))
         return None
     return None if time.year == 1 else time
 
 
-@lru_cache(maxsize=256)  # the cache makes it once per value, and bounds what is remembered
-def _report_date(text: str) -> None:
-    if text:  # an empty one stands for "none"
-        log.warning("the service sent %r where a date belongs", text[:40])
+def parse_datetime(text: str) -> datetime | None:
+    """An aware UTC time, None for year 1 and for a text that cannot be read."""
+    if not text:  # stands for "none"
+        return None
+    return _parse(text[:_MAX_DATE])
 
 
-def date_or_none(value: Any, _: Any) -> datetime | None:
-    """What stands where a date belongs, as the codec reads it."""
+@lru_cache(maxsize=256)  # logs each value once, and bounds the memory of them
+def _log_bad_date_once(shown: str) -> None:
+    log.warning("the service sent %s instead of a date", shown)
+
+
+def structure_datetime(value: Any, _: Any) -> datetime | None:
+    """A date of the service, as the codec reads it."""
     if type(value) is str:
-        return moment(value)
-    _report_date(repr(value))
+        return parse_datetime(value)
+    _log_bad_date_once(safe_repr(value, limit=_MAX_LOGGED))
     return None

@@ -1,14 +1,16 @@
-"""How a refusal of the service becomes an error.
+"""Error responses as errors.
 
-The documented body is `{"error": {code, message, details}}`; un-nested ones, the gateway's
+The documented body is `{"error": {code, message, details}}`. Un-nested bodies, the gateway's
 `{statusCode, message}`, empty ones and HTML from proxies have been seen too, with nulls anywhere.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
-from multidict import CIMultiDict
+from attrs import evolve
+from multidict import CIMultiDict  # aiohttp's own headers, which keep repeated names apart
 
 from itwin_export_async._errors import (
     AuthenticationFailed,
@@ -23,9 +25,17 @@ from itwin_export_async._errors import (
     ResponseError,
     ServerError,
 )
+from itwin_export_async._errors.http import MAX_DETAILS
 from itwin_export_async._protocol.headers import retry_after
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async._redaction import redacted, without_query
+from itwin_export_async._redaction import (
+    MAX_TEXT,
+    Secret,
+    redacted,
+    struck_out,
+    struck_out_bytes,
+    without_query,
+)
 
 _BY_STATUS: dict[int, type[ResponseError]] = {
     400: InvalidRequest,
@@ -36,73 +46,99 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
     422: InvalidRequest,
     429: RateLimited,
 }
-_REQUEST_IDS = ("x-correlation-id", "x-request-id", "request-id", "x-ms-request-id")
+_CORRELATION_ID = "x-correlation-id"
+_REQUEST_IDS = ("x-request-id", "request-id", "x-ms-request-id", _CORRELATION_ID)
 _SECRET_HEADERS = frozenset({"set-cookie", "authorization", "www-authenticate"})
-_ADDRESS_HEADERS = frozenset({"location", "content-location"})
-_BODY_SHOWN = 500
+_URL_HEADERS = frozenset({"location", "content-location"})
+_MAX_HEADERS = 64
 
 
-def refusal(response: Response) -> ExportError:
-    """The error that an answer outside its operation's contract stands for."""
+def without_secrets(response: Response, secrets: Iterable[Secret]) -> Response:
+    """The response without values that the request held, should the service repeat them."""
+    secrets = tuple(secrets)
+    body = struck_out_bytes(response.body, secrets)
+    headers = response.headers
+    if any(struck_out(value, secrets) is not value for value in headers.values()):
+        headers = CIMultiDict((name, struck_out(text, secrets)) for name, text in headers.items())
+    if body is response.body and headers is response.headers:
+        return response
+    return evolve(response, body=body, headers=headers)
+
+
+def error_from_response(response: Response) -> ExportError:
+    """The error of a response that its operation does not expect."""
     if response.status < 400:
         return ProtocolError(
-            message=f"answered {response.status}, which this operation never does",
+            message=f"answered {response.status}, which this operation does not expect",
             method=response.method,
             url=response.url,
         )
     kind = _BY_STATUS.get(response.status)
     if kind is None:
         kind = ServerError if response.status >= 500 else ResponseError
-    code, message, details = _told(response.body)
-    return kind(
+    code, message, details = _parse_error_body(response.body)
+    error = kind(
         status=response.status,
         code=code,
         message=message,
         details=details,
         request_id=next((v for n in _REQUEST_IDS if (v := response.headers.get(n))), None),
+        correlation_id=response.headers.get(_CORRELATION_ID) or response.correlation_id,
         method=response.method,
         url=response.url,
         retry_after=retry_after(response.headers, now=None),
-        headers=_shown(response.headers),
+        headers=_public_headers(response.headers),
     )
+    if response.uncertain_for is not None:  # an earlier attempt may have been taken
+        error.may_have_been_processed = True
+    return error
 
 
-def _told(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...]]:
+def has_error_shape(response: Response) -> bool:
+    """Whether the API itself wrote the error: a gateway or a proxy does not know its shape."""
+    members = _members(response.body)
+    error = members.get("error")
+    return isinstance(error, dict) and bool(_text(error, "code") or _text(error, "message"))
+
+
+def _members(body: bytes) -> dict[str, Any]:
     try:
-        told = json.loads(body)
+        members = json.loads(body)
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
-        told = {}
-    error = told["error"] if isinstance(told.get("error"), dict) else told
+        return {}
+    return members if isinstance(members, dict) else {}
+
+
+def _parse_error_body(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...]]:
+    members = _members(body)
+    error = members["error"] if isinstance(members.get("error"), dict) else members
     code, message, details = _text(error, "code"), _text(error, "message"), error.get("details")
     if not code and not message:
-        text = body[: 4 * _BODY_SHOWN].decode(errors="replace")  # a character has 4 bytes at most
-        message = redacted(text[:_BODY_SHOWN].strip())
+        message = body[: 4 * MAX_TEXT].decode(errors="replace")
+    found = [item for item in details if isinstance(item, dict)] if type(details) is list else []
     return (
         code,
         message,
         tuple(
             ErrorDetail(
-                code=_text(detail, "code"),
-                message=_text(detail, "message"),
-                target=_text(detail, "target") or None,
+                code=_text(item, "code"),
+                message=_text(item, "message"),
+                target=_text(item, "target") or None,
             )
-            for detail in (details if isinstance(details, list) else ())
-            if isinstance(detail, dict)
+            for item in found[:MAX_DETAILS]
         ),
     )
 
 
 def _text(members: Mapping[str, Any], name: str) -> str:
     value = members.get(name)
-    return redacted(value) if isinstance(value, str) else ""
+    return value if isinstance(value, str) else ""
 
 
-def _shown(headers: Mapping[str, str]) -> Mapping[str, str]:
-    told = ((name, name.lower(), redacted(value)) for name, value in headers.items())
+def _public_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    named = ((name, name.lower(), value) for name, value in headers.items())
     return CIMultiDict(
-        (name, without_query(value) if folded in _ADDRESS_HEADERS else value)
-        for name, folded, value in told
+        (redacted(name), redacted(without_query(value) if folded in _URL_HEADERS else value))
+        for name, folded, value in islice(named, _MAX_HEADERS)
         if folded not in _SECRET_HEADERS
     )

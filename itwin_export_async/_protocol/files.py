@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from itwin_export_async._errors import DownloadError, ExportError, ProtocolError
 from itwin_export_async._models import ExecutionResult, Run, StoredFile
 from itwin_export_async._protocol.codec import decode
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.urls import is_valid_signed_url, quote_segment
 from itwin_export_async._redaction import without_query
@@ -42,7 +42,7 @@ def parse_file(response: Response) -> StoredFile:
         case 200:
             return decode(response, "file", StoredFile)
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def download_file_request(file_id: str) -> Request:
@@ -67,7 +67,7 @@ def parse_download(response: Response) -> str:
                 )
             return address
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def get_blob_request(address: str, *, done: int, etag: str | None) -> Request:
@@ -118,7 +118,7 @@ def parse_blob(
         case 412 | 416:
             return DownloadError(message=_CHANGED)
         case _:
-            return refusal(response)
+            return error_from_response(response)
 
 
 def _rest(

@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from itwin_export_async._errors import TransportError
-from itwin_export_async._redaction import without_query
+from itwin_export_async._redaction import Secret, without_query
 
 __all__ = ["Request", "Response", "StreamedResponse", "Transport", "TransportError"]
 
@@ -37,7 +37,8 @@ class Request:
 
     `url` is absolute, or a path such as `/export/connections` below the session's base URL.
     `retryable`: sending it twice does no harm, so that it is retried after any transient failure.
-    Other requests are retried only if the service certainly did not process them.
+    Other requests are retried only if the service certainly did not process them. `secrets` are
+    values in it that no text may repeat.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Request:
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     retryable: bool = field()
+    secrets: tuple[Secret, ...] = field(default=(), repr=False)
 
     @retryable.default
     def _by_method(self) -> bool:
@@ -58,6 +60,7 @@ class Request:
             headers=headers,
             body=self.body,
             retryable=self.retryable,
+            secrets=self.secrets,
         )
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from attrs import frozen
 
 from itwin_export_async._protocol.codec import decode_list, href, json_object
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Response
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def page_of(response: Response, member: str, cls: type[T]) -> Page[T]:
                 has_next=href(json_object(response), "next") is not None,
             )
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def new_items(page: Page[T], seen: set[str]) -> tuple[T, ...]:

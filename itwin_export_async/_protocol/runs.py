@@ -1,4 +1,8 @@
-"""Runs, of exports and of synchronizations alike: the twins differ only in their paths."""
+"""Runs of exports and of synchronizations, which differ only in their paths.
+
+https://developer.bentley.com/apis/export/operations/
+https://developer.bentley.com/apis/synchronization/operations/
+"""
 
 import re
 from collections.abc import Iterable
@@ -10,14 +14,15 @@ from attrs import evolve, frozen
 
 from itwin_export_async._models import Connection, ExportOptions, Run
 from itwin_export_async._protocol.codec import decode, encode
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.headers import service_time
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.urls import RunAddress, quote_segment, run_address
+from itwin_export_async._redaction import holds_secret, safe_repr, signatures
 
 C = TypeVar("C", bound=Connection)
-_SIGNATURE = re.compile(  # in JSON text, which may have `&`, `+`, `/` and `=` escaped
+_SIGNATURE = re.compile(  # in JSON text, which may have `&`, `+`, `/` and `=` escaped; linear
     rb"(?<![a-z_])(sig=)(?:[^&\s\"'\\<>]|\\/|\\u00(?:2b|2f|3d))+", re.IGNORECASE
 )
 CLOCK_TOLERANCE = timedelta(seconds=5)
@@ -34,9 +39,7 @@ CONNECTIONS = {
     Service.EXPORT: "/export/connections",
     Service.SYNCHRONIZATION: "/synchronization/imodels/storageconnections",
 }
-FULL_REPRESENTATION: dict[
-    Service, dict[str, str]
-] = {  # what makes a list tell more than ids and names
+FULL_REPRESENTATION: dict[Service, dict[str, str]] = {  # without it a list holds ids and names only
     Service.EXPORT: {},
     Service.SYNCHRONIZATION: {"Prefer": "return=representation"},
 }
@@ -50,73 +53,95 @@ def connection_path(service: Service, connection_id: str) -> str:
 def create_run_request(connection_id: str, options: ExportOptions) -> Request:
     """Start an export.
 
-    Repeatable: while the first run is active the service answers a second request with that very
-    run (303), so that a lost answer is found again by asking again.
+    Repeatable: while the first run is active the service answers a second request with that run
+    (303), so that a retry finds the run of a lost response.
     """
+    _check_ids(options)
     return Request(
         method="POST",
         url=f"{connection_path(Service.EXPORT, connection_id)}/runs",
         headers={"Content-Type": "application/json"},
         body=encode(options),
         retryable=True,
+        secrets=signatures(
+            options.input.mappingfile_blob_url,
+            options.output.output_sas_url,
+            options.output.logs_sas_url,
+        ),
     )
 
 
+def _check_ids(options: ExportOptions) -> None:
+    """Raise a `ValueError` where a URL stands for an id: it would be sent, stored and shown."""
+    ids = {
+        "changeset_id": options.input.changeset_id,
+        "mapping_file_id": options.input.mapping_file_id,
+        "saved_view_id": options.input.saved_view_id,
+        "folder_id": options.output.folder_id,
+    }
+    for name, value in ids.items():
+        if value is not None and holds_secret(value):
+            raise ValueError(f"{name} {safe_repr(value)} is a URL, not an id")
+
+
 def create_synchronization_run_request(connection_id: str) -> Request:
-    """Start a synchronization. The word is singular and there is no body; repeatable as above."""
+    """Start a synchronization: the path is singular, without a body; repeatable as an export."""
     path = connection_path(Service.SYNCHRONIZATION, connection_id)
     return Request(method="POST", url=f"{path}/run", retryable=True)
 
 
 @frozen(kw_only=True)
 class Accepted:
-    """202: a run was started. `run` is None where the answer does not name it."""
+    """202: a run was started. `run` is None where the response does not name it."""
 
     run: RunAddress | None
 
 
 @frozen(kw_only=True)
 class AlreadyActive:
-    """303: the iModel has an active run, maybe of another connection; no new one was made."""
+    """303: the iModel has an active run, maybe of another connection; none was started."""
 
     run: RunAddress | None
 
 
 @frozen(kw_only=True)
 class LostRace:
-    """409: another request for the same iModel is being taken at this moment."""
+    """409: another request for the same iModel is being processed at this moment."""
 
 
 def parse_created_run(response: Response, *, base_url: str) -> Accepted | AlreadyActive | LostRace:
-    """What became of the request to start a run."""
+    """The service's decision about a start."""
     match response.status:
         case 202:
-            return Accepted(run=_located(response))
-        case 303:  # an active run exists already: that one is the answer
-            return AlreadyActive(run=_located(response))
+            return Accepted(run=_from_location(response))
+        case 303:
+            return AlreadyActive(run=_from_location(response))
         case 409:
             return LostRace()
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
-def _located(response: Response) -> RunAddress | None:
+def _from_location(response: Response) -> RunAddress | None:
     location = response.headers.get("Location")
     return run_address(response, location) if location else None
 
 
 def service_time_at(response: Response, seconds: float, *, now: datetime) -> datetime:
-    """When, by the service's own clock, something happened `seconds` before this answer.
+    """The time by the service's own clock, `seconds` before this response.
 
-    `now` is our own clock, for answers that do not tell the time.
+    `now` is our own clock, for responses without a `Date`. Never before year 1.
     """
-    return (service_time(response.headers) or now) - timedelta(seconds=seconds)
+    try:
+        return (service_time(response.headers) or now) - timedelta(seconds=seconds)
+    except OverflowError:
+        return now - timedelta(seconds=seconds)
 
 
 def started_after(run: Run, moment: datetime) -> bool:
-    """Whether the run is no older than `moment`, give or take the clocks' tolerance.
+    """Whether the run started at `moment` or later, within the tolerance of the clocks.
 
-    One whose start is not told yet has not even begun.
+    A run without a start time has not started yet.
     """
     if run.start_date_time is None:
         return not run.is_completed
@@ -124,7 +149,7 @@ def started_after(run: Run, moment: datetime) -> bool:
 
 
 def newest(runs: Iterable[Run]) -> Run | None:
-    """The run that began last; one whose start is not told yet is the newest of all."""
+    """The run that started last; a run without a start time is newer than all others."""
     far = datetime.max
     ordered = sorted(
         runs,
@@ -144,28 +169,30 @@ def parse_connection(response: Response, cls: type[C]) -> C:
         case 200:
             return decode(response, "connection", cls)
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def parse_last_run(response: Response, *, base_url: str) -> RunAddress | None:
-    """The run that a connection's `lastRun` link names, None when it names none."""
+    """The run of a connection's `lastRun` link, None without one."""
     link = parse_connection(response, Connection).last_run_url
     return run_address(response, link) if link else None
 
 
 def get_run_request(service: Service, connection_id: str, run_id: str) -> Request:
-    """Look at one run."""
+    """Read one run."""
     path = connection_path(service, connection_id)
     return Request(method="GET", url=f"{path}/runs/{quote_segment('run_id', run_id)}")
 
 
 def parse_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:
-    """The run as it is now: `known`, what was seen last, where nothing has changed."""
+    """The run as it is now: `known`, the latest snapshot, where nothing has changed."""
     match response.status:
         case 200:
-            return _of(decode(_unsigned(response), "run", Run, known=known), connection_id)
+            return _with_connection_id(
+                decode(_redact_signatures(response), "run", Run, known=known), connection_id
+            )
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def list_runs_request(
@@ -182,18 +209,18 @@ def list_runs_request(
 
 def parse_runs(response: Response, connection_id: str) -> Page[Run]:
     """One page of a connection's runs, in no order."""
-    page = page_of(_unsigned(response), "runs", Run)
-    return evolve(page, items=tuple(_of(run, connection_id) for run in page.items))
+    page = page_of(_redact_signatures(response), "runs", Run)
+    return evolve(page, items=tuple(_with_connection_id(run, connection_id) for run in page.items))
 
 
-def _unsigned(response: Response) -> Response:
-    """The answer without signatures, which a task's error may quote from a signed address."""
+def _redact_signatures(response: Response) -> Response:
+    """The response without signatures, which a task's error may quote from a signed URL."""
     if b"=" not in response.body or b"sig=" not in response.body.lower():
         return response
     return evolve(response, body=_SIGNATURE.sub(rb"\1***", response.body))
 
 
-def _of(run: Run, connection_id: str) -> Run:
+def _with_connection_id(run: Run, connection_id: str) -> Run:
     if not run.connection_id:
-        object.__setattr__(run, "connection_id", connection_id)  # nobody has seen it yet
+        object.__setattr__(run, "connection_id", connection_id)  # not shared yet
     return run

@@ -1,4 +1,4 @@
-"""The source files of a synchronization connection: files in Storage and who reads them.
+"""The source files of a synchronization connection: files in Storage and their connectors.
 
 https://developer.bentley.com/apis/synchronization/operations/
 """
@@ -6,7 +6,7 @@ https://developer.bentley.com/apis/synchronization/operations/
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import SourceFile
 from itwin_export_async._protocol.codec import decode, encode
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.runs import FULL_REPRESENTATION, Service, connection_path
@@ -16,9 +16,9 @@ _JSON = {"Content-Type": "application/json"}
 
 
 def mapping(source_file: SourceFile) -> dict[str, str]:
-    """What the service is told of a source file: nothing but the file and its connector."""
+    """The JSON of a source file in a request: the file and its connector, nothing else."""
     if not isinstance(source_file, SourceFile):
-        raise TypeError(f"a source file must be a SourceFile, not {source_file!r}")
+        raise TypeError(f"a source file must be a SourceFile, not {type(source_file).__name__}")
     if source_file.connector_type is None:
         raise ValueError(f"source file {source_file.storage_file_id} has no connector_type")
     return {
@@ -61,10 +61,10 @@ def list_source_files_request(connection_id: str, *, page_size: int | None, offs
 
 
 def update_source_file_request(connection_id: str, source_file: SourceFile) -> Request:
-    """Map another file, or read it by another connector, under the id that it has."""
+    """Change the file or the connector of a mapping."""
     if source_file.id is None:
         raise ValueError(
-            f"source file {source_file.storage_file_id} has no id: it has to be added first"
+            f"source file {source_file.storage_file_id} has no id; add it to the connection first"
         )
     return Request(
         method="PUT",
@@ -75,29 +75,29 @@ def update_source_file_request(connection_id: str, source_file: SourceFile) -> R
 
 
 def delete_source_file_request(connection_id: str, source_file_id: str) -> Request:
-    """Take a file out. Repeatable: taking it out twice leaves the same."""
+    """Remove a file. Repeatable: removing it twice has the same effect."""
     return Request(method="DELETE", url=_file_path(connection_id, source_file_id))
 
 
 def parse_source_file(response: Response) -> SourceFile:
-    """The file as it is mapped now."""
+    """The mapping of a file."""
     match response.status:
         case 200 | 201:
-            return _mapped(response, "sourceFile", decode(response, "sourceFile", SourceFile))
+            return _require_id(response, "sourceFile", decode(response, "sourceFile", SourceFile))
         case _:
-            raise refusal(response)
+            raise error_from_response(response)
 
 
 def parse_source_files(response: Response) -> Page[SourceFile]:
     """One page of files."""
     page = page_of(response, "sourceFiles", SourceFile)
     for number, source_file in enumerate(page.items):
-        _mapped(response, f"sourceFiles[{number}]", source_file)
+        _require_id(response, f"sourceFiles[{number}]", source_file)
     return page
 
 
-def _mapped(response: Response, path: str, source_file: SourceFile) -> SourceFile:
-    """The file, which has an id when it comes from the service."""
+def _require_id(response: Response, path: str, source_file: SourceFile) -> SourceFile:
+    """The file itself, or a `ProtocolError` where the service sent no id."""
     if source_file.id is None:
         raise ProtocolError(
             message="is missing", method=response.method, url=response.url, path=f"{path}.id"

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from attrs import frozen
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async._redaction import without_query
+from itwin_export_async._redaction import holds_secret, safe_repr, without_query
 
 _PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")  # needs no quoting
 _REQUEST_TARGET = re.compile(r"[^\s#\x00-\x1f\x7f]+")  # goes into a request line unchanged
@@ -37,11 +37,13 @@ def quote_segment(name: str, value: Any) -> str:
 def validate_id(name: str, value: Any) -> str:
     """The id, or an error that names the argument: empty, not a string, or not fit for a path."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}")
     if not value.strip():
         raise ValueError(f"{name} is empty")
     if value in (".", "..") or not value.isprintable() or value != value.strip():
-        raise ValueError(f"{name} {value!r} is not an id")
+        raise ValueError(f"{name} {safe_repr(value)} is not an id")
+    if holds_secret(value):
+        raise ValueError(f"{name} {safe_repr(value)} is a URL, not an id")
     return value
 
 

@@ -9,9 +9,8 @@ from itwin_export_async._http.session import Session
 from itwin_export_async._models import AuthenticationType, Connection
 from itwin_export_async._protocol.connections import (
     create_connection_request,
-    has_none,
     list_connections_request,
-    may_have_been_made,
+    means_empty,
     parse_connections,
     parse_created_connection,
 )
@@ -44,7 +43,7 @@ async def _found_or_created(
         try:
             return parse_created_connection(await session.send(creation), Connection)
         except ExportError as error:
-            if not may_have_been_made(error):
+            if not error.may_have_been_processed:
                 raise
             log.info("connection %r may have been made: %s", display_name, error)
             await asyncio.sleep(session.retry.max_delay(attempt))  # what is slow may still come
@@ -63,7 +62,7 @@ async def _find(
             if named and kind in (None, connection.authentication_type):
                 return connection
     except NotFound as error:
-        if not has_none(error):
+        if not means_empty(error):
             raise
     return None
 

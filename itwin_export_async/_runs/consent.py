@@ -7,10 +7,10 @@ from itwin_export_async._errors import AuthorizationRequired
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import AuthorizationInformation, Connection
 from itwin_export_async._protocol.authorization import (
-    checked_redirect_url,
     get_authorization_request,
     needs_consent,
     parse_authorization,
+    validate_redirect_url,
 )
 from itwin_export_async._protocol.runs import Service
 
@@ -26,7 +26,7 @@ class Consent:
 
     def __init__(self, session: Session, redirect_url: str) -> None:
         self._session = session
-        self._redirect_url = checked_redirect_url(redirect_url)
+        self._redirect_url = validate_redirect_url(redirect_url)
         self._known: dict[Service, tuple[AuthorizationInformation, float]] = {}
         self._asking: defaultdict[Service, asyncio.Lock] = defaultdict(asyncio.Lock)
 

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from attrs import define, field, frozen
 
 from itwin_export_async._errors import ExportError
-from itwin_export_async._models.validators import checked_timeout
+from itwin_export_async._models.validators import validate_timeout
 
 DEFAULT_TIMEOUT = 24 * 3600.0
 _FOR_EVER = 100 * 365 * DEFAULT_TIMEOUT
@@ -84,7 +84,7 @@ def _limit(timeout: Timeout, deadline: datetime | None) -> Limit:
     if isinstance(timeout, _Unset):
         seconds = (deadline - now).total_seconds() if deadline else DEFAULT_TIMEOUT
         return Limit(ends=clock() + seconds, deadline=deadline)
-    timeout = checked_timeout(timeout)
+    timeout = validate_timeout(timeout)
     if timeout is None or timeout > _FOR_EVER:
         return Limit(ends=None, deadline=None)
     return Limit(ends=clock() + timeout, deadline=now + timedelta(seconds=timeout))

@@ -18,7 +18,7 @@ from itwin_export_async._errors import Conflict, ExportError, NotFound, Protocol
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._http.retry import may_have_been_processed
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.runs import (
     Accepted,
@@ -108,7 +108,7 @@ class RunStarter:
     connection_id: str
     request: Request
     if_active: IfActive = field(converter=checked_if_active)
-    sas_url: str | None = None
+    sas_url: str | None = field(default=None, repr=False)
     since: datetime | None = None
     foreign: Collection[str] = ()
     _may_exist: bool = False  # whether a sending of ours may have started a run
@@ -133,7 +133,9 @@ class RunStarter:
                 races = 0
                 continue
             races += 1
-            await self._pause(races, self.desk.session.retry.attempts, refusal(response))
+            await self._pause(
+                races, self.desk.session.retry.attempts, error_from_response(response)
+            )
 
     async def _pause(self, turn: int, turns: int, otherwise: ExportError) -> None:
         """Wait before the next turn, or raise when there is to be none."""

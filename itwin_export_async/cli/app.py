@@ -1,12 +1,12 @@
 """The commands and what they take."""
 
 import logging
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from itwin_export_async import __version__
 from itwin_export_async.cli.batch_file import COLUMNS
 from itwin_export_async.cli.commands.auth import authorize as ask_to_authorize
 from itwin_export_async.cli.commands.batch import BatchOrder, run_batch
@@ -59,7 +59,7 @@ def _example(words: str) -> str:
 
 def _tell_release(is_asked: bool) -> None:
     if is_asked:
-        print(f"itwin-export {version('itwin-export-async')}")
+        print(f"itwin-export {__version__}")
         raise typer.Exit
 
 

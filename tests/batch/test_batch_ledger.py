@@ -26,7 +26,6 @@ from itwin_export_async import (
     LedgerError,
     NotFound,
     OutputOptions,
-    Response,
     RetryPolicy,
     RunTimeout,
     StartTimeout,
@@ -35,6 +34,7 @@ from itwin_export_async import (
 from itwin_export_async._batch.entries import Entry, State
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Response
 from tests.support.batches import (
     Make,
     check,

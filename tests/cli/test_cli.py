@@ -684,7 +684,9 @@ async def test_a_port_that_is_not_for_everybody_is_named(monkeypatch: pytest.Mon
 
 def test_ctrl_c_before_anything_began_is_quiet() -> None:
     press = "import signal, sys, types; sys.meta_path.insert(0, types.SimpleNamespace(find_spec="
-    press += "lambda name, *_: signal.raise_signal(2) if name.endswith('cli.batch_file') else None)); "
+    press += (
+        "lambda name, *_: signal.raise_signal(2) if name.endswith('cli.batch_file') else None)); "
+    )
     done = subprocess.run(
         [*COMMAND[:-1], press + COMMAND[-1]], capture_output=True, text=True, check=False
     )

@@ -16,13 +16,12 @@ from itwin_export_async import (
     ExportClient,
     PermissionDenied,
     ProtocolError,
-    Request,
-    Response,
     RetryPolicy,
     TransportError,
 )
 from itwin_export_async._protocol.messages import StreamedResponse
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answer, Answers, answer
 
 FILE = b"ISO-10303-21;" * 100

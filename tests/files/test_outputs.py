@@ -14,11 +14,10 @@ from itwin_export_async import (
     ExportOptions,
     NotFound,
     OutputOptions,
-    Request,
-    Response,
     RunHandle,
 )
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, Outcome, answer
 
 SIGNED = answer(302, Location="https://blobs.example/f?sig=planted")

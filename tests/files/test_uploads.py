@@ -14,14 +14,13 @@ from itwin_export_async import (
     NotFound,
     PermissionDenied,
     ProtocolError,
-    Request,
-    Response,
     TransportError,
     UploadError,
 )
 from itwin_export_async._files import upload as uploads
 from itwin_export_async._protocol import blobs as uploading
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 
 ITWIN = "c36c0051-0590-4282-be2f-ed3e8520ad01"

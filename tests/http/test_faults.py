@@ -20,7 +20,6 @@ from itwin_export_async import (
     FixedSchedule,
     ProtocolError,
     RefreshTokenCredentials,
-    Request,
     RequestTimeout,
     ResponseError,
     RetryPolicy,
@@ -30,6 +29,7 @@ from itwin_export_async import (
     TokenError,
 )
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request
 from tests.support.fakes import answer
 from tests.support.servers import web_server
 

@@ -10,15 +10,14 @@ from itwin_export_async import (
     ExportClient,
     RateLimit,
     RateLimited,
-    Request,
     RequestStats,
-    Response,
     RetryPolicy,
     RunTimeout,
     Session,
     TransportError,
 )
 from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 
 GET = Request(method="GET", url="/x")

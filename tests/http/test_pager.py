@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from itwin_export_async import AsyncPager, ExportClient, ProtocolError, Request, Response, Run
+from itwin_export_async import AsyncPager, ExportClient, ProtocolError, Run
 from itwin_export_async._http.pager import MAX_ITEMS
 from itwin_export_async._protocol.paging import Page
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 from tests.support.samples import run
 

@@ -11,11 +11,11 @@ from aiohttp import web
 from itwin_export_async import (
     ClientCredentials,
     ExportClient,
-    Request,
     RetryPolicy,
     Session,
     TransportError,
 )
+from itwin_export_async.transport import Request
 from tests.support.servers import web_server
 from tests.support.tls import Authority, connect_proxy, https_server
 

@@ -1,11 +1,14 @@
-"""Nothing secret in any text: planted secrets are looked for wherever they may be seen."""
+"""No secret in any text: planted secrets are searched for wherever they may be shown."""
 
 import asyncio
+import json
 import logging
 import pickle
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +20,19 @@ from itwin_export_async import (
     ExportOptions,
     OutputOptions,
     RefreshTokenCredentials,
-    Request,
-    Response,
     RetryPolicy,
     RunHandle,
     TransportError,
 )
+from itwin_export_async._redaction import (
+    Secret,
+    holds_secret,
+    redacted,
+    safe_repr,
+    signatures,
+    without_query,
+)
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answer, Answers, answer
 
 TOKEN, SECRET, REFRESH, SIGNATURE = (
@@ -48,11 +58,11 @@ FAILED = (
     '"Completed", "tasks": [{"id": "t", "state": "Completed", "result": "Error", "error": '
     f'{{"errorCode": "E", "description": "PUT {SIGNED} failed"}}}}]}}]}}}}'
 )
-TROUBLES: list[list[Answer]] = [
+FAILURES: list[list[Answer]] = [
     [answer(status, QUOTING, Location=SIGNED, X_Echo=f"Bearer {TOKEN}", Set_Cookie=TOKEN)]
     for status in (302, 400, 401, 403, 404, 409, 422, 418, 429, 500)
 ]
-TROUBLES += [
+FAILURES += [
     [answer(200, f"<html>Bearer {TOKEN} {SIGNED}</html>")],
     [answer(202, Location=f"https://evil.example/runs?sig={SIGNATURE}")],
     [answer(200, FAILED)],
@@ -73,7 +83,7 @@ USES: list[Callable[[ExportClient, Path], Awaitable[object]]] = [
 
 
 def shown(thing: object) -> str:
-    """All that a person or a file may get to see of it."""
+    """Everything of it that a person or a file may see."""
     text = f"{thing!s}\n{thing!r}\n"
     if isinstance(thing, BaseException):
         text += "".join(traceback.format_exception(thing))
@@ -93,8 +103,8 @@ def assert_nothing_planted(text: str) -> None:
             assert "planted%2Fsig" not in line, line
 
 
-@pytest.mark.parametrize("answers", TROUBLES)
-async def test_no_trouble_brings_a_secret_to_light(
+@pytest.mark.parametrize("answers", FAILURES)
+async def test_no_failure_shows_a_secret(
     answers: list[Answer], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -109,7 +119,7 @@ async def test_no_trouble_brings_a_secret_to_light(
         assert_nothing_planted(shown(handle) + handle.resume_token)
         assert_nothing_planted(repr(transport.requests))
     assert_nothing_planted(caplog.text)
-    assert TOKEN in str(transport.requests[0].headers)  # or nothing was tried at all
+    assert TOKEN in str(transport.requests[0].headers)  # or nothing was sent at all
 
 
 @pytest.mark.parametrize(
@@ -120,7 +130,7 @@ async def test_no_trouble_brings_a_secret_to_light(
     ],
 )
 @pytest.mark.parametrize(
-    "told",
+    "response",
     [
         answer(400, f'{{"error": "invalid", "error_description": "client_secret={SECRET}"}}'),
         answer(200, f'{{"access_token": "{TOKEN} {TOKEN}"}}'),
@@ -128,14 +138,14 @@ async def test_no_trouble_brings_a_secret_to_light(
         TransportError(message="reset"),
     ],
 )
-async def test_no_credentials_come_to_light(
+async def test_no_failure_shows_credentials(
     auth: ClientCredentials | RefreshTokenCredentials,
-    told: Answer,
+    response: Answer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     assert_nothing_planted(shown(auth) + shown(AccessToken(TOKEN)))
-    async with ExportClient(auth, transport=Answers(told)) as client:
+    async with ExportClient(auth, transport=Answers(response)) as client:
         with pytest.raises(ExportError) as caught:
             await client.get_connection("c1")
     assert_nothing_planted(shown(caught.value))
@@ -149,7 +159,7 @@ def test_values_show_no_signature_and_keep_it_for_workers() -> None:
     assert_nothing_planted(repr(Response(status=200, url=SIGNED, body=TOKEN.encode())))
 
 
-async def test_the_token_goes_to_the_api_alone(tmp_path: Path) -> None:
+async def test_token_goes_to_the_api_alone(tmp_path: Path) -> None:
     transport = Answers(answer(302, Location=SIGNED), answer(200, "content", Content_Length="7"))
     async with ExportClient(TOKEN, transport=transport) as client:
         await client.storage.download("f1", tmp_path / "x")
@@ -157,3 +167,144 @@ async def test_the_token_goes_to_the_api_alone(tmp_path: Path) -> None:
     assert blob.url == SIGNED
     assert TOKEN not in str(dict(blob.headers))
     await asyncio.sleep(0)
+
+
+OPAQUE = "opaque-token-7f3a91"
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 409, 422, 429, 500])
+async def test_bearer_that_the_service_repeats_is_struck_out(
+    status: int, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    body = json.dumps({"error": {"code": "Odd", "message": f"the token {OPAQUE} has expired"}})
+    transport = Answers(answer(status, body, X_Request_Id=f"req-{OPAQUE}", X_Debug=OPAQUE))
+    async with ExportClient(OPAQUE, transport=transport, retry=RetryPolicy(attempts=1)) as client:
+        for use in USES[:-1]:
+            with pytest.raises(ExportError) as caught:
+                await use(client, tmp_path)
+            assert OPAQUE not in shown(caught.value)
+    assert OPAQUE not in caplog.text
+
+
+async def test_secrets_that_a_token_service_repeats_are_struck_out() -> None:
+    for auth, secret in (
+        (ClientCredentials("me", "client-secret-91c77d"), "client-secret-91c77d"),
+        (RefreshTokenCredentials("me", "refresh-token-5d11e8"), "refresh-token-5d11e8"),
+    ):
+        body = json.dumps({"error": "odd", "error_description": f"unknown: {secret}"})
+        async with ExportClient(auth, transport=Answers(answer(400, body))) as client:
+            with pytest.raises(ExportError) as caught:
+                await client.get_connection("c1")
+        assert "unknown: ***" in str(caught.value)
+        assert secret not in shown(caught.value)
+
+
+async def test_signature_of_a_start_that_the_service_repeats_is_struck_out() -> None:
+    body = json.dumps({"error": {"code": "Odd", "message": f"cannot use {SIGNATURE}"}})
+    async with ExportClient("token", transport=Answers(answer(422, body))) as client:
+        with pytest.raises(ExportError) as caught:
+            await client.start_run("c1", OPTIONS)
+    assert_nothing_planted(shown(caught.value))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.delete_connection(SIGNED),
+        lambda client: client.storage.get_file(SIGNED),
+        lambda client: client.storage.upload(__file__, SIGNED),
+        lambda client: client.get_authorization(f"x {SIGNED}"),
+        lambda client: client.start_run(
+            "c1", ExportOptions(output=OutputOptions(folder_id=SIGNED))
+        ),
+    ],
+)
+async def test_misplaced_signed_url_is_refused_without_being_shown(call: Any) -> None:
+    transport = Answers(answer(204))
+    async with ExportClient("token", transport=transport) as client:
+        with pytest.raises(ValueError, match=r"\*\*\*|URL") as caught:
+            await call(client)
+    assert "planted" not in f"{caught.value} {caught.value!r}"
+    assert not transport.requests
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Bearer abc.planted", "sig=planted%3D&x=1", "client_secret: planted", '"password":"planted"',
+     "eyJhbGciOiJSUzI1NiJ9.planted", "refresh_token=planted", "SIG=planted",
+     "login?next=https%3A%2F%2Fh%2Fb%3Fsv%3D1%26sig%3Dplanted", "to=%3Fsig%253dplanted",
+     "https://u:planted@h/p", "https://h/p?key=planted", "redis://:planted@h", "s3://h/p?a=planted"],
+)  # fmt: skip
+def test_secret_is_redacted_by_its_looks(text: str) -> None:
+    assert "planted" not in redacted(f"before {text} after")
+    assert redacted(f"before {text} after").startswith("before ")
+    assert holds_secret(text)
+
+
+@pytest.mark.parametrize("text", ["plain words", "a?b", "who@example.com", "https://h/p", ""])
+def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
+    assert redacted(text) == text
+    assert not holds_secret(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\nb\r\n  c\t", "a b c"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("\u202etxt.exe", r"\u202etxt.exe"),
+        ("\ud800", r"\ud800"),
+        ("caf\u00e9 \u6a4b", "caf\u00e9 \u6a4b"),
+    ],
+)
+def test_text_is_one_line_with_control_characters_spelled_out(text: str, expected: str) -> None:
+    assert redacted(text) == expected
+
+
+@pytest.mark.parametrize("limit", [10, 500])
+def test_text_is_cut(limit: int) -> None:
+    assert redacted("x" * 1_000_000, limit=limit) == "x" * limit
+    assert redacted("\x00" * 1_000_000, limit=limit) == (r"\x00" * limit)[:limit]
+
+
+def test_secret_at_the_cut_is_struck_out_first() -> None:
+    secret = Secret("opaque/value+7f3a91")
+    for form in (secret.reveal(), "opaque%2Fvalue%2B7f3a91", "opaque\\/value+7f3a91"):
+        text = "x" * 1990 + form
+        assert redacted(text, [secret], limit=2000) == "x" * 1990 + "***"
+
+
+def test_short_values_are_not_struck_out() -> None:
+    assert redacted("a token", [Secret("token"), Secret("")]) == "a token"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["http://", "sig", "sig\\", "bearer ", "bearer", "eyJ", "-eyJ", "%3fsig%25", "sig\"'", "//", "@//",
+     "a://@", "sig ", "\x00", "://?", "password%25"],
+)  # fmt: skip
+def test_redaction_takes_time_in_proportion_to_the_text(piece: str) -> None:
+    text = piece * (600_000 // len(piece))
+    began = time.process_time()
+    holds_secret(text)
+    redacted(text, limit=len(text))
+    assert time.process_time() - began < 5  # at least minutes where each start runs to the end
+
+
+def test_signatures_of_urls_are_found() -> None:
+    found = signatures(SIGNED, None, "https://h/p", "https://h/?SIG=a%2Bb&access_token=c#sig=d")
+    assert [secret.reveal() for secret in found] == ["planted/sig", "a+b", "c"]
+    assert repr(found[0]) == "Secret(***)"
+
+
+def test_url_is_shown_without_query_fragment_and_user() -> None:
+    assert without_query("https://u:planted@h/p?q#f") == "https://h/p"
+    assert without_query("https://h/p#f") == "https://h/p"
+
+
+def test_repr_of_an_argument_is_short_and_without_secrets() -> None:
+    assert safe_repr(SIGNED) == "'https://blobs.example/f?***'"
+    assert safe_repr([SIGNED]) == "['https://blobs.example/f?***']"
+    assert len(safe_repr("x" * 10_000)) == 82
+    assert safe_repr(5) == "5"

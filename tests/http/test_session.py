@@ -17,10 +17,8 @@ from itwin_export_async import (
     ProtocolError,
     RateLimit,
     RateLimited,
-    Request,
     RequestStats,
     RequestTimeout,
-    Response,
     ResponseError,
     RetryPolicy,
     ServerError,
@@ -31,6 +29,7 @@ from itwin_export_async import (
 )
 from itwin_export_async._http.limiter import RequestLimiter, create_limiter
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 from tests.support.samples import NOW
 
@@ -99,7 +98,7 @@ async def test_retry_after_is_waited_for_exactly() -> None:
 
 async def test_too_long_retry_after_is_raised_at_once() -> None:
     async with ExportClient("t", transport=Answers(answer(429, Retry_After="301"))) as client:
-        with pytest.raises(RateLimited, match="asked to wait 301 s") as caught:
+        with pytest.raises(RateLimited, match="retry after 301 s") as caught:
             await client.get_connection("c1")
     assert caught.value.retry_after == 301
     assert asyncio.get_running_loop().time() == 0
@@ -393,7 +392,7 @@ async def test_auth_takes_many_forms(form: str) -> None:
 
 async def test_auth_that_returns_no_token_is_an_error() -> None:
     async with Session(lambda: 42, transport=Answers(answer(204))) as session:  # type: ignore[arg-type,return-value]
-        with pytest.raises(TokenError, match="int where a token belongs"):
+        with pytest.raises(TokenError, match="not int"):
             await session.send(GET)
 
 
@@ -450,7 +449,6 @@ async def test_renewal_delays_no_request(emulator: Emulator) -> None:
     ("failure", "reason"),
     [
         (OSError("the vault is sealed"), "OSError: the vault is sealed"),
-        (StopIteration(), "come to its end"),
         (asyncio.CancelledError(), "cancelled"),
     ],
 )
@@ -462,8 +460,6 @@ async def test_failing_provider_is_a_token_error(failure: BaseException, reason:
         raise failure
 
     for auth in (sync, later):
-        if auth is later and isinstance(failure, StopIteration):
-            continue  # a coroutine cannot
         async with Session(auth, transport=Answers(answer(204))) as session:
             errors = await asyncio.gather(
                 *(session.send(GET) for _ in range(3)), return_exceptions=True
@@ -486,7 +482,7 @@ async def test_hanging_provider_is_a_token_error() -> None:
         return "token"
 
     async with Session(never, transport=Answers(answer(204))) as session:
-        with pytest.raises(TokenError, match="TimeoutError"):
+        with pytest.raises(TokenError, match="takes longer than 30 s"):
             await session.send(GET)
     assert asyncio.get_running_loop().time() == pytest.approx(30, abs=1)
 
@@ -505,7 +501,7 @@ async def test_object_with_an_async_call_is_a_provider() -> None:
 
 async def test_transport_error_names_its_request() -> None:
     async with Session("t", transport=Answers(TransportError(message="lost"))) as session:
-        with pytest.raises(TransportError, match=r"no answer to POST https://api.*: lost"):
+        with pytest.raises(TransportError, match=r"no response to POST https://api.*: lost"):
             await session.send(POST)
 
 

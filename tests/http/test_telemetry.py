@@ -16,13 +16,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from itwin_export_async import (
     ExportClient,
     RateLimit,
-    Request,
     RetryPolicy,
     Session,
     TransportError,
 )
 from itwin_export_async._http import telemetry
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request
 from tests.support.fakes import Answers, answer
 
 

@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from itwin_export_async import Request, RetryPolicy, Session, TransportError
+from itwin_export_async import RetryPolicy, Session, TransportError
+from itwin_export_async.transport import Request
 from tests.support.servers import web_server
 from tests.support.tls import Authority, https_server
 

@@ -20,7 +20,6 @@ from itwin_export_async import (
     ExportOptions,
     FixedSchedule,
     ProtocolError,
-    Request,
     RetryPolicy,
     Session,
     TransportError,
@@ -28,6 +27,7 @@ from itwin_export_async import (
 from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
 from itwin_export_async._http.transport import BODY_LIMIT, AiohttpTransport
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request
 from tests.support.servers import web_server
 
 pytestmark = pytest.mark.real_time

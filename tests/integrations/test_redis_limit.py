@@ -16,19 +16,13 @@ import pytest
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from itwin_export_async import (
-    RateLimit,
-    Request,
-    Response,
-    RetryPolicy,
-    Session,
-    TransportError,
-)
+from itwin_export_async import RateLimit, RetryPolicy, Session, TransportError
 from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
 from itwin_export_async._protocol.sharing import Part
 from itwin_export_async._protocol.telling import Pace, Reply, parse_reply
 from itwin_export_async.redis import _KEYS, _PLACES, RedisRateLimit
 from itwin_export_async.redis._gate import RedisGate
+from itwin_export_async.transport import Request, Response
 from tests.support.batches import tasks_left
 from tests.support.fakes import Answer, Answers, answer
 from tests.support.processes import until

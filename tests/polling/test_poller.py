@@ -16,8 +16,6 @@ from itwin_export_async import (
     FixedSchedule,
     PollContext,
     RateLimit,
-    Request,
-    Response,
     RetryPolicy,
     RunHandle,
     RunTimeout,
@@ -28,6 +26,7 @@ from itwin_export_async._polling.history import History
 from itwin_export_async._polling.state import Pause
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 
 

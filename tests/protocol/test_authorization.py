@@ -1,4 +1,4 @@
-"""Consent: what is asked, and what the answers say."""
+"""Consent: requests out, values in."""
 
 from urllib.parse import parse_qsl, urlsplit
 
@@ -12,10 +12,10 @@ from itwin_export_async._models import (
     StorageConnection,
 )
 from itwin_export_async._protocol.authorization import (
-    checked_redirect_url,
     get_authorization_request,
     needs_consent,
     parse_authorization,
+    validate_redirect_url,
 )
 from itwin_export_async._protocol.runs import Service
 from tests.support.samples import answer, example
@@ -28,7 +28,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("service", Service)
-def test_where_the_user_comes_back_to_is_told_whole(service: Service) -> None:
+def test_redirect_url_is_sent_whole(service: Service) -> None:
     page = "https://me.example.com/back?a=1&b=#ä"
     request = get_authorization_request(service, page)
     url = urlsplit(request.url)
@@ -45,7 +45,7 @@ def test_where_the_user_comes_back_to_is_told_whole(service: Service) -> None:
      "com.example.app://signed-in/"],
 )  # fmt: skip
 def test_an_absolute_address_is_a_way_back(url: str) -> None:
-    assert checked_redirect_url(url) == url
+    assert validate_redirect_url(url) == url
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_a_way_back_is_a_string(url: str) -> None:
 
 @pytest.mark.parametrize("authorized", [True, False])
 def test_the_answer_may_be_wrapped_or_not(authorized: bool) -> None:
-    told = {"isUserAuthorized": authorized, "_links": {"authorizationUrl": {"href": PAGE}}}
+    members = {"isUserAuthorized": authorized, "_links": {"authorizationUrl": {"href": PAGE}}}
     expected = AuthorizationInformation(is_user_authorized=authorized, authorization_url=PAGE)
-    assert parse_authorization(answer(told)) == expected
-    assert parse_authorization(answer({"authorizationInformation": told})) == expected
+    assert parse_authorization(answer(members)) == expected
+    assert parse_authorization(answer({"authorizationInformation": members})) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_the_answer_may_be_wrapped_or_not(authorized: bool) -> None:
     [{}, {"_links": None}, {"_links": {}}, {"_links": {"authorizationUrl": None}},
      {"_links": {"authorizationUrl": {"href": None}}}, {"authorizationUrl": PAGE}],
 )  # fmt: skip
-def test_a_page_that_is_not_told_is_none(links: dict[str, object]) -> None:
-    told = {"isUserAuthorized": True} | links
-    for body in (told, {"authorizationInformation": told}):
+def test_missing_page_is_none(links: dict[str, object]) -> None:
+    members = {"isUserAuthorized": True} | links
+    for body in (members, {"authorizationInformation": members}):
         assert parse_authorization(answer(body)).authorization_url is None
 
 
@@ -92,7 +92,7 @@ def test_a_page_that_is_not_told_is_none(links: dict[str, object]) -> None:
      {"authorizationInformation": {"isUserAuthorized": None}}, {"isUserAuthorized": None},
      {"isUserAuthorized": "true"}, {"authorizationInformation": {"isUserAuthorized": 1}}, [], b""],
 )  # fmt: skip
-def test_a_consent_that_is_not_told_is_not_guessed(body: object) -> None:
+def test_missing_consent_is_an_error(body: object) -> None:
     with pytest.raises(ProtocolError):
         parse_authorization(answer(body))
 

@@ -3,23 +3,30 @@
 import json
 import logging
 import pickle
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from attrs import field, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import (
     AuthorizationInformation,
+    Changeset,
     Connection,
     ExecutionResult,
     ExecutionState,
     ExportOptions,
+    IModel,
     Job,
+    NamedVersion,
     Run,
+    RunErrorInfo,
     SourceFile,
     StorageConnection,
     StoredFile,
@@ -29,8 +36,8 @@ from itwin_export_async._models import (
 from itwin_export_async._protocol import codec
 from itwin_export_async._protocol.authorization import parse_authorization
 from itwin_export_async._protocol.codec import decode, decode_list, encode, json_object
-from itwin_export_async._protocol.dates import moment
-from tests.support.samples import answer, export_options, json_values
+from itwin_export_async._protocol.dates import parse_datetime
+from tests.support.samples import NOW, answer, export_options, json_values
 
 ODD_JSON = (  # what the standard library reads and faster readers may not
     b'{"a": NaN, "b": -Infinity}',
@@ -43,9 +50,13 @@ ODD_JSON = (  # what the standard library reads and faster readers may not
 )
 MODELS = (
     AuthorizationInformation,
+    Changeset,
     Connection,
+    IModel,
     Job,
+    NamedVersion,
     Run,
+    RunErrorInfo,
     SourceFile,
     StorageConnection,
     StoredFile,
@@ -70,8 +81,8 @@ def test_null_lists_are_empty_tuples() -> None:
 
 
 def test_no_null_becomes_the_text_none() -> None:
-    told = {"id": "f", "displayName": None, "description": None, "path": None}
-    file = decode(answer({"file": told}), "file", StoredFile)
+    members = {"id": "f", "displayName": None, "description": None, "path": None}
+    file = decode(answer({"file": members}), "file", StoredFile)
     assert file == StoredFile(id="f")
     assert "None" not in (file.display_name, file.description, file.path)
 
@@ -150,12 +161,12 @@ def test_a_member_that_only_our_models_have_is_as_unknown_as_any(member: str) ->
     assert decode(answer(body), "connection", Connection) == Connection(id="c1")
 
 
-def test_what_is_told_again_is_the_same_snapshot() -> None:
-    told = {"run": {"id": "r1", "state": "Executing", "jobs": [{"id": "j1", "state": "Queued"}]}}
-    known = decode(answer(told), "run", Run)
-    assert decode(answer(told), "run", Run, known=known) is known
-    told["run"]["jobs"][0]["state"] = "Executing"  # type: ignore[index]
-    assert decode(answer(told), "run", Run, known=known) == decode(answer(told), "run", Run)
+def test_unchanged_snapshot_is_the_known_one() -> None:
+    members = {"run": {"id": "r1", "state": "Executing", "jobs": [{"id": "j1", "state": "Queued"}]}}
+    known = decode(answer(members), "run", Run)
+    assert decode(answer(members), "run", Run, known=known) is known
+    members["run"]["jobs"][0]["state"] = "Executing"  # type: ignore[index]
+    assert decode(answer(members), "run", Run, known=known) == decode(answer(members), "run", Run)
 
 
 def test_raw_is_no_part_of_what_makes_two_snapshots_equal() -> None:
@@ -172,8 +183,8 @@ def test_a_missing_link_is_none(links: object) -> None:
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_authorization_information_is_read_wrapped_and_bare(wrapped: bool) -> None:
-    told = {"isUserAuthorized": True, "_links": {"authorizationUrl": None}}
-    body = {"authorizationInformation": told} if wrapped else told
+    members = {"isUserAuthorized": True, "_links": {"authorizationUrl": None}}
+    body = {"authorizationInformation": members} if wrapped else members
     assert parse_authorization(answer(body)) == AuthorizationInformation(is_user_authorized=True)
 
 
@@ -204,7 +215,7 @@ def test_dates_have_up_to_nine_digits_and_any_offset(
     text: str, microsecond: int, zone: str
 ) -> None:
     hours = {"+02:00": (10, 0), "-05:30": (17, 30)}.get(zone, (12, 0))
-    time = moment(f"2023-09-14T12:00:06{text}{zone}")
+    time = parse_datetime(f"2023-09-14T12:00:06{text}{zone}")
     assert time == datetime(2023, 9, 14, *hours, 6, microsecond, tzinfo=UTC)
     assert time is not None
     assert time.tzinfo is UTC
@@ -226,6 +237,12 @@ def test_what_is_no_text_is_no_date(value: object) -> None:
     assert run_of(startDateTime=value).start_date_time is None
 
 
+def test_text_of_any_length_is_no_date(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert parse_datetime("2025-03-01T12:00:00Z" + "0" * 1_000_000) is None
+    assert max(len(record.getMessage()) for record in caplog.records) < 100
+
+
 def test_an_unreadable_date_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -244,18 +261,111 @@ def test_an_answer_that_is_no_json_object_is_a_protocol_error(body: bytes) -> No
     assert caught.value.path == ""
 
 
+def frames_of(error: BaseException | None) -> Iterator[object]:
+    """The locals of all frames of the package that are reachable from an error."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename != __file__:
+                yield from frame.f_locals.values()
+        error = error.__cause__ or error.__context__
+
+
+def test_model_that_does_not_fit_is_not_reachable_from_its_error() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        run_of(jobs=[{"id": "j1", "state": "Idle", "tasks": [{"id": "t1", "state": 5}]}])
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert not [local for local in frames_of(caught.value) if isinstance(local, Run | Job | Task)]
+
+
+def test_body_that_is_no_json_is_not_reachable_from_its_error() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        json_object(answer(b'{"access_token": "planted'))
+    assert "planted" not in "".join(map(repr, frames_of(caught.value)))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_half_built_model_has_a_repr(model: type[Any]) -> None:
+    assert repr(object.__new__(model)) == f"{model.__name__}()"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_shortcut_fits_every_model(model: type[Any]) -> None:
+    codec.check_shortcut(model)
+
+
+@frozen(kw_only=True)
+class _WithPostInit:
+    raw: Mapping[str, Any] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None: ...
+
+
+@frozen(kw_only=True)
+class _WithConverter:
+    name: str = field(default="", converter=str.strip)
+    raw: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class _WithFactory:
+    names: list[str] = field(factory=list)
+    raw: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen(kw_only=True, slots=False)
+class _WithoutSlots:
+    name: str = ""
+    raw: Mapping[str, Any] = field(factory=dict)
+
+
+@pytest.mark.parametrize("model", [_WithPostInit, _WithConverter, _WithFactory, _WithoutSlots])
+def test_shortcut_refuses_a_model_that_needs_its_init(model: type[Any]) -> None:
+    with pytest.raises(TypeError, match=model.__name__):
+        codec.check_shortcut(model)
+
+
+def test_imodels_are_decoded() -> None:
+    members = {
+        "id": "m1",
+        "displayName": "Bridge",
+        "name": "Bridge",
+        "state": "initialized",
+        "createdDateTime": "2025-03-01T12:00:00Z",
+        "lastChangesetPushDateTime": None,
+        "iTwinId": "t1",
+        "dataCenterLocation": "East US",
+    }
+    imodel = decode(answer({"iModel": members}), "iModel", IModel)
+    assert (imodel.itwin_id, imodel.created_date_time) == ("t1", NOW)
+    assert (imodel.is_initialized, imodel.reports_last_push) == (True, True)
+    brief = decode(answer({"iModel": {"id": "m1", "displayName": "Bridge"}}), "iModel", IModel)
+    assert (brief.is_initialized, brief.reports_last_push) == (True, False)
+    assert not IModel(id="m1", state="notInitialized").is_initialized
+
+
+def test_named_versions_and_changesets_are_decoded() -> None:
+    members = {"id": "v1", "displayName": "Issued", "changesetId": "a1", "changesetIndex": 3}
+    version = decode(answer({"namedVersion": members}), "namedVersion", NamedVersion)
+    assert (version.changeset_id, version.changeset_index) == ("a1", 3)
+    assert not version.is_baseline
+    assert NamedVersion(id="v1").is_baseline
+    members = {"id": "a1", "index": 3, "pushDateTime": "2025-03-01T12:00:00Z", "parentId": ""}
+    changeset = decode(answer({"changeset": members}), "changeset", Changeset)
+    assert (changeset.index, changeset.push_date_time) == (3, NOW)
+
+
 @given(st.sampled_from(MODELS), json_values())
 def test_whatever_comes_is_a_model_or_a_protocol_error(model: type[Any], value: Any) -> None:
-    for told in ({"it": value}, {"it": [value]}):
+    for members in ({"it": value}, {"it": [value]}):
         try:
-            seen = decode(answer(told), "it", model)
+            seen = decode(answer(members), "it", model)
         except ProtocolError as error:
             assert error.path.startswith("it")
         else:
             assert type(seen) is model
             assert pickle.loads(pickle.dumps(seen)) == seen
         try:
-            assert all(type(m) is model for m in decode_list(answer(told), "it", model))
+            assert all(type(m) is model for m in decode_list(answer(members), "it", model))
         except ProtocolError as error:
             assert error.path.startswith("it")
 

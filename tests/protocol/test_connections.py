@@ -1,4 +1,4 @@
-"""Connections of both services: what is asked, and what the answers say."""
+"""Connections of both services: requests out, values in."""
 
 import json
 from collections.abc import Callable
@@ -26,15 +26,14 @@ from itwin_export_async._models import (
     StorageConnection,
 )
 from itwin_export_async._protocol.connections import (
+    check_deleted,
     create_connection_request,
     create_storage_connection_request,
     delete_connection_request,
-    has_none,
     list_connections_request,
-    may_have_been_made,
+    means_empty,
     parse_connections,
     parse_created_connection,
-    parse_deleted,
     update_connection_request,
 )
 from itwin_export_async._protocol.messages import Request, Response
@@ -82,7 +81,7 @@ def test_a_connection_that_was_not_made_is_an_error() -> None:
         parse_connections(answer({}, 404), Connection)
 
 
-def test_a_storage_connection_is_asked_for_to_the_letter() -> None:
+def test_request_of_a_storage_connection_is_exact() -> None:
     request = create_storage_connection_request("i1", [DWG], None, None)
     assert (request.method, request.url) == ("POST", ROOTS[Service.SYNCHRONIZATION])
     assert request.headers == {"Content-Type": "application/json"}
@@ -93,7 +92,7 @@ def test_a_storage_connection_is_asked_for_to_the_letter() -> None:
     }
 
 
-def test_a_storage_connection_tells_of_a_file_nothing_that_is_the_services_own() -> None:
+def test_request_of_a_storage_connection_sends_no_members_of_the_service() -> None:
     known = SourceFile(
         storage_file_id="f2",
         connector_type=ConnectorType("NEW"),
@@ -195,7 +194,7 @@ def test_an_id_is_one_segment_of_the_path(service: Service, id: str, segment: st
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", " c1", "c1\r\nX: y", None, 7])
-def test_what_is_no_id_is_not_asked_for(id: str) -> None:
+def test_invalid_id_is_refused(id: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
         lambda: get_connection_request(Service.SYNCHRONIZATION, id),
         lambda: delete_connection_request(Service.SYNCHRONIZATION, id),
@@ -207,7 +206,7 @@ def test_what_is_no_id_is_not_asked_for(id: str) -> None:
 
 
 @pytest.mark.parametrize("service", Service)
-def test_an_imodels_connections_are_asked_for_by_its_id(service: Service) -> None:
+def test_list_of_connections_is_of_one_imodel(service: Service) -> None:
     request = list_connections_request(service, "i 1", page_size=None, offset=0)
     assert (request.method, request.url) == ("GET", f"{ROOTS[service]}?imodelId=i%201")
     assert request.body is None
@@ -215,7 +214,7 @@ def test_an_imodels_connections_are_asked_for_by_its_id(service: Service) -> Non
     assert paged.url == f"{ROOTS[service]}?imodelId=i1&$skip=20&$top=10"
 
 
-def test_synchronization_tells_connections_in_full_only_when_asked() -> None:
+def test_synchronization_list_requests_full_connections() -> None:
     ours = list_connections_request(Service.SYNCHRONIZATION, "i1", page_size=None, offset=0)
     assert ours.headers == {"Prefer": "return=representation"}
     exports = list_connections_request(Service.EXPORT, "i1", page_size=None, offset=0)
@@ -261,15 +260,15 @@ def test_a_storage_connection_may_leave_everything_out_but_its_id() -> None:
     assert parse_connection(answer({"connection": {"id": "c1"}}), StorageConnection) == (
         StorageConnection(id="c1")
     )
-    told = {
+    members = {
         "id": "c1",
         "displayName": None,
         "_links": {"lastRun": None},
         "error": {"errorKey": "E"},
     }
-    seen = parse_connection(answer({"connection": told}), StorageConnection)
+    seen = parse_connection(answer({"connection": members}), StorageConnection)
     assert seen == StorageConnection(id="c1")
-    assert seen.raw == told
+    assert seen.raw == members
     for broken in ({"connection": {"displayName": "x"}}, {"connection": None}, {}):
         with pytest.raises(ProtocolError) as caught:
             parse_connection(answer(broken), StorageConnection)
@@ -280,12 +279,12 @@ def test_the_gateway_is_not_taken_for_the_service() -> None:
     with pytest.raises(NotFound) as caught:
         parse_connection(answer(example(GATEWAY), 404), StorageConnection)
     assert caught.value.is_gateway
-    assert not has_none(caught.value)
+    assert not means_empty(caught.value)
     with pytest.raises(NotFound) as caught:
         parse_connections(
             answer(example("sync.get_storage_connection.404.json"), 404), StorageConnection
         )
-    assert has_none(caught.value)
+    assert means_empty(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -305,10 +304,10 @@ def test_the_gateway_is_not_taken_for_the_service() -> None:
         (Conflict(status=409), False),
     ],
 )
-def test_only_an_attempt_that_the_service_may_have_taken_may_have_made_one(
+def test_creation_may_have_been_processed_only_without_a_clear_answer(
     error: ExportError, may: bool
 ) -> None:
-    assert may_have_been_made(error) is may
+    assert error.may_have_been_processed is may
 
 
 def test_deleting_is_repeated() -> None:
@@ -318,25 +317,25 @@ def test_deleting_is_repeated() -> None:
 
 
 def test_a_deleted_connection_is_gone() -> None:
-    parse_deleted(Response(status=204))
+    check_deleted(Response(status=204))
     with pytest.raises(NotFound):
-        parse_deleted(Response(status=404))
+        check_deleted(Response(status=404))
     with pytest.raises(Conflict):
-        parse_deleted(Response(status=409))
+        check_deleted(Response(status=409))
     with pytest.raises(ProtocolError):
-        parse_deleted(Response(status=200))
+        check_deleted(Response(status=200))
 
 
-def test_a_404_after_a_lost_answer_says_that_deleting_worked() -> None:
-    parse_deleted(Response(status=404, uncertain_for=3.0))
+def test_404_after_a_lost_response_means_deleted() -> None:
+    check_deleted(Response(status=404, uncertain_for=3.0))
     with pytest.raises(Conflict):
-        parse_deleted(Response(status=409, uncertain_for=3.0))
+        check_deleted(Response(status=409, uncertain_for=3.0))
 
 
-def test_a_404_of_the_gateway_never_says_that_deleting_worked() -> None:
+def test_404_of_the_gateway_never_means_deleted() -> None:
     gone = answer(example(GATEWAY), 404)
     with pytest.raises(NotFound):
-        parse_deleted(Response(status=404, body=gone.body, uncertain_for=3.0))
+        check_deleted(Response(status=404, body=gone.body, uncertain_for=3.0))
 
 
 @pytest.mark.parametrize(

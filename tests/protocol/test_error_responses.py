@@ -21,8 +21,13 @@ from itwin_export_async._errors import (
     ResponseError,
     ServerError,
 )
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import (
+    error_from_response,
+    has_error_shape,
+    without_secrets,
+)
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async._redaction import Secret
 from tests.support.samples import answer, json_values
 
 SECRETS = "https://blobs.example.com/x?sig=planted&access_token=planted"
@@ -30,7 +35,7 @@ TOKEN = "eyJhbGciOiJSUzI1NiJ9.planted-planted-planted.planted"
 
 
 def refused(body: Any, status: int = 400, **headers: str) -> ResponseError:
-    error = refusal(answer(body, status, **headers))
+    error = error_from_response(answer(body, status, **headers))
     assert isinstance(error, ResponseError)
     return error
 
@@ -51,7 +56,7 @@ def refused(body: Any, status: int = 400, **headers: str) -> ResponseError:
         *((status, ServerError) for status in (500, 501, 502, 503, 504, 521, 522, 524, 599)),
     ],
 )
-def test_the_status_tells_the_kind(status: int, kind: type[ResponseError]) -> None:
+def test_status_decides_the_class(status: int, kind: type[ResponseError]) -> None:
     error = refused(b"", status)
     assert type(error) is kind
     assert error.status == status
@@ -59,8 +64,8 @@ def test_the_status_tells_the_kind(status: int, kind: type[ResponseError]) -> No
 
 
 @pytest.mark.parametrize("status", [100, 200, 202, 204, 301, 302, 304])
-def test_an_answer_that_is_no_refusal_breaks_the_contract(status: int) -> None:
-    error = refusal(answer(b"", status))
+def test_unexpected_success_is_a_protocol_error(status: int) -> None:
+    error = error_from_response(answer(b"", status))
     assert type(error) is ProtocolError
     assert str(status) in str(error)
 
@@ -90,13 +95,13 @@ def test_an_answer_that_is_no_refusal_breaks_the_contract(status: int) -> None:
         (b"caf\xe9", "", "caf\ufffd"),
     ],
 )
-def test_every_shape_of_body_is_read(body: Any, code: str, message: str) -> None:
+def test_body_of_any_shape_is_read(body: Any, code: str, message: str) -> None:
     error = refused(body)
     assert (error.code, error.message, error.details) == (code, message, ())
 
 
 @pytest.mark.parametrize("text", ["x" * 600, "é" * 600, "<p>" + "橋" * 10_000])
-def test_a_body_that_is_no_json_is_cut_to_500_characters(text: str) -> None:
+def test_body_that_is_no_json_is_cut_to_500_characters(text: str) -> None:
     assert refused(text.encode()).message == text[:500]
 
 
@@ -106,12 +111,12 @@ def test_a_refusal_of_too_many_calls_names_the_tier(header: str) -> None:
     assert isinstance(error, RateLimited)
     assert error.tier == "Community"
     assert str(error).endswith("the tier is Community")
-    untold = refused({}, 429)
-    assert isinstance(untold, RateLimited)
-    assert untold.tier is None
+    plain = refused({}, 429)
+    assert isinstance(plain, RateLimited)
+    assert plain.tier is None
 
 
-def test_details_are_read_and_told() -> None:
+def test_details_are_read_and_shown() -> None:
     body = {
         "error": {
             "code": "InvalidRun",
@@ -150,7 +155,7 @@ def test_the_gateways_404_says_that_path_or_version_is_wrong(body: Any) -> None:
     assert "version" in str(error)
 
 
-def test_the_apis_404_is_not_the_gateways() -> None:
+def test_404_of_the_api_is_not_the_gateways() -> None:
     error = refused({"error": {"code": "ConnectionRunNotFound", "message": "x"}}, 404)
     assert isinstance(error, NotFound)
     assert not error.is_gateway
@@ -170,7 +175,7 @@ def test_the_apis_404_is_not_the_gateways() -> None:
         ({}, None),
     ],
 )  # fmt: skip
-def test_the_wait_asked_for_is_told(headers: dict[str, str], wait: float | None) -> None:
+def test_requested_wait_is_shown(headers: dict[str, str], wait: float | None) -> None:
     error = refused({}, 429, **headers)
     assert error.retry_after == wait
     assert ("17 s" in str(error)) == (wait == 17.0)
@@ -179,12 +184,70 @@ def test_the_wait_asked_for_is_told(headers: dict[str, str], wait: float | None)
 @pytest.mark.parametrize(
     "name", ["X-Correlation-Id", "x-request-id", "Request-Id", "X-MS-Request-Id"]
 )
-def test_the_request_id_is_told(name: str) -> None:
+def test_request_id_is_read(name: str) -> None:
     assert refused({}, 500, **{name: "abc"}).request_id == "abc"
     assert refused({}, 500).request_id is None
 
 
-def test_the_answers_headers_are_kept() -> None:
+def test_correlation_id_is_read_and_shown() -> None:
+    error = refused({}, 500, X_Correlation_Id="k1", X_Request_Id="q1")
+    assert (error.correlation_id, error.request_id) == ("k1", "q1")
+    assert "correlation id k1" in str(error)
+    assert refused({}, 500).correlation_id is None
+
+
+def test_error_after_a_lost_response_may_have_been_processed() -> None:
+    lost = Response(status=422, body=b"{}", uncertain_for=3.0)
+    assert error_from_response(lost).may_have_been_processed
+    assert not refused({}, 422).may_have_been_processed
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"error": {"code": "A", "message": "b"}}, True),
+        ({"error": {"code": "A"}}, True),
+        ({"error": {"message": "b"}}, True),
+        ({"error": {}}, False),
+        ({"error": "b"}, False),
+        ({"statusCode": 404, "message": "b"}, False),
+        (b"<html>", False),
+        (b"", False),
+        ([], False),
+    ],
+)
+def test_error_shape_is_that_of_the_api_alone(body: Any, expected: bool) -> None:
+    assert has_error_shape(answer(body, 404)) is expected
+
+
+ECHOED = Secret("opaque/token+7f3a91")
+
+
+@pytest.mark.parametrize(
+    "form", ["opaque/token+7f3a91", "opaque%2Ftoken%2B7f3a91", "opaque\\/token+7f3a91"]
+)
+def test_response_is_stripped_of_values_that_the_request_held(form: str) -> None:
+    response = Response(
+        status=200, body=f'{{"a": "x {form} y"}}'.encode(), headers={"X-Id": f"id-{form}"}
+    )
+    stripped = without_secrets(response, [Secret("short"), ECHOED])
+    assert stripped.body == b'{"a": "x *** y"}'
+    assert stripped.headers["x-id"] == "id-***"
+
+
+def test_response_without_an_echo_stays_as_it_is() -> None:
+    response = Response(status=200, body=b'{"a": "short"}', headers={"X-Id": "short"})
+    assert without_secrets(response, [Secret("short"), ECHOED]) is response
+
+
+def test_headers_of_an_error_are_bounded() -> None:
+    many = {f"X-{number}": "y" * 9000 for number in range(1000)}
+    headers = refused({}, 400, **many).headers
+    assert len(headers) == 64
+    assert max(map(len, headers.values())) == 500
+
+
+def test_headers_of_the_response_are_kept() -> None:
     headers = {"ITwinPlatform_RateLimited_Tier": "Community", "Retry_After": "3"}
     error = refused({}, 429, **headers, Location="https://h/p?sig=planted")
     assert error.headers["itwinplatform-ratelimited-tier"] == "Community"
@@ -193,8 +256,8 @@ def test_the_answers_headers_are_kept() -> None:
     assert list(error.headers) == ["ITwinPlatform-RateLimited-Tier", "Retry-After", "Location"]
 
 
-def test_the_address_is_told_without_its_query() -> None:
-    error = refusal(Response(status=404, method="GET", url="https://h/p?sig=planted"))
+def test_url_is_shown_without_its_query() -> None:
+    error = error_from_response(Response(status=404, method="GET", url="https://h/p?sig=planted"))
     assert isinstance(error, ResponseError)
     assert (error.method, error.url) == ("GET", "https://h/p")
     assert "[GET https://h/p]" in str(error)
@@ -254,19 +317,17 @@ def test_words_about_secrets_are_not_secrets(text: str) -> None:
 
 
 @pytest.mark.parametrize("location", ["https://[bad", "https://h:port/x", "\x00", ""])
-def test_a_malformed_location_is_no_obstacle(location: str) -> None:
+def test_malformed_location_is_accepted(location: str) -> None:
     assert refused({"message": "b"}, 400, Location=location).message == "b"
 
 
-def test_a_body_nested_too_deep_is_shown_as_it_is() -> None:
+def test_body_nested_too_deep_is_shown_as_it_is() -> None:
     assert refused(b"[" * 100_000, 502).message.startswith("[[[")
 
 
 @given(st.binary(max_size=60) | json_values().map(lambda v: json.dumps(v).encode()),
        st.integers(400, 599), st.text())  # fmt: skip
-def test_whatever_a_refusal_holds_it_is_told_and_pickles(
-    body: bytes, status: int, header: str
-) -> None:
+def test_error_of_any_body_is_shown_and_pickles(body: bytes, status: int, header: str) -> None:
     error = refused(body, status, Retry_After=header, X_Request_Id=header)
     assert str(status) in str(error)
     again = pickle.loads(pickle.dumps(error))

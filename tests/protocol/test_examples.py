@@ -23,7 +23,7 @@ from itwin_export_async._protocol.connections import (
     create_storage_connection_request,
     update_connection_request,
 )
-from itwin_export_async._protocol.error_responses import refusal
+from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.runs import create_run_request
 from itwin_export_async._protocol.source_files import (
     add_source_file_request,
@@ -183,7 +183,7 @@ def test_every_example_has_exactly_one_place() -> None:
 def test_a_documented_refusal_becomes_its_error(name: str) -> None:
     status, kind, code, details = REFUSED[name]
     body = example(name)
-    error = refusal(answer(body, status))
+    error = error_from_response(answer(body, status))
     assert type(error) is kind
     assert isinstance(error, ResponseError)
     assert (error.status, error.code) == (status, code)

@@ -99,7 +99,7 @@ def test_a_location_that_names_no_run_is_none(href: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_whatever_a_location_names_can_be_asked_for(connection: str, run: str) -> None:
+def test_run_of_a_location_can_be_requested(connection: str, run: str) -> None:
     for href in (run, f"{BASE}/export/connections/{connection}/runs/{run}"):
         found = named(href)
         if found is not None:

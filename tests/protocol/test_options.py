@@ -1,5 +1,6 @@
 """What cannot work is refused before anything is sent, by the name of the field."""
 
+import json
 import pickle
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,6 +28,7 @@ from itwin_export_async._polling.schedule import (
     FixedSchedule,
 )
 from itwin_export_async._protocol.authorization import get_authorization_request
+from itwin_export_async._protocol.codec import encode
 from itwin_export_async._protocol.connections import create_connection_request
 from itwin_export_async._protocol.runs import Service
 from tests.support.samples import export_options
@@ -39,7 +41,8 @@ SAS = "https://blobs.example.com/out.ifc?sv=2024&sig=planted"
     [
         (lambda: ExportOptions(export_type="PDF", ifc_version="IFC4.3"), "ifc_version"),
         (lambda: ExportOptions(export_type="LandXML", ifc_version="IFC2x3"), "ifc_version"),
-        (lambda: ExportOptions(ifc_version="IFC5"), "ifc_version"),
+        (lambda: ExportOptions(ifc_version=" "), "ifc_version"),
+        (lambda: ExportOptions(ifc_version=SAS), "ifc_version"),
         (lambda: ExportOptions(export_type="DGN"), "export_type"),
         (lambda: OutputOptions(location="USER_BLOBS_STORAGE"), "location"),
         (lambda: OutputOptions(location="USER_BLOB_STORAGE"), "output_sas_url"),
@@ -116,7 +119,7 @@ def test_a_value_of_the_wrong_type_is_named(cls: Any, field: str, value: object)
         (ExponentialSchedule, "maximum", "x", "maximum must be a number, not str"),
     ],
 )
-def test_a_wrong_type_is_told_in_one_sentence(
+def test_error_of_a_wrong_type_is_one_sentence(
     cls: Any, field: str, value: object, sentence: str
 ) -> None:
     with pytest.raises(TypeError) as caught:
@@ -155,9 +158,23 @@ def test_a_newer_value_passes_as_its_enumeration() -> None:
     assert options.ifc_version == "IFC5"
 
 
-def test_an_unknown_value_is_told_how_it_can_pass() -> None:
-    with pytest.raises(ValueError, match=r"IfcVersion\('IFC5'\)"):
-        ExportOptions(ifc_version="IFC5")
+def test_ifc_version_is_any_text() -> None:
+    assert ExportOptions(ifc_version="IFC4.3 ABV").ifc_version == "IFC4.3 ABV"
+    assert ExportOptions(ifc_version="ifc4.3").ifc_version is IfcVersion.IFC4_3
+
+
+def test_error_of_an_unknown_value_says_how_it_passes() -> None:
+    with pytest.raises(ValueError, match=r"ExportType\('DGN'\)"):
+        ExportOptions(export_type="DGN")
+
+
+def test_logs_sas_url_implies_save_logs() -> None:
+    assert OutputOptions(logs_sas_url=SAS).save_logs is True
+    assert OutputOptions(logs_sas_url=SAS, save_logs=False).save_logs is False
+    assert OutputOptions().save_logs is None
+    assert json.loads(encode(ExportOptions(output=OutputOptions(logs_sas_url=SAS))))[
+        "outputOptions"
+    ] == {"logsSasUrl": SAS, "saveLogs": True}
 
 
 def test_logs_need_their_own_address_only_in_the_callers_blobs() -> None:

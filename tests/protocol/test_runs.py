@@ -90,12 +90,12 @@ def test_an_unknown_state_is_not_final() -> None:
 
 
 @given(runs())
-def test_failed_tasks_are_tasks_whose_work_was_lost(seen: Run) -> None:
+def test_failed_tasks_are_errors_cancellations_and_timeouts(seen: Run) -> None:
     lost = {"Error", "Canceled", "TimedOut"}
     assert {t.id for t in seen.failed_tasks} == {t.id for t in seen.tasks if t.result in lost}
 
 
-def test_output_files_are_told_once_and_in_order() -> None:
+def test_output_file_ids_are_unique_and_in_order() -> None:
     files = ["f2", "f1", None, "", "f2"]
     tasks = [task(f"t{n}", export_output_file_id=id) for n, id in enumerate(files)]
     assert run(job(*tasks[:2]), job(*tasks[2:], id="j2")).output_file_ids == ("f2", "f1")
@@ -149,10 +149,12 @@ def test_the_twins_differ_only_in_their_paths(service: Service, path: str) -> No
 
 
 def test_a_run_without_its_connection_has_that_of_the_request() -> None:
-    told = {"id": "r1", "state": "Idle"}
-    assert parse_run(answer({"run": told}), "c1").connection_id == "c1"
-    assert parse_run(answer({"run": told | {"connectionId": "c2"}}), "c1").connection_id == "c2"
-    page = parse_runs(answer({"runs": [told, told | {"id": "r2", "connectionId": "c2"}]}), "c1")
+    members = {"id": "r1", "state": "Idle"}
+    assert parse_run(answer({"run": members}), "c1").connection_id == "c1"
+    assert parse_run(answer({"run": members | {"connectionId": "c2"}}), "c1").connection_id == "c2"
+    page = parse_runs(
+        answer({"runs": [members, members | {"id": "r2", "connectionId": "c2"}]}), "c1"
+    )
     assert [seen.connection_id for seen in page.items] == ["c1", "c2"]
 
 
@@ -190,11 +192,11 @@ def test_a_run_began_after_a_moment_give_or_take_five_seconds(seconds: int, afte
 
 
 @given(states)
-def test_a_run_whose_start_is_not_told_is_new_unless_it_has_ended(state: ExecutionState) -> None:
+def test_run_without_a_start_is_new_unless_it_is_completed(state: ExecutionState) -> None:
     assert started_after(evolve(run(), state=state), NOW) is (state != ExecutionState.COMPLETED)
 
 
-def test_the_services_own_clock_says_when_we_asked() -> None:
+def test_service_time_is_read_from_the_response() -> None:
     skewed = NOW + timedelta(hours=3)
     dated = answer({}, Date="Sat, 01 Mar 2025 12:00:00 GMT")
     assert service_time_at(dated, 20.0, now=skewed) == NOW - timedelta(seconds=20)

@@ -1,4 +1,4 @@
-"""Source files of a synchronization: what is asked, and what the answers say."""
+"""Source files of a synchronization: requests out, values in."""
 
 import json
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_a_file_is_read_and_taken_out_by_its_id() -> None:
         assert (dict(request.headers), request.body, request.retryable) == ({}, None, True)
 
 
-def test_a_list_is_asked_for_in_full() -> None:
+def test_list_requests_full_source_files() -> None:
     request = list_source_files_request("c/1", page_size=None, offset=0)
     assert (request.method, request.url) == ("GET", FILES)
     assert request.headers == {"Prefer": "return=representation"}
@@ -79,7 +79,7 @@ def test_a_list_is_asked_for_in_full() -> None:
 
 
 @pytest.mark.parametrize("id", ["", " ", ".", "..", "m1\n", "m\x00", None, 7])
-def test_what_is_no_id_is_not_asked_for(id: str) -> None:
+def test_invalid_id_is_refused(id: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
         lambda: get_source_file_request("c1", id),
         lambda: delete_source_file_request("c1", id),
@@ -141,16 +141,16 @@ def test_a_connector_is_known_or_said_to_be_new() -> None:
 
 @pytest.mark.parametrize("status", [200, 201])
 def test_a_mapping_is_read_with_what_it_leaves_out(status: int) -> None:
-    told = {"id": "m1", "storageFileId": "f1", "connectorType": "AVEVAPID", "surplus": 1}
-    seen = parse_source_file(answer({"sourceFile": told}, status))
+    members = {"id": "m1", "storageFileId": "f1", "connectorType": "AVEVAPID", "surplus": 1}
+    seen = parse_source_file(answer({"sourceFile": members}, status))
     assert seen == SourceFile(
         id="m1", storage_file_id="f1", connector_type=ConnectorType("AVEVAPID")
     )
     assert seen.last_known_file_name is None
-    assert seen.raw == told
+    assert seen.raw == members
     for nothing in (None, ""):
-        told |= {"connectorType": nothing, "lastKnownFileName": None}
-        assert parse_source_file(answer({"sourceFile": told}, status)).connector_type is None
+        members |= {"connectorType": nothing, "lastKnownFileName": None}
+        assert parse_source_file(answer({"sourceFile": members}, status)).connector_type is None
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_minimal_list_is_read() -> None:
 
 
 def test_a_mapping_without_its_id_is_no_answer() -> None:
-    """It could be neither changed nor told apart from the others."""
+    """It could neither be changed nor be distinguished from the others."""
     with pytest.raises(ProtocolError) as caught:
         parse_source_files(
             answer({"sourceFiles": [{"id": "m1", "storageFileId": "f"}, {"storageFileId": "f"}]})

@@ -1,4 +1,4 @@
-"""Synchronization runs: what is asked, and what the answers say."""
+"""Synchronization runs: requests out, values in."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_a_run_is_started_by_a_singular_word_and_no_body() -> None:
 
 
 @pytest.mark.parametrize("id", ["", " ", ".", "..", "c1\n", None, 7])
-def test_what_is_no_id_is_not_asked_for(id: str) -> None:
+def test_invalid_id_is_refused(id: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
         lambda: create_synchronization_run_request(id),
         lambda: list_runs_request(SYNC, id, page_size=None, offset=0),
@@ -89,12 +89,12 @@ def test_a_run_of_no_connection_is_not_found(name: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 302])
-def test_what_is_no_answer_to_a_start_is_told(status: int) -> None:
+def test_unexpected_answer_to_a_start_is_an_error(status: int) -> None:
     with pytest.raises(ProtocolError):
         parse_created_run(answer(b"", status), base_url=BASE)
 
 
-def test_lists_alone_are_asked_for_in_full() -> None:
+def test_only_lists_request_the_full_representation() -> None:
     request = list_runs_request(SYNC, "c1", page_size=100, offset=100)
     assert request.url == f"{ROOT}/c1/runs?$skip=100&$top=100"
     assert request.headers == {"Prefer": "return=representation"}

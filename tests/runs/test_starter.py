@@ -13,14 +13,13 @@ from itwin_export_async import (
     InvalidRequest,
     NotFound,
     ProtocolError,
-    Request,
-    Response,
     RetryPolicy,
     RunOrigin,
     ServerError,
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, Outcome, answer
 
 RUN = '{"run": {"id": "r1", "state": "Executing", "startDateTime": "2026-11-22T12:00:%02dZ"}}'

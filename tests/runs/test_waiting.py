@@ -24,8 +24,6 @@ from itwin_export_async import (
     PollContext,
     ProtocolError,
     RateLimited,
-    Request,
-    Response,
     RunFailed,
     RunHandle,
     RunOrigin,
@@ -37,6 +35,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
+from itwin_export_async.transport import Request, Response
 from tests.support.fakes import EPOCH, Answers, Outcome, answer
 
 
@@ -153,7 +152,7 @@ async def test_the_services_own_sample_is_seen_through() -> None:
             "run 75d94fca-4a9b-4ff0-8f3a-eeedbc1fea97 of connection "
             "VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7M ended with Error, while the service "
             "calls it Success",
-            "  task fe2f628d-1beb-453f-bf49-2468ca48b9a8 ended with Error: TAE_BRW_1000: Failed to "
+            "  task fe2f628d-1beb-453f-bf49-2468ca48b9a8 finished with Error: TAE_BRW_1000: Failed to "
             "export your file. (cannot be fixed by the user)",
         ]
         assert (await run.wait(check=False)).outcome is ExecutionResult.ERROR

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from itwin_export_async import Request, Response
 from itwin_export_async._protocol.messages import StreamedResponse
+from itwin_export_async.transport import Request, Response
 
 # of emulators whose runs shall go alike each time: dates are told in whole seconds
 EPOCH = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)

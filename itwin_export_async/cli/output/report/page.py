@@ -9,13 +9,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from urllib.parse import quote
 
-from itwin_export_async import RequestStats
+from itwin_export_async import RequestStats, __version__
 from itwin_export_async._files.storage import prepare_folder
 from itwin_export_async._redaction import redacted
 from itwin_export_async.cli.errors import FailedTask, failed_tasks, headline, remedy
@@ -96,7 +95,7 @@ def page(
         f"<title>{_title(failures, left)}</title><style>\n{_style()}</style></head><body>\n"
         f"<header><h1>{_title(failures, left)}</h1>"
         f'<p class="quiet">{began:%Y-%m-%d %H:%M} to {now:%Y-%m-%d %H:%M} UTC · '
-        f"itwin-export {version('itwin-export-async')}</p></header>\n<main>"
+        f"itwin-export {__version__}</p></header>\n<main>"
     )
     yield _totals(done, failures, left, seconds=(now - began).total_seconds())
     if spent is not None:
