@@ -831,3 +831,45 @@ async def test_absolute_url_of_the_api_is_sent_unchanged() -> None:
         await session.send(Request(method="POST", url=url))
     assert [request.url for request in transport.requests] == [url]
     assert transport.requests[0].headers["Authorization"] == "Bearer t"
+
+
+async def test_error_names_the_correlation_id_that_was_sent() -> None:
+    for headers, expected in (({}, None), ({"x_correlation_id": "theirs"}, "theirs")):
+        transport = Answers(answer(404, "{}", **headers))
+        async with ExportClient("t", transport=transport) as client:
+            with pytest.raises(ResponseError) as caught:
+                await client.get_connection("c1")
+        sent = transport.requests[0].headers["X-Correlation-Id"]
+        assert caught.value.correlation_id == (expected or sent)
+        assert (expected or sent) in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_token_that_a_response_repeats_is_struck_out(status: int) -> None:
+    transport = Answers(answer(status, '{"a": "opaque-token-1"}', X_Debug="opaque-token-1"))
+    async with Session("opaque-token-1", transport=transport) as session:
+        response = await session.send(GET)
+    assert b"opaque" not in response.body
+    assert "opaque" not in "".join(response.headers.values())
+
+
+async def test_signature_that_a_blob_store_repeats_is_struck_out() -> None:
+    transport = Answers(answer(403, "it is planted-signature", X_Debug="planted-signature"))
+    request = Request(method="GET", url="https://blobs.example/b?sig=planted-signature")
+    async with Session("t", transport=transport) as session:
+        response = await session.send_blob(request)
+        assert b"planted" not in response.body
+        async with session.stream_blob(request) as stream:
+            assert "planted" not in "".join(stream.response.headers.values())
+
+
+async def test_session_knows_when_its_token_expires() -> None:
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    session = Session(AccessToken("t", ends), transport=Answers(answer(204)))
+    assert session.token_expires_at is None
+    async with session:
+        assert session.token_expires_at == ends
+
+
+def test_half_built_session_has_a_repr() -> None:
+    assert "closed" in repr(Session.__new__(Session))
