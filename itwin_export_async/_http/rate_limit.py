@@ -141,13 +141,13 @@ class Windows:
 def pace(seconds: float, limit: int, room: int) -> float:
     """Calls a second that may be spent of a window.
 
-    The room of a minute may be used within ten seconds: a minute that is used up is as good as new
-    before that matters. That of an hour has to last: it may be used within half an hour, and a
-    quarter of what the hour sustains may always be spent.
+    Room may be used up within a sixth of the window, so that work which ends soon is not slowed
+    down for the sake of an hour that it does not need. A minute that is used up is as good as new
+    before that matters; an hour has to last until the first calls leave it, so that only a quarter
+    of what it sustains is spent.
     """
-    if seconds <= MINUTE:
-        return max(limit, 6 * room) / seconds
-    return max(limit / 4, 2 * room) / seconds
+    least = limit if seconds <= MINUTE else limit / 4
+    return max(least, 6 * room) / seconds
 
 
 def remaining_calls(headers: Mapping[str, str]) -> int | None:

@@ -122,7 +122,7 @@ def test_alone_with_nothing_set_aside_the_past_is_waited_for() -> None:
 def test_who_never_heard_of_the_others_has_its_share() -> None:
     ours = part(RateLimit(per_minute=30, per_hour=12))
     ours.missed()
-    assert (ours.room(0.0), ours.rate(0.0)) == (4, 8 / PACE.hour)
+    assert (ours.room(0.0), ours.rate(0.0)) == (4, 24 / PACE.hour)
     assert calls_that_go(ours, 0.0) == 4
 
 
