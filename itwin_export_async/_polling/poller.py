@@ -10,6 +10,7 @@ import logging
 from collections.abc import Coroutine
 from contextvars import Context
 from datetime import UTC, datetime
+from math import sqrt
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -44,6 +45,7 @@ log = logging.getLogger("itwin_export_async.runs")
 FIRST_POLL_DELAY = 1.0  # seconds after its start in which a new run is polled for the first time
 INTERVAL_JITTER = 0.2  # of a stretched interval to either side, to de-synchronise polls
 POLL_SHARE = 0.8  # share of the rate limit that polls may use
+SUSTAINED_SHARE = 1 / 6  # of that, as long as the window lasts: its room is available sooner
 MAX_POLLS_PER_SECOND = 250.0  # of a client, whose event loop has other work: a tenth of a core
 
 
@@ -375,10 +377,15 @@ class RunPoller:
         wait = next_wait(self._schedule, context)
         self._demand(poll, 1.0 / max(wait, 0.001) if poll.subscribers else 0.0)
         available = self._available
-        if self._polls_per_second <= available:
+        load = self._polls_per_second / available
+        if load <= SUSTAINED_SHARE:
             return wait
-        pressure = self._polls_per_second / available
-        stretched = next_wait(self._schedule, evolve(context, pressure=pressure))
+        # before polls are scarce they become more expensive, so that an hour's calls last
+        pressure = sqrt(min(load, 1.0) / SUSTAINED_SHARE)
+        wait = next_wait(self._schedule, evolve(context, pressure=pressure))
+        if load <= 1.0:
+            return wait
+        stretched = next_wait(self._schedule, evolve(context, pressure=load))
         one_round = self.runs_polled / available  # enough for one poll of each run
         stretched = min(stretched, one_round)
         jitter = self._retry.jitter(2 * INTERVAL_JITTER * stretched)

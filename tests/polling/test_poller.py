@@ -389,6 +389,21 @@ async def test_poll_state_is_kept_for_one_interval_after_the_last_wait() -> None
     assert [context.polls for context in schedule.contexts] == [1, 2, 3, 1]
 
 
+async def test_poll_under_way_is_kept_after_the_last_wait() -> None:
+    transport = Slow(5.0)
+    async with ExportClient("t", transport=transport, schedule=FixedSchedule(10)) as client:
+        run = client.attach("c", "r")
+        await waits(run, 1)
+        await asyncio.sleep(8)
+        assert run.last is None
+        updates = run.updates()
+        assert (await anext(updates)).run.state is ExecutionState.EXECUTING  # at once
+        assert asyncio.get_running_loop().time() == 9
+        await asyncio.sleep(7)
+        await updates.aclose()
+    assert transport.at == [0, 15]
+
+
 async def test_poll_state_is_dropped_after_the_last_poll_fails() -> None:
     transport = Slow(5.0, answer(403, '{"error": {"code": "No", "message": "no"}}'))
     async with ExportClient("t", transport=transport, schedule=FixedSchedule(10)) as client:

@@ -258,7 +258,7 @@ async def test_a_client_needs_either_auth_or_a_session(emulator: Emulator) -> No
         await ExportClient(session=session).__aenter__()
     with pytest.raises(ValueError, match="max_outage"):
         ExportClient("token", max_outage=-1)
-    with pytest.raises(TypeError, match=r"schedule must have next_wait\(view\)"):
+    with pytest.raises(TypeError, match=r"schedule must have a method next_wait\(context\)"):
         ExportClient("token", schedule=5)  # type: ignore[arg-type]
 
 
