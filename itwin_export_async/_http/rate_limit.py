@@ -127,13 +127,13 @@ class SlidingWindows:
 def sustainable_rate(seconds: float, limit: int, remaining: int) -> float:
     """Calls per second that may be made in a window with so many calls remaining.
 
-    The remaining calls of a minute may be used within ten seconds: an exhausted minute is full again
-    before that matters. Those of an hour have to last: they may be used within half an hour, and a
-    quarter of the hour's average may always be used.
+    The remaining calls may be used within a sixth of the window, so that short work is not slowed
+    down to save an hour that it does not need. An exhausted minute is full again before that
+    matters. An exhausted hour has to last until its first calls leave it, so that only a quarter of
+    its average is spent.
     """
-    if seconds <= MINUTE_WINDOW:
-        return max(limit, 6 * remaining) / seconds
-    return max(limit / 4, 2 * remaining) / seconds
+    floor = limit if seconds <= MINUTE_WINDOW else limit / 4
+    return max(floor, 6 * remaining) / seconds
 
 
 class RequestQueue(Generic[T]):

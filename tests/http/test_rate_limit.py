@@ -105,13 +105,13 @@ def test_sustainable_rate_is_higher_with_calls_remaining() -> None:
         SlidingWindows(RateLimit(per_hour=3600)),
         SlidingWindows(RateLimit(per_minute=60)),
     )
-    assert hour.sustainable_rate(0.0) == pytest.approx(2.0, rel=1e-3)
+    assert hour.sustainable_rate(0.0) == pytest.approx(6.0, rel=1e-3)
     assert minute.sustainable_rate(0.0) == pytest.approx(6.0, rel=1e-2)
     for _ in range(3000):
         hour.start_call()
-    assert hour.sustainable_rate(0.0) == pytest.approx(1 / 3, rel=1e-3)
+    assert hour.sustainable_rate(0.0) == pytest.approx(1.0, rel=1e-3)
     both = SlidingWindows(RateLimit(per_minute=60, per_hour=360))
-    assert both.sustainable_rate(0.0) == pytest.approx(0.2, rel=1e-3)
+    assert both.sustainable_rate(0.0) == pytest.approx(0.6, rel=1e-3)
 
 
 def test_sustainable_rate_saves_an_exhausted_hour_but_no_minute() -> None:
