@@ -73,7 +73,7 @@ def check_connection(name: str) -> None:
     )
     assert read(answer(example(name), 201 if created else 200), Connection) == expected
     if not created:
-        last = parse_last_run(answer(example(name)), base_url=BASE)
+        last = parse_last_run(answer(example(name)))
         assert last is not None
         assert last.run_id == "de626d0d-1647-48d7-8c11-f1f74f2d4523"
         assert last.connection_id == expected.id
@@ -253,7 +253,7 @@ def check_empty_top_level(name: str) -> None:
 
 def check_upload_links(name: str) -> None:
     body = example(name)
-    upload = parse_created_file(answer(body, 202), base_url=BASE)
+    upload = parse_created_file(answer(body, 202))
     assert upload.file_id == "TYJsPN0xtkWId0yUrXkS5pN5AQzuullIkxz5aDnDJSI"
     assert upload.complete_url == f"{BASE}/storage/files/{upload.file_id}/complete"
     assert upload.upload_url == body["_links"]["uploadUrl"]["href"]  # kept byte for byte

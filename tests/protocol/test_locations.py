@@ -117,20 +117,20 @@ def test_a_location_brings_any_id_back(connection: str, run: str) -> None:
 
 def test_a_start_is_accepted_with_and_without_its_run() -> None:
     location = "/export/connections/c1/runs/r1"
-    assert parse_created_run(answer(b"", 202, location=location), base_url=BASE) == Accepted(run=R1)
-    assert parse_created_run(answer(b"", 202), base_url=BASE) == Accepted(run=None)
-    assert parse_created_run(answer(b"", 202, Location="?"), base_url=BASE) == Accepted(run=None)
+    assert parse_created_run(answer(b"", 202, location=location)) == Accepted(run=R1)
+    assert parse_created_run(answer(b"", 202)) == Accepted(run=None)
+    assert parse_created_run(answer(b"", 202, Location="?")) == Accepted(run=None)
 
 
 def test_an_active_run_is_named_with_its_own_connection() -> None:
     response = answer(b"", 303, LOCATION=f"{BASE}/export/connections/c2/runs/r2")
-    assert parse_created_run(response, base_url=BASE) == AlreadyActive(
+    assert parse_created_run(response) == AlreadyActive(
         run=RunAddress(connection_id="c2", run_id="r2")
     )
 
 
 def test_a_lost_race_is_no_error() -> None:
-    assert parse_created_run(answer({}, 409), base_url=BASE) == LostRace()
+    assert parse_created_run(answer({}, 409)) == LostRace()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_lost_race_is_no_error() -> None:
 )
 def test_any_other_answer_to_a_start_is_raised(status: int, error: type[ExportError]) -> None:
     with pytest.raises(error):
-        parse_created_run(answer(b"", status), base_url=BASE)
+        parse_created_run(answer(b"", status))
 
 
 @pytest.mark.parametrize(("status", "kind"), [(202, Accepted), (303, AlreadyActive)])
@@ -154,4 +154,4 @@ def test_start_takes_only_the_ids_of_a_location(
     status: int, kind: type[Accepted] | type[AlreadyActive]
 ) -> None:
     response = answer(b"", status, Location="https://evil.example.com/connections/c1/runs/r1")
-    assert parse_created_run(response, base_url=BASE) == kind(run=R1)
+    assert parse_created_run(response) == kind(run=R1)

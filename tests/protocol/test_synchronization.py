@@ -56,25 +56,25 @@ def test_invalid_id_is_refused(id: str) -> None:
 def test_the_location_names_the_run(
     status: int, kind: type[Accepted] | type[AlreadyActive], location: str
 ) -> None:
-    started = parse_created_run(answer(b"", status, LOCATION=location), base_url=BASE)
+    started = parse_created_run(answer(b"", status, LOCATION=location))
     assert started == kind(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
 @pytest.mark.parametrize("location", ["", f"{BASE}{ROOT}/c1/runsr1/", f"{ROOT}/c1/run"])
 def test_a_location_that_names_no_run_is_none(location: str) -> None:
-    started = parse_created_run(answer(b"", 202, Location=location), base_url=BASE)
+    started = parse_created_run(answer(b"", 202, Location=location))
     assert started == Accepted(run=None)
 
 
 def test_location_names_its_run_whatever_its_host() -> None:
     foreign = f"https://elsewhere.example.com{ROOT}/c1/runs/r1"
-    started = parse_created_run(answer(b"", 303, Location=foreign), base_url=BASE)
+    started = parse_created_run(answer(b"", 303, Location=foreign))
     assert started == AlreadyActive(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
 def test_two_that_start_at_once_race() -> None:
     body = example("sync.run_storage_connection.older.409.json")
-    assert parse_created_run(answer(body, 409), base_url=BASE) == LostRace()
+    assert parse_created_run(answer(body, 409)) == LostRace()
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_two_that_start_at_once_race() -> None:
 )  # fmt: skip
 def test_a_run_of_no_connection_is_not_found(name: str, status: int) -> None:
     with pytest.raises(NotFound) as caught:
-        parse_created_run(answer(example(name), status), base_url=BASE)
+        parse_created_run(answer(example(name), status))
     assert caught.value.is_gateway == name.startswith("platform")
 
 
 @pytest.mark.parametrize("status", [200, 204, 302])
 def test_unexpected_answer_to_a_start_is_an_error(status: int) -> None:
     with pytest.raises(ProtocolError):
-        parse_created_run(answer(b"", status), base_url=BASE)
+        parse_created_run(answer(b"", status))
 
 
 def test_only_lists_request_the_full_representation() -> None:
@@ -105,13 +105,13 @@ def test_only_lists_request_the_full_representation() -> None:
 
 def test_a_connection_names_its_last_run() -> None:
     body = example("sync.get_storage_connection.200.json")
-    last = parse_last_run(answer(body), base_url=BASE)
+    last = parse_last_run(answer(body))
     assert last == RunAddress(
         connection_id="MWplZe9Uf0iR1IDMqyOMLqBN0_wHEVBGg_CzJmXdmE4",
         run_id="de626d0d-1647-48d7-8c11-f1f74f2d4523",
     )
     body["connection"]["_links"]["lastRun"]["href"] = f"{BASE}{ROOT}/c1/runsde626d0d/"
-    assert parse_last_run(answer(body), base_url=BASE) is None
+    assert parse_last_run(answer(body)) is None
 
 
 def test_a_refusal_of_a_read_is_raised() -> None:

@@ -130,7 +130,7 @@ async def test_an_active_run_is_joined_and_a_token_takes_it_up(
     assert (second.run_id, second.origin) == (first.run_id, RunOrigin.JOINED)
     resumed = client.resume(first.resume_token)
     assert resumed == first
-    attached = client.synchronization.run(connection.id, first.run_id)
+    attached = client.synchronization.attach(connection.id, first.run_id)
     assert await attached.wait() == await resumed.wait()
 
 
