@@ -116,7 +116,7 @@ def test_a_consent_that_lacks_is_exit_code_4(cli: CommandLine, words: list[str])
     code, out, err = cli.invoke("authorize", "--timeout", "60", *words)
     assert code == 4
     assert "https://connect-itwinbridgeportal" in out
-    assert "has not yet agreed" in err
+    assert "has not authorized exports" in err
 
 
 @pytest.mark.usefixtures("terminal")
