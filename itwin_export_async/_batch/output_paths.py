@@ -69,6 +69,7 @@ class Places:
                 reason=error.reason,
                 file_id=error.file_id,
                 destination=destination,
+                is_transient=error.is_transient,
             ) from error.__cause__
         finally:
             await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)

@@ -20,7 +20,7 @@ class AuthorizationRequired(ExportError):
         return f"the user has not yet agreed to exports in their name; they can at {page}"
 
 
-DownloadReason = Literal[
+DownloadFailure = Literal[
     "not_finished", "no_output", "not_available", "refused", "incomplete", "mismatch", "disk"
 ]
 
@@ -33,13 +33,14 @@ class DownloadError(ExportError):
     produced no file), `not_available` (the file is not readable, or not yet), `refused` (the blob
     store denies access), `incomplete` (the bytes could not be read to the end), `mismatch` (length,
     version or digest differ) or `disk` (the file cannot be written). `file_id` is the Storage id,
-    `destination` the path.
+    `destination` the path. `is_transient`: whether a later download may succeed.
     """
 
     message: str = field(converter=redacted)
-    reason: DownloadReason = "incomplete"
+    reason: DownloadFailure = "incomplete"
     file_id: str = ""
     destination: str = ""
+    is_transient: bool = False
 
     def __str__(self) -> str:
         return f"{self.destination or self.file_id}: {self.message}"

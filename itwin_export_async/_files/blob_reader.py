@@ -27,7 +27,7 @@ from itwin_export_async._errors import (
     ServerError,
     TransportError,
 )
-from itwin_export_async._errors.workflow import DownloadReason
+from itwin_export_async._errors.workflow import DownloadFailure
 from itwin_export_async._files.temp_file import DiskThreads, PieceQueue
 from itwin_export_async._http.session import Session
 from itwin_export_async._protocol.blobs import (
@@ -406,7 +406,8 @@ class BlobReader:
             message = f"gave up after attempt {failures} of {retry.attempts}: {error}"
             if is_expired:
                 message += "; each had a new signed URL: a proxy or firewall may refuse"
-            raise self._error(message, "refused" if is_expired else "incomplete") from error
+            reason: DownloadFailure = "refused" if is_expired else "incomplete"
+            raise self._error(message, reason, is_transient=not is_expired) from error
         wait = max(requested or 0.0, retry.jitter(retry.bound(failures)))
         log.info("%s: %s; resuming at byte %d in %.1f s", self._label, error, self.position, wait)
         await asyncio.sleep(wait)
@@ -423,13 +424,19 @@ class BlobReader:
         return kind(message=message, method="GET", url=self._url or "")
 
     def _error(
-        self, message: str, reason: DownloadReason, kind: type[DownloadError] = DownloadError
+        self,
+        message: str,
+        reason: DownloadFailure,
+        kind: type[DownloadError] = DownloadError,
+        *,
+        is_transient: bool = False,
     ) -> DownloadError:
         return kind(
             message=message,
             reason=reason,
             file_id=self._source.file_id,
             destination=self._source.destination,
+            is_transient=is_transient,
         )
 
 

@@ -116,7 +116,7 @@ class Store:
 
     @property
     def ranges(self) -> list[str | None]:
-        """The ranges that the blob store was asked for."""
+        """The ranges that were requested from the blob store."""
         return [r.headers.get("Range") for r in self.requests if "blobs" in r.url]
 
 
