@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -46,6 +46,7 @@ log = logging.getLogger("itwin_export_async.files")
 DIGEST_PIECE = 1024 * 1024
 MIN_SPEED = 1024  # bytes per second, over SPEED_WINDOW seconds of waiting for the server
 SPEED_WINDOW = 60.0
+MAX_DRAIN = 64 * 1024  # bytes worth reading to keep a connection
 T = TypeVar("T")
 
 _EXPIRED = (401, 403)  # statuses that a new signature may cure
@@ -202,7 +203,7 @@ class BlobReader:
     async def close(self) -> None:
         """Give the connection back."""
         self._phase = _Phase.CLOSED
-        await self._disconnect()
+        await self._release()
 
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`. After an error or a cancellation no connection is open.
@@ -371,12 +372,23 @@ class BlobReader:
 
     async def _finish(self) -> None:
         await self._digested.flush()
-        await self._disconnect()
+        await self._release()
         if self._state.md5 is not None and self._digest.digest() != self._state.md5:
             raise UnusableContent(
                 "MD5 mismatch: download the file again; if that fails too, the stored file is "
                 "corrupt and must be exported again"
             )
+
+    async def _release(self) -> None:
+        """Give the connection back, for another use where little of the response is left."""
+        stop = self._content.stop
+        try:
+            if self._chunks is not None and stop is not None and stop - self._offset <= MAX_DRAIN:
+                with suppress(TransportError):
+                    async for _ in self._chunks:
+                        pass
+        finally:
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         chunks, self._chunks = self._chunks, None
@@ -406,7 +418,8 @@ class BlobReader:
             message = f"gave up after attempt {failures} of {retry.attempts}: {error}"
             if is_expired:
                 message += "; each had a new signed URL: a proxy or firewall may refuse"
-            raise self._error(message, "refused" if is_expired else "incomplete") from error
+            reason: DownloadFailure = "refused" if is_expired else "incomplete"
+            raise self._error(message, reason, is_transient=not is_expired) from error
         wait = max(requested or 0.0, retry.backoff(failures))
         log.info("%s: %s; resuming at byte %d in %.1f s", self._label, error, self.position, wait)
         await asyncio.sleep(wait)
@@ -423,13 +436,19 @@ class BlobReader:
         return kind(message=message, method="GET", url=self._url or "")
 
     def _error(
-        self, message: str, reason: DownloadFailure, kind: type[DownloadError] = DownloadError
+        self,
+        message: str,
+        reason: DownloadFailure,
+        kind: type[DownloadError] = DownloadError,
+        *,
+        is_transient: bool = False,
     ) -> DownloadError:
         return kind(
             message=message,
             reason=reason,
             file_id=self._source.file_id,
             destination=self._source.destination,
+            is_transient=is_transient,
         )
 
 

@@ -14,13 +14,13 @@ from itwin_export_async._models import StoredFile
 from itwin_export_async._protocol.files import (
     create_file_request,
     get_file_request,
+    is_usable_signed_url,
     list_folder_request,
     list_root_folder_request,
     parse_file,
     parse_items,
     parse_root_folder,
 )
-from itwin_export_async._protocol.urls import is_valid_signed_url
 
 
 class StorageClient:
@@ -157,8 +157,11 @@ class StorageClient:
         `destination` as for `download`; in a folder the file gets the blob's name. Raises
         `DownloadError`.
         """
-        if not is_valid_signed_url(sas_url):
-            raise ValueError("sas_url must be an https URL without user and fragment")
+        if not is_usable_signed_url(sas_url, base_url=self._session.base_url):
+            raise ValueError(
+                "sas_url must be an https URL without user and fragment (plain http only to this "
+                "machine, for an API on this machine)"
+            )
         downloader = self._downloader
         target = await downloader.target(destination)
         source = downloader.blob(sas_url, destination=str(target.path))

@@ -103,18 +103,26 @@ class PieceQueue:
         while self._chunks or self._job is not None:
             await self._next()
 
+    async def take(self) -> list[bytes]:
+        """Wait until no thread works for the queue, and take out the chunks that are left."""
+        await self._job_done()
+        chunks, self._chunks, self._bytes = self._chunks, [], 0
+        return chunks
+
     async def settle(self) -> None:
         """Wait until no thread works for the queue, and ignore what its work raised."""
         await settle(self._job)
 
     async def _next(self) -> None:
+        chunks = await self.take()
+        if chunks:
+            self._job = self._threads.start(partial(self._consume, chunks))
+
+    async def _job_done(self) -> None:
         if (job := self._job) is not None:
             await asyncio.wait([job])
             self._job = None
             job.result()
-        if self._chunks:
-            chunks, self._chunks, self._bytes = self._chunks, [], 0
-            self._job = self._threads.start(partial(self._consume, chunks))
 
 
 class TempFile:
@@ -142,8 +150,8 @@ class TempFile:
         That is `path`, with a number where a file exists that may not be replaced.
         """
         try:
-            await self._pieces.flush()
-            return await self._threads.run(partial(self._commit, path, may_replace))
+            rest = await self._pieces.take()
+            return await self._threads.run(partial(self._commit, rest, path, may_replace))
         except OSError as exc:
             raise self._unwritable(exc) from exc
 
@@ -169,8 +177,9 @@ class TempFile:
         assert self._file is not None
         self._file.writelines(chunks)
 
-    def _commit(self, path: Path, may_replace: MayReplace) -> Path:
+    def _commit(self, rest: list[bytes], path: Path, may_replace: MayReplace) -> Path:
         assert self._file is not None
+        self._file.writelines(rest)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -568,6 +568,22 @@ async def test_unreadable_own_blob_is_an_error_without_its_signature(
     assert not list(tmp_path.iterdir())
 
 
-async def test_url_of_an_own_blob_must_be_safe(client: ExportClient, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="sas_url"):
-        await client.storage.download_blob("http://blobs.example/f", tmp_path)
+@pytest.mark.parametrize("url", ["http://blobs.example/f", "http://127.0.0.1/f", "f?sig=planted"])
+async def test_url_of_an_own_blob_must_be_safe(
+    client: ExportClient, tmp_path: Path, url: str
+) -> None:
+    with pytest.raises(ValueError, match="sas_url") as caught:
+        await client.storage.download_blob(url, tmp_path)
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "is_transient"), [(503, True), (403, False), (400, False)])
+async def test_failed_download_says_whether_a_later_one_may_succeed(
+    tmp_path: Path, status: int, is_transient: bool
+) -> None:
+    def serve(request: Request) -> Response:
+        return answer(status) if "blobs" in request.url else SIGNED
+
+    with pytest.raises(DownloadError) as caught:
+        await fetch(tmp_path / "f.ifc", serve)
+    assert caught.value.is_transient is is_transient

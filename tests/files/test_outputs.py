@@ -135,7 +135,7 @@ async def test_other_errors_of_the_blob_store_are_not_retried(
 
 
 async def test_output_that_is_cut_off_is_no_file(tmp_path: Path) -> None:
-    """Where the size in Storage alone tells it, for the connection just ends."""
+    """Only the size in Storage shows it: the response just ends."""
     tasks = [{"id": "t", "state": "Completed", "exportOutputFileId": "f1"}]
     jobs = [{"id": "j", "state": "Completed", "tasks": tasks}]
     run = {"id": "r1", "state": "Completed", "result": "Success", "jobs": jobs}

@@ -110,7 +110,7 @@ class Store:
 
     @property
     def ranges(self) -> list[str | None]:
-        """The ranges that the blob store was asked for."""
+        """The ranges that were requested from the blob store."""
         return [r.headers.get("Range") for r in self.requests if "blobs" in r.url]
 
 
@@ -390,6 +390,24 @@ async def test_slow_consumer_is_no_slow_server() -> None:
                 await asyncio.sleep(600)
     assert data == FILE
     assert len(store.ranges) == 1
+
+
+async def test_version_and_size_cost_one_byte(client: ExportClient, emulator: Emulator) -> None:
+    file_id = emulator.add_file("a.ifc", bytes(300_000))
+    async with client.storage.open(file_id, stop=0) as file:
+        assert file.size == 300_000
+        assert file.etag is not None
+    async with client.storage.open(file_id, stop=0) as file:
+        assert await file.read() == b""
+    emulator.assert_no_violations()
+
+
+async def test_break_while_the_rest_is_drained_does_no_harm() -> None:
+    store = Store(piece=5)
+    async with ExportClient("t", transport=store) as client:
+        async with client.storage.open("f1", stop=10):
+            pass
+    assert store.open == 0
 
 
 async def test_unknown_file_is_not_found(client: ExportClient) -> None:
