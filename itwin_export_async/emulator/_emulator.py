@@ -119,7 +119,7 @@ class Emulator(Settings):
     @chaos.setter
     def chaos(self, chaos: Chaos | None) -> None:
         self._chaos = chaos
-        self._pipeline.chaos = chaos
+        self._pipeline.set_chaos(chaos)
 
     @property
     def requests(self) -> list[RequestRecord]:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from itwin_export_async.emulator import Emulator
 
-pytestmark = pytest.mark.real_time
+pytestmark = pytest.mark.usefixtures("integration")
 
 V1 = "application/vnd.bentley.itwin-platform.v1+json"
 

@@ -265,6 +265,26 @@ def test_mistakes_in_tests_are_told(emulator: Emulator) -> None:
         Emulator(page_size=0)
 
 
+def test_a_plan_may_be_for_several_runs_or_for_all(caller_of: CallerOf) -> None:
+    emulator = Emulator(run_seconds=0)
+    call = caller_of(emulator)
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, "Error", times=2)
+    emulator.plan_next_run(imodel_id, "Canceled", times=None)
+    connection_id = call.connect(imodel_id)
+    locations = [call.start(connection_id) for _ in range(4)]
+    runs = [json.loads(call("GET", location).body)["run"] for location in locations]
+    assert [run["result"] for run in runs] == ["Error", "Error", "Canceled", "Canceled"]
+
+
+def test_expired_tokens_are_forgotten(caller_of: CallerOf) -> None:
+    emulator = Emulator()
+    call = caller_of(emulator)
+    for _ in range(10_001):
+        emulator.token(lifetime=0)
+    assert call("GET", PATH).status == 422
+
+
 def test_thousands_of_runs_at_once_are_no_burden(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call = caller_of(emulator)

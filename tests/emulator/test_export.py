@@ -548,7 +548,9 @@ def test_the_consent_page_comes_back_to_the_caller(
     assert read(answer) == golden
 
 
-@pytest.mark.parametrize("query", ["", "?redirectUrl=", "?redirectUrl=%2Fback"])
+@pytest.mark.parametrize(
+    "query", ["", "?redirectUrl=", "?redirectUrl=%2Fback", "?redirectUrl=http:%2F%2F["]
+)
 def test_the_way_back_must_be_an_absolute_url(call: Caller, example: Example, query: str) -> None:
     answer = call("GET", f"/export/authorizationinformation{query}")
     assert answer.status == 422

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from itwin_export_async._protocol.messages import Response
+from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator import Emulator, ServerAddress, run_virtual
 
 pytestmark = pytest.mark.usefixtures("integration")
@@ -171,6 +172,23 @@ async def test_overlapping_servers_do_not_disturb_each_other() -> None:
             await http.get(one.base_url)
         await second.__aexit__(None, None, None)
     assert emulator.user_blob("x").partition("?")[0] == before.partition("?")[0]
+
+
+async def test_a_served_emulator_is_a_transport_too() -> None:
+    emulator = Emulator()
+    imodel_id = emulator.add_imodel()
+    async with emulator.serve() as served:
+        form = f"grant_type=client_credentials&client_id={emulator.client_id}"
+        form += f"&client_secret={emulator.client_secret}"
+        answer = emulator.handle(Request(method="POST", url=served.token_url, body=form.encode()))
+        headers = headers_with(json.loads(answer.body)["access_token"])
+        body = json.dumps({"iModelId": imodel_id}).encode()
+        url = f"{served.base_url}/export/connections"
+        answer = emulator.handle(Request(method="POST", url=url, headers=headers, body=body))
+        links = json.loads(answer.body)["connection"]["_links"]
+        assert links["iModel"]["href"].startswith(served.base_url)
+        own = Request(method="GET", url=emulator.user_blob("a", content=b"own"))
+        assert emulator.handle(own).body == b"own"
 
 
 def test_serve_refuses_virtual_time() -> None:

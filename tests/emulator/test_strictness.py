@@ -143,11 +143,12 @@ def test_a_status_is_a_fault_and_headers_are_text(call: Caller, emulator: Emulat
 
 
 def test_faults_that_met_no_request_are_named(call: Caller, emulator: Emulator) -> None:
-    emulator.inject("get_run", 503, ConnectionResetError())
+    emulator.inject("get_run", 503, 503, ConnectionResetError())
     emulator.inject("get_blob", None, truncate_after=3)
     emulator.inject("get_blob", None, delay=3)
     emulator.inject("list_runs", None)
     assert emulator.unmet_faults == [
+        "get_run: 503",
         "get_run: 503",
         "get_run: ConnectionResetError",
         "get_blob: a truncated answer",
@@ -157,8 +158,8 @@ def test_faults_that_met_no_request_are_named(call: Caller, emulator: Emulator) 
     with pytest.raises(AssertionError) as caught:
         emulator.assert_no_violations()
     lines = str(caught.value).splitlines()
-    assert lines[0] == "5 injected faults met no request of its operation:"
-    assert lines[1] == "  get_run: 503"
+    assert lines[0] == "6 injected faults met no request of its operation:"
+    assert lines[1:3] == ["  get_run: 503 (2 times)", "  get_run: ConnectionResetError"]
 
 
 def test_content_and_ids_are_checked() -> None:

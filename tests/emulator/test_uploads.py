@@ -373,7 +373,8 @@ def test_an_export_that_fails_writes_only_its_log(call: Caller, emulator: Emulat
 
 
 @pytest.mark.parametrize(
-    "case", ["expired", "read only", "damaged", "missing", "logs expired", "logs missing"]
+    "case",
+    ["expired", "read only", "damaged", "malformed", "missing", "logs expired", "logs missing"],
 )
 def test_an_export_fails_when_it_cannot_write(call: Caller, emulator: Emulator, case: str) -> None:
     async def main() -> None:
@@ -385,6 +386,7 @@ def test_an_export_fails_when_it_cannot_write(call: Caller, emulator: Emulator, 
             "expired": {"outputSasUrl": short},
             "read only": {"outputSasUrl": download},
             "damaged": {"outputSasUrl": good.replace("%2F", "/")},
+            "malformed": {"outputSasUrl": "https://["},
             "missing": {},
             "logs expired": {"outputSasUrl": good, "saveLogs": True, "logsSasUrl": short},
             "logs missing": {"outputSasUrl": good, "saveLogs": True},

@@ -218,6 +218,25 @@ def test_what_was_under_way_is_not_too_soon(caller_of: CallerOf) -> None:
     assert kinds(emulator) == ["called too soon"]
 
 
+def test_the_latest_of_many_pauses_and_refused_tokens_are_remembered(caller_of: CallerOf) -> None:
+    emulator = Emulator()
+    call = caller_of(emulator)
+
+    async def main() -> None:
+        for number in range(1200):
+            emulator.inject("get_connection", busy(503, "1"), Response(status=401))
+            call("GET", f"{PATH}{number}")
+            last = {"Authorization": f"Bearer {number}"}
+            call("GET", f"{PATH}other", headers=last)
+            await asyncio.sleep(0.1)
+        emulator.assert_no_violations()
+        call("GET", f"{PATH}1199")
+        call("GET", f"{PATH}other", headers=last)
+
+    run_virtual(main())
+    assert kinds(emulator) == ["called too soon", "refused token used again"]
+
+
 def test_more_calls_than_the_tier_allows(caller_of: CallerOf) -> None:
     emulator = Emulator(tier="Community")
     call = caller_of(emulator)

@@ -1,5 +1,6 @@
 """Violations: what a client must not do, and did."""
 
+from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -59,7 +60,9 @@ class ViolationLog:
             lines = "".join(f"\n  {violation}" for violation in self.violations)
             problems.append(f"{_count(len(self.violations), 'violation')} of the client:{lines}")
         if unmet_faults:
-            lines = "".join(f"\n  {fault}" for fault in unmet_faults)
+            counts = Counter(unmet_faults)
+            lines = "".join(f"\n  {fault} ({times} times)" for fault, times in counts.items())
+            lines = lines.replace(" (1 times)", "")
             count = _count(len(unmet_faults), "injected fault")
             problems.append(f"{count} met no request of its operation:{lines}")
         if problems:

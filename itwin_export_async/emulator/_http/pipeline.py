@@ -26,7 +26,7 @@ ROUTER = Router(ROUTES)
 class Pipeline:
     """Passes requests to the services of one platform, and their answers back.
 
-    `rate_limiter`, `chaos` and `quirks` may be replaced at any time.
+    `rate_limiter` and `quirks` may be replaced at any time.
     """
 
     def __init__(self, platform: Platform) -> None:
@@ -43,15 +43,10 @@ class Pipeline:
         self.log = RequestLog()
         if self.rate_limiter is not None:
             self.rate_limiter = RateLimiter(self.rate_limiter.windows, tier=self.rate_limiter.tier)
-        self.chaos = self._chaos
+        self.set_chaos(self._chaos)
 
-    @property
-    def chaos(self) -> Chaos | None:
-        """The rates of random faults, None for no such faults."""
-        return self._chaos
-
-    @chaos.setter
-    def chaos(self, chaos: Chaos | None) -> None:
+    def set_chaos(self, chaos: Chaos | None) -> None:
+        """Set the rates of random faults; None for no such faults."""
         self._chaos = chaos
         self._chaos_injector = None if chaos is None else ChaosInjector(chaos, self.platform)
 

@@ -232,7 +232,7 @@ class Platform:
         try:
             parts = urlsplit(url)
         except ValueError:
-            return None
+            return "", ""  # no signature fits it
         start = f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
         for known in (PRODUCTION, endpoints, *self.served_endpoints):
             for base in (known.blobs, known.user_blobs):
