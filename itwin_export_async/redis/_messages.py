@@ -50,8 +50,9 @@ Invariants, which `test_redis_properties.py` checks:
 
 The limit can be exceeded by: more clients than `processes`; a process that starts where it cannot
 reach Redis, or dies there; one that is out of contact for longer than the retention; calls in
-flight for longer than their lease without contact; data lost by Redis while a process is out of
-contact.
+flight for longer than their lease without contact. Data that Redis loses is restored by the
+processes, so that it lacks the calls of those that have left or died, and of those that are out of
+contact until they report again.
 """
 
 import json

@@ -9,6 +9,7 @@ before have left the window, and the process keeps all its own calls within its 
 import json
 from collections import deque
 from math import inf
+from operator import le
 from typing import Any
 
 from attrs import define, field
@@ -222,8 +223,7 @@ class QuotaShare:
             self._resync, self._full_report = False, True
             self.ask_at = now
             return
-        counts = {len(self._windows), len(reply.reserved), len(reply.remaining)}
-        if self._resync or reply.granted > self._wanted or len(counts) > 1:
+        if self._resync or not self._fits(reply):
             raise InvalidReply("not the reply to this message")
         pause = 0.0 if reply.granted == self._wanted else self.timing.heartbeat / 50
         self.ask_at = now + max(reply.wait, pause)
@@ -240,6 +240,14 @@ class QuotaShare:
             self.is_offline = False
             self._offline, self._offline_numbers = self._new_windows(), set()
         self._reply, self._replied_at = reply, now
+
+    def _fits(self, reply: Reply) -> bool:
+        most = [calls for _, calls in self._windows]
+        return (
+            reply.granted <= self._wanted
+            and len(most) == len(reply.reserved) == len(reply.remaining)
+            and all(map(le, reply.reserved + reply.remaining, most + most))
+        )
 
     def on_timeout(self) -> None:
         """No reply arrived: the message may have been taken in, or not."""

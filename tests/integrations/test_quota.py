@@ -5,6 +5,8 @@ from math import inf
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from itwin_export_async import RateLimit
 from itwin_export_async.redis._messages import InvalidReply, Reply, Timing, parse_reply
@@ -299,7 +301,15 @@ def test_anything_else_is_no_reply(text: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [{"granted": 4}, {"reserved": ()}, {"remaining": (1, 2)}, {"known": False}]
+    "reply",
+    [
+        {"granted": 4},
+        {"reserved": ()},
+        {"remaining": (1, 2)},
+        {"reserved": (31,)},
+        {"remaining": (31,)},
+        {"known": False},
+    ],
 )
 def test_a_reply_that_does_not_fit_the_message_is_refused(reply: dict[str, Any]) -> None:
     share = new_share()
@@ -317,3 +327,24 @@ def test_an_uninformed_reply_does_not_end_a_resync() -> None:
     share.on_timeout()
     with pytest.raises(InvalidReply):
         exchange(share, 1.0)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@given(field=st.sampled_from(sorted(REPLY)), value=JSON)
+def test_a_reply_is_used_or_refused_and_never_fails_otherwise(field: str, value: Any) -> None:
+    share = new_share()
+    message_of(share, 0.0, wanted=3)
+    try:
+        reply = parse_reply(json.dumps({**REPLY, "reserved": [3], field: value}))
+        share.on_reply(reply, 0.0)
+    except InvalidReply:
+        share.on_timeout()
+    assert start_calls(share, 0.0) <= 33
+    assert share.rate(0.0) >= 0
+    assert json.loads(share.build_message(1.0, wanted=1))["wanted"] <= 1

@@ -620,6 +620,7 @@ async def test_pauses_are_shared_without_a_limit_too() -> None:
         assert others.at[-1] - refused.at[0] > 9.5
 
 
+@pytest.mark.usefixtures("integration")
 async def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     limit = RedisRateLimit(
         RateLimit.COMMUNITY, "redis://user:planted@127.0.0.1:1/0?password=planted", processes=2

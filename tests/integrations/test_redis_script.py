@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from itwin_export_async import RateLimit
 from itwin_export_async.redis._messages import Timing, parse_reply
@@ -54,16 +55,18 @@ async def test_the_script_replies_in_process_as_at_redis(
     random, now = Random(1), 1_700_000_000.0
     keys = tuple(PREFIX + key for key in KEYS)
     in_process = LuaRedis(TIMED, keys, lambda: now)
+    client = Redis.from_url(redis_server.url)
+    script = client.register_script(TIMED)
     shares = {name: QuotaShare(name, limit, 3, TIMING) for name in "abcd"}
     for _ in range(400):
         now += random.choice((0.0, 0.002, 0.5, 0.5, 7.0, 61.0))
         if random.random() < 0.01:
             in_process.flush()
-            await redis_server.do("FLUSHALL")
+            await client.flushall()
         name, is_last = random.choice("abcd"), random.random() < 0.02
         message = next_message(random, shares[name], now, is_last=is_last)
         reply = in_process.run(message, words(now))
-        real: Any = await redis_server.do("EVAL", TIMED, len(keys), *keys, message, words(now))
+        real: Any = await script(keys=keys, args=[message, words(now)])
         assert json.loads(reply) == json.loads(real)
         if is_last:
             shares[name] = QuotaShare(name, limit, random.choice((3, 4)), TIMING)
@@ -71,3 +74,4 @@ async def test_the_script_replies_in_process_as_at_redis(
             shares[name].on_timeout()
         else:
             shares[name].on_reply(parse_reply(reply), now)
+    await client.aclose()

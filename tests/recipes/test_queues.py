@@ -88,7 +88,6 @@ async def output_of(process: asyncio.subprocess.Process) -> list[str]:
     return out.decode().splitlines()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("integration")
 async def test_the_work_of_a_dead_dask_worker_is_done_by_another(folder: Path) -> None:
     emulator = Emulator(seed=1, run_seconds=(1.0, 2.0))
