@@ -236,7 +236,8 @@ class Export:
             foreign=() if ledger is None else await ledger.owned(connection_id),
         )
         try:
-            handle = self._handle = await starter.start()
+            handle = evolve(await starter.start(), imodel_id=self.request.imodel_id)
+            self._handle = handle
         except ExportError:
             if not starter.is_in_doubt:
                 await self._keep(forgotten(self.entry))
@@ -265,7 +266,9 @@ class Export:
             handle = self.terms.desk.attach(told.service, told.connection_id, told.run_id)
             origin = self.entry.origin or RunOrigin.ATTACHED
             sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.request.options)
-            self._handle = evolve(handle, origin=origin, sas_url=sas_url)
+            self._handle = evolve(
+                handle, origin=origin, sas_url=sas_url, imodel_id=self.request.imodel_id
+            )
         return self._handle
 
     async def _keep(self, entry: Entry) -> None:

@@ -37,6 +37,7 @@ from itwin_export_async import (
     TokenError,
     TransportError,
 )
+from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async.emulator import Emulator
 from tests.support.browser import dump_dom, page
 from tests.support.fakes import answer
@@ -225,7 +226,8 @@ async def test_a_visitor_who_leaves_disturbs_nobody_and_leaves_nothing(
 def followers_of(address: str) -> list[asyncio.Task[Any]]:
     """The tasks that look at the run: they have its name."""
     name = address.removeprefix("/exports/")
-    run_id = json.loads(urlsafe_b64decode(name + "=" * (-len(name) % 4)))["run"]
+    token = urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
+    run_id = ResumeToken.from_string(token).run_id
     return [task for task in asyncio.all_tasks() if task.get_name() == run_id]
 
 
