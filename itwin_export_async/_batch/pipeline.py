@@ -356,7 +356,9 @@ class ExportPipeline:
             handle = self.context.runs.attach(token.service, token.connection_id, token.run_id)
             origin = self.entry.origin or RunOrigin.ATTACHED
             sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.request.options)
-            self._handle = evolve(handle, origin=origin, sas_url=sas_url)
+            self._handle = evolve(
+                handle, origin=origin, sas_url=sas_url, imodel_id=self.request.imodel_id
+            )
         return self._handle
 
     async def _save(self, entry: Entry) -> None:

@@ -2,7 +2,7 @@
 
 The poll task publishes events; each subscriber has a queue and consumes it at its own speed. When
 the last subscriber leaves, the task ends, after the poll under way. Its state is kept for one
-interval more, so that a subscriber who comes back costs no extra poll.
+interval more, so a returning subscriber costs no extra poll.
 """
 
 import asyncio

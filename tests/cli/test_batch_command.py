@@ -28,6 +28,7 @@ from itwin_export_async import (
     RunUpdate,
     TokenError,
 )
+from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async.cli.batch_file import leads_out, read_sheet
 from itwin_export_async.cli.commands.batch import BatchOrder, run_batch
 from itwin_export_async.cli.export_record import Record
@@ -298,7 +299,7 @@ async def test_a_run_that_was_never_seen_is_told_with_its_token(
     assert await run(table(emulator.add_imodel()), json=True) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["error"]["type"] == "RunUnreachable"
-    assert json.loads(told["error"]["token"])["run"] == told["run_id"]
+    assert ResumeToken.from_string(told["error"]["token"]).run_id == told["run_id"]
 
 
 async def test_time_that_is_over_is_exit_code_3(

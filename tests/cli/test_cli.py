@@ -230,8 +230,8 @@ def test_a_run_that_is_not_waited_for_is_taken_up_by_its_token(
     imodel_id = cli.emulator.add_imodel("Bridge")
     code, token, err = cli.invoke("run", imodel_id, "--no-wait")
     assert code == 0
-    assert json.loads(token)["run"]
-    assert f"watch '{token.strip()}' -o ." in err
+    assert ResumeToken.from_string(token).run_id
+    assert f"watch {token.strip()} -o ." in err
     folder, report = f"{tmp_path}/", tmp_path / "new" / "r.html"
     code, out, _ = cli.invoke("watch", token, "-o", folder, "--json", "--report", str(report))
     told = json.loads(out)
@@ -248,7 +248,7 @@ def test_an_export_is_told_as_json(cli: CommandLine, tmp_path: Path) -> None:
     told = json.loads(out)
     assert (code, told["ok"], told["error"]["type"]) == (3, False, "RunTimeout")
     assert "resume(" not in out + err
-    assert json.loads(told["error"]["token"])["run"] == told["run_id"]
+    assert ResumeToken.from_string(told["error"]["token"]).run_id == told["run_id"]
     assert f"--json --report {tmp_path}/r.html" in err
     code, out, _ = cli.invoke(*words)
     told = json.loads(out)
@@ -298,7 +298,7 @@ async def test_a_run_that_cannot_be_looked_at_is_continued(
     with pytest.raises(RunUnreachable) as caught:
         await run_export(lambda: client, order, delivery_to(f"{tmp_path}/"))
     (note,) = caught.value.__notes__
-    assert note.startswith("this continues:\n  itwin-export watch '{")
+    assert note.startswith("this continues:\n  itwin-export watch 1.")
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "RunUnreachable"
 
 

@@ -195,7 +195,7 @@ async def test_invalid_arguments_fail_at_once(
     async with working(queue, emulator) as tasks:
         with pytest.raises(TaskFailed) as failed:
             await ended(await tasks.export_imodel.kiq(**wanted))
-        with pytest.raises(TaskFailed, match="no resume token"):
+        with pytest.raises(TaskFailed, match="not a valid resume token"):
             await ended(await tasks.follow_run.kiq("nonsense", "out/"))
     assert (failed.value.kind, failed.value.resume_token) == (kind, None)
     assert emulator.count("create_run") == 0

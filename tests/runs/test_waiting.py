@@ -435,8 +435,8 @@ async def test_broken_response_to_the_first_poll_is_raised_at_once(
 async def test_retry_after_of_a_poll_is_respected(run: RunHandle, emulator: Emulator) -> None:
     emulator.inject("get_run", answer(429, "{}", Retry_After="200"))
     await run.wait()
-    refused, then = [r.at for r in emulator.requests if r.operation == "get_run"][:2]
-    assert then - refused >= 200
+    first, second = [r.at for r in emulator.requests if r.operation == "get_run"][:2]
+    assert second - first >= 200
 
 
 async def test_retry_after_is_no_update(run: RunHandle, emulator: Emulator) -> None:
@@ -684,9 +684,9 @@ async def test_retry_after_of_the_token_service_is_respected(emulator: Emulator)
         run = await client.start_run((await client.create_connection(imodel_id)).id)
         emulator.inject("issue_token", *[answer(429, '{"error": "slow"}', Retry_After="400")] * 2)
         assert (await run.wait()).is_final
-    asked = [r.at for r in emulator.requests if r.operation == "issue_token"]
-    refused = next(n for n, r in enumerate(asked) if n and r - asked[n - 1] >= 400)
-    assert asked[refused + 1] - asked[refused] >= 400
+    at = [r.at for r in emulator.requests if r.operation == "issue_token"]
+    first = next(n for n, moment in enumerate(at) if n and moment - at[n - 1] >= 400)
+    assert at[first + 1] - at[first] >= 400
 
 
 async def test_signature_in_a_task_error_is_not_shown() -> None:
@@ -794,7 +794,7 @@ async def test_reader_who_comes_during_an_outage_gets_its_trouble(
 ) -> None:
     waiter = asyncio.create_task(run.wait())
     await asyncio.sleep(10)
-    emulator.inject("get_run", *[answer(503, "{}")] * 40)
+    emulator.inject("get_run", *[answer(503, "{}")] * 100)
     await asyncio.sleep(60)
     updates = run.updates()
     first, second = await anext(updates), await anext(updates)
@@ -934,7 +934,9 @@ class PickyError(Exception):
 
 
 @pytest.mark.parametrize("kind", [OwnError, PickyError])
-async def test_each_wait_gets_its_own_error_of_the_schedule(kind: Any) -> None:
+async def test_each_wait_gets_its_own_error_of_the_schedule(
+    kind: type[OwnError | PickyError],
+) -> None:
     class Broken:
         def next_wait(self, context: PollContext) -> float:
             error: Exception = kind(reason="schedule")
@@ -946,7 +948,7 @@ async def test_each_wait_gets_its_own_error_of_the_schedule(kind: Any) -> None:
         run = client.attach("c1", "r1")
         errors = await asyncio.gather(run.wait(), run.wait(), return_exceptions=True)
     for error in errors:
-        assert type(error) is kind
+        assert isinstance(error, kind)
         assert isinstance(error.__cause__, LookupError)
         assert error.__notes__ == ["a note"]
         assert "next_wait" in [frame.name for frame in traceback.extract_tb(error.__traceback__)]
