@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
 
-from itwin_export_async._errors import DownloadError
+from itwin_export_async._errors import DownloadError, ProtocolError
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource
 from itwin_export_async._files.names import has_suffix, safe_name
 from itwin_export_async._files.temp_file import (
@@ -185,8 +185,18 @@ class Downloader:
         )
 
     async def described_file(self, file_id: str, *, destination: str = "") -> BlobSource:
-        """The same, with name and size from Storage. Raises `NotFound`."""
-        stored = parse_file(await self._session.send(get_file_request(file_id)))
+        """The same, with name and size from Storage. Raises `NotFound`.
+
+        Metadata that break the service's contract do not stop the download: the id is the name.
+        """
+        response = await self._session.send(get_file_request(file_id))
+        try:
+            stored = parse_file(response)
+        except ProtocolError as error:
+            if error.is_transient:
+                raise
+            log.warning("file %s is named by its id: %s", file_id, error)
+            return self.file(file_id, name=safe_name(file_id, fallback=""), destination=destination)
         name = safe_name(stored.display_name, fallback=file_id)
         return self.file(file_id, name=name, size=stored.size, destination=destination)
 

@@ -120,7 +120,7 @@ class RunStarter:
     connection_id: str
     request: Request
     if_active: IfActive = field(converter=validate_if_active)
-    sas_url: str | None = None
+    sas_url: str | None = field(default=None, repr=False)
     other_run_ids: Collection[str] = ()
     before_send: BeforeSend | None = None
     while_waiting: WhileWaiting = _do_not_wait
