@@ -22,7 +22,8 @@ from itwin_export_async._files.progress import Progress
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import Estimate, ExecutionResult, Run, RunOrigin, RunUpdate
 from itwin_export_async._polling.forecast import forecast
-from itwin_export_async._polling.poller import RunKey, RunPoller, Subscription, poll_once
+from itwin_export_async._polling.poll_task import RunKey, Subscription
+from itwin_export_async._polling.poller import RunPoller, poll_once
 from itwin_export_async._polling.state import (
     PollEvent,
     PollFailed,
