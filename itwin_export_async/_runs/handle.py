@@ -28,7 +28,8 @@ from itwin_export_async._models import (
     RunUpdate,
 )
 from itwin_export_async._polling.forecast import forecast
-from itwin_export_async._polling.poller import RunKey, RunPoller, Subscription, poll_once
+from itwin_export_async._polling.poll_task import RunKey, Subscription
+from itwin_export_async._polling.poller import RunPoller, poll_once
 from itwin_export_async._polling.state import (
     PollEvent,
     PollFailed,
