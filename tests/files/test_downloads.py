@@ -277,9 +277,10 @@ async def raw_blob(path: Path, body: bytes, *headers: str, version: str = "HTTP/
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with ExportClient("t", retry=RetryPolicy(attempts=1)) as client:
+        base_url = f"http://127.0.0.1:{port}"
+        async with ExportClient("t", base_url=base_url, retry=RetryPolicy(attempts=1)) as client:
             try:
-                await client.storage.download_blob(f"http://127.0.0.1:{port}/f", path)
+                await client.storage.download_blob(f"{base_url}/f", path)
             except DownloadError:
                 assert not path.exists()
                 return False

@@ -32,19 +32,19 @@ def hear(part: Part, now: float, *, wanted: int = 0, **reply: Any) -> dict[str, 
 
 def calls_that_go(part: Part, now: float) -> int:
     count = 0
-    while part.free_at(now) == now:
-        part.begin()
+    while part.next_free_at(now) == now:
+        part.start_call()
         count += 1
     return count
 
 
 def test_only_places_that_were_granted_are_used() -> None:
     ours = part()
-    assert ours.free_at(0.0) is None
+    assert ours.next_free_at(0.0) is None
     message = hear(ours, 0.0, wanted=3, granted=2)
     assert (message["wanted"], message["first"]) == (3, 1)
     assert calls_that_go(ours, 0.0) == 2
-    assert ours.free_at(0.0) is None
+    assert ours.next_free_at(0.0) is None
     assert told(ours, 0.1, wanted=1)["first"] == 3
 
 
@@ -52,8 +52,8 @@ def test_what_became_of_a_call_is_told_once() -> None:
     ours = part()
     hear(ours, 0.0, wanted=2, granted=2)
     calls_that_go(ours, 0.0)
-    ours.end(1.0)
-    ours.end(1.5, counted=False)
+    ours.finish_call(1.0)
+    ours.finish_call(1.5, counted=False)
     assert ours.is_urgent  # others may have the place that was given back
     message = hear(ours, 2.0)
     assert (message["ended"], message["returned"]) == ([[1, 1000]], [2])
@@ -66,11 +66,11 @@ def test_what_may_not_have_been_heard_is_told_again() -> None:
     hear(ours, 0.0, wanted=2, granted=2)
     calls_that_go(ours, 0.0)
     ours.tell_pause(20.0)
-    ours.end(1.0)
+    ours.finish_call(1.0)
     told(ours, 1.0, wanted=4)
     ours.tell_pause(10.0)
     ours.tell_probe(clears=True)
-    ours.end(2.0)
+    ours.finish_call(2.0)
     assert ours.has_pause_to_tell
     ours.missed()
     hear(ours, 2.5, is_known=False)
@@ -103,35 +103,35 @@ def test_alone_no_more_goes_than_was_set_aside_until_the_past_has_left_the_windo
     told(ours, 101.0)
     ours.missed()
     assert calls_that_go(ours, 101.0) == 2
-    assert ours.free_at(102.0) == 100.0 + SAFE  # and not only when one of them ends
+    assert ours.next_free_at(102.0) == 100.0 + SAFE  # and not only when one of them ends
     for _ in range(2):
-        ours.end(102.0)
-    assert ours.free_at(103.0) == 102.0 + PACE.minute
+        ours.finish_call(102.0)
+    assert ours.next_free_at(103.0) == 102.0 + PACE.minute
     assert calls_that_go(ours, 100.0 + SAFE) == 10
-    assert ours.free_at(100.0 + SAFE) is None
+    assert ours.next_free_at(100.0 + SAFE) is None
 
 
 def test_alone_with_nothing_set_aside_the_past_is_waited_for() -> None:
     ours = part()
     hear(ours, 0.0, spare=(0,))
     ours.missed()
-    assert ours.free_at(1.0) == SAFE
-    assert ours.rate(1.0) == pytest.approx(10 / PACE.minute)  # and never 0
+    assert ours.next_free_at(1.0) == SAFE
+    assert ours.sustainable_rate(1.0) == pytest.approx(10 / PACE.minute)  # and never 0
 
 
 def test_who_never_heard_of_the_others_has_its_share() -> None:
     ours = part(RateLimit(per_minute=30, per_hour=12))
     ours.missed()
-    assert (ours.room(0.0), ours.rate(0.0)) == (4, 24 / PACE.hour)
+    assert (ours.remaining(0.0), ours.sustainable_rate(0.0)) == (4, 24 / PACE.hour)
     assert calls_that_go(ours, 0.0) == 4
 
 
 def test_a_call_alone_that_never_went_out_gives_its_place_back() -> None:
     ours = part(RateLimit(per_minute=1), processes=1)
     ours.missed()
-    ours.begin()
-    ours.end(0.0, counted=False)
-    assert ours.free_at(0.0) == 0.0
+    ours.start_call()
+    ours.finish_call(0.0, counted=False)
+    assert ours.next_free_at(0.0) == 0.0
     assert told(ours, 0.0)["returned"] == [1]
 
 
@@ -139,11 +139,11 @@ def test_what_was_done_alone_is_told_with_all_else() -> None:
     ours = part()
     hear(ours, 0.0, wanted=1, granted=1)
     calls_that_go(ours, 0.0)
-    ours.end(1.0)
+    ours.finish_call(1.0)
     hear(ours, 1.0)
     ours.missed()
     calls_that_go(ours, 2.0)
-    ours.end(3.0)
+    ours.finish_call(3.0)
     assert hear(ours, 3.5, is_known=False)["is_back"]
     message = hear(ours, 4.0, spare=(7,))
     assert message["tells_all"]
@@ -159,8 +159,8 @@ def test_what_is_forgotten_is_told_again_until_it_has_left_the_windows() -> None
     ours = part()
     hear(ours, 0.0, wanted=2, granted=2)
     calls_that_go(ours, 0.0)
-    ours.end(0.0)
-    ours.end(30.0)
+    ours.finish_call(0.0)
+    ours.finish_call(30.0)
     hear(ours, 31.0)
     hear(ours, 32.0, is_known=False)
     assert ours.ask_at == 32.0
@@ -182,7 +182,7 @@ def test_while_others_have_yet_to_tell_a_process_is_on_its_own() -> None:
     hear(ours, 4.0, is_settled=False, wait=0.5)
     assert calls_that_go(ours, 4.0) == 5
     hear(ours, 5.0)
-    assert ours.free_at(5.0) is None
+    assert ours.next_free_at(5.0) is None
 
 
 def test_who_comes_to_nobody_is_left_what_earlier_ones_have_not_spent() -> None:
@@ -205,53 +205,22 @@ def test_who_has_begun_alone_does_not_begin_anew_with_the_first_word() -> None:
 def test_places_that_nobody_wants_any_more_are_given_back() -> None:
     ours = part()
     hear(ours, 0.0, wanted=3, granted=3)
-    ours.begin()
+    ours.start_call()
     ours.give_back()
     assert told(ours, 0.0)["returned"] == [2, 3]
-
-
-def test_the_service_is_believed_when_it_knows_of_more_calls() -> None:
-    ours = part()
-    hear(ours, 0.0, room=(9,))
-    ours.tell_room(9, 1.0)
-    assert not ours.is_urgent
-    ours.tell_room(3, 1.0)
-    assert told(ours, 1.5)["room"] == [3, 500]
-    ours.missed()
-    assert ours.room(1.5) == 5
-    ours.tell_room(3, 1.5)
-    assert ours.room(1.5) == 1  # a third of it
-    unlimited = part(RateLimit())
-    unlimited.tell_room(0, 0.0)
-    assert not unlimited.is_urgent
-
-
-def test_what_the_service_says_of_the_minute_is_nothing_about_the_hour() -> None:
-    hourly = part(RateLimit(per_hour=30))
-    hourly.missed()
-    hourly.tell_room(0, 0.0)
-    assert not hourly.is_urgent
-    assert hourly.room(0.0) == 10
-    both = part(RateLimit(per_minute=30, per_hour=60))
-    hear(both, 0.0, spare=(5, 5), room=(15, 3))
-    both.tell_room(9, 1.0)  # fewer than in the minute, more than in the hour
-    assert told(both, 1.0)["room"] == [9, 0]
-    both.missed()
-    both.tell_room(4, 1.0)
-    assert both.room(1.0) == 1
 
 
 def test_the_rate_is_a_fair_part_of_the_limit() -> None:
     ours = part()
     hear(ours, 0.0, room=(4,), live=2)
-    assert ours.rate(0.0) == pytest.approx(15 / PACE.minute)
+    assert ours.sustainable_rate(0.0) == pytest.approx(15 / PACE.minute)
     hear(ours, 0.0, room=(-4,), live=2)
-    assert ours.room(0.0) == 0
+    assert ours.remaining(0.0) == 0
     hear(ours, 0.0, room=(20,), live=2)
-    assert ours.rate(0.0) == pytest.approx(60 / PACE.minute)
+    assert ours.sustainable_rate(0.0) == pytest.approx(60 / PACE.minute)
     unlimited = part(RateLimit())
     hear(unlimited, 0.0, spare=(), room=())
-    assert (unlimited.rate(0.0), unlimited.room(0.0)) == (inf, None)
+    assert (unlimited.sustainable_rate(0.0), unlimited.remaining(0.0)) == (inf, None)
 
 
 def test_a_reply_is_read() -> None:

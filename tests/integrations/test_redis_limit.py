@@ -13,6 +13,7 @@ from traceback import format_exception
 from typing import Any
 
 import pytest
+from itwin_export_async.redis._gate import RedisGate
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -21,7 +22,6 @@ from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
 from itwin_export_async._protocol.sharing import Part
 from itwin_export_async._protocol.telling import Pace, Reply, parse_reply
 from itwin_export_async.redis import _KEYS, _PLACES, RedisRateLimit
-from itwin_export_async.redis._gate import RedisGate
 from itwin_export_async.transport import Request, Response
 from tests.support.batches import tasks_left
 from tests.support.fakes import Answer, Answers, answer
@@ -79,13 +79,13 @@ async def sessions(
 
 
 def knows_the_others(session: Session) -> bool:
-    gate: Any = session._gate
+    gate: Any = session._limiter
     return gate._part._heard is not None and not gate._part.is_alone
 
 
 def vanish(session: Session) -> None:
     """End the talk with Redis as a process does that is killed."""
-    gate: Any = session._gate
+    gate: Any = session._limiter
     gate._is_closing = gate._is_down = True
 
 
@@ -197,9 +197,9 @@ async def test_a_pause_is_everybodys_and_one_of_all_goes_first(redis: RedisServe
     limit = shared(redis, RateLimit(per_minute=500))
     async with sessions(limit, refusing, others, others) as (one, *rest):
         first = asyncio.create_task(one.send(GET))
-        await until(lambda: one._gate.pause_left > 0)
-        over = now() + one._gate.pause_left
-        await until(lambda: all(session._gate.pause_left > 0.5 for session in rest))
+        await until(lambda: one._limiter.pause_left > 0)
+        over = now() + one._limiter.pause_left
+        await until(lambda: all(session._limiter.pause_left > 0.5 for session in rest))
         await asyncio.gather(first, send_all([one, *rest], 5))
     later = sorted(at for at in refusing.at + others.at if at > refusing.at[0])
     assert len(later) == 16
@@ -219,7 +219,7 @@ async def test_a_long_refusal_of_one_is_told_at_once_to_who_waits_at_another(
         waiting = asyncio.create_task(other.send(GET))
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        one._gate.pause(60.0)
+        one._limiter.pause(60.0)
         assert (await waiting).status == 429
     assert len(service.at) == 3
 
@@ -238,7 +238,7 @@ async def test_places_granted_before_a_refusal_was_known_are_not_used() -> None:
         return json.dumps({**grant, **state, "granted": 0})
 
     gate = gate_that_asks(ask)
-    turn = asyncio.create_task(gate.enter(is_poll=False))
+    turn = asyncio.create_task(gate.acquire(is_poll=False))
     await until(lambda: bool(told and told[-1]["wanted"]))
     gate.pause(60.0)
     reply.set_result(None)
@@ -257,9 +257,9 @@ async def test_a_refusal_told_with_a_probe_that_was_not_refused_asks_for_another
     await talk_until_settled(redis, part)
     part.tell_pause(now())
     assert not (await talk(redis, part, now(), wanted=1)).is_clear
-    part.begin()
+    part.start_call()
     part.tell_probe(clears=True)
-    part.end(now())
+    part.finish_call(now())
     part.tell_pause(now())
     await talk(redis, part, now())
     assert not (await talk(redis, part, now(), wanted=1)).is_clear
@@ -272,7 +272,7 @@ async def test_a_probe_that_is_refused_too_pauses_all_again(redis: RedisServer) 
     retry = RetryPolicy(attempts=9)
     async with sessions(limit, refused, others, retry=retry) as (one, other):
         first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._gate.pause_left > 0)
+        await until(lambda: other._limiter.pause_left > 0)
         began = now()
         await asyncio.gather(first, *(one.send(GET) for _ in range(3)))
     assert now() - began > 2
@@ -300,7 +300,7 @@ async def test_a_probe_whose_caller_leaves_is_given_on(redis: RedisServer) -> No
     others = Service()
     async with sessions(shared(redis, RateLimit(per_minute=500)), refused, others) as (one, other):
         first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._gate.pause_left > 0)
+        await until(lambda: other._limiter.pause_left > 0)
         refused.takes = 30.0
         await until(lambda: len(refused.at) == 2)
         first.cancel()
@@ -355,7 +355,10 @@ async def test_no_places_are_lost_by_callers_that_leave(redis: RedisServer) -> N
             if gone > 60:
                 break
         await until_told(redis, gone)
-        assert sum(session._gate._free for session in all_three) == 3 * MAX_CONCURRENT_REQUESTS
+        assert (
+            sum(session._limiter._free_slots for session in all_three)
+            == 3 * MAX_CONCURRENT_REQUESTS
+        )
 
 
 @pytest.mark.parametrize("way", ["killed", "frozen", "read only", "full", "spoiled"])
@@ -437,10 +440,10 @@ async def test_a_pause_that_redis_forgets_is_told_again(redis: RedisServer) -> N
     refused, others = Service(answer(429, Retry_After="2"), answer(204)), Service()
     async with sessions(shared(redis, RateLimit(per_minute=500)), refused, others) as (one, _):
         first = asyncio.create_task(one.send(GET))
-        await until(lambda: one._gate.pause_left > 0)
+        await until(lambda: one._limiter.pause_left > 0)
         await redis.do("FLUSHALL")
         async with sessions(shared(redis, RateLimit()), others, settled=False) as (new,):
-            await until(lambda: new._gate.pause_left > 1)
+            await until(lambda: new._limiter.pause_left > 1)
         await first
 
 
@@ -571,9 +574,9 @@ async def test_who_waits_while_the_client_closes_is_told(redis: RedisServer) -> 
         await session.send(GET)
         waiting = [asyncio.create_task(session.send(GET)) for _ in range(3)]
         await asyncio.sleep(0.1)
-        late = session._gate
+        late = session._limiter
         waiting[0].cancel()
-    done = await asyncio.gather(*waiting, late.enter(is_poll=False), return_exceptions=True)
+    done = await asyncio.gather(*waiting, late.acquire(is_poll=False), return_exceptions=True)
     assert isinstance(done.pop(0), asyncio.CancelledError)
     assert [str(error) for error in done] == ["the client was closed"] * 3
 
@@ -583,7 +586,7 @@ async def test_who_is_cancelled_while_the_client_closes_is_cancelled() -> None:
         return str(await asyncio.Event().wait())  # never
 
     gate = gate_that_asks(ask)
-    turn = asyncio.create_task(gate.enter(is_poll=False))
+    turn = asyncio.create_task(gate.acquire(is_poll=False))
     await asyncio.sleep(0)
     closing = asyncio.create_task(gate.close())
     await asyncio.sleep(0)
@@ -598,8 +601,8 @@ async def test_nobody_hangs_when_the_talk_with_redis_breaks_off() -> None:
         return "nonsense"
 
     gate = gate_that_asks(ask)
-    early = asyncio.create_task(gate.enter(is_poll=False))
-    for turn in (early, gate.enter(is_poll=False), gate.enter(is_poll=True)):
+    early = asyncio.create_task(gate.acquire(is_poll=False))
+    for turn in (early, gate.acquire(is_poll=False), gate.acquire(is_poll=True)):
         with pytest.raises(RuntimeError, match="broken off") as told:
             async with asyncio.timeout(1):
                 await turn
@@ -615,11 +618,11 @@ async def test_a_share_is_not_spent_without_end_when_the_talk_has_broken_off() -
         raise next(answers)
 
     gate = gate_that_asks(ask)
-    assert not await gate.enter(is_poll=False)
+    assert not await gate.acquire(is_poll=False)
     await until(gate._talk.done)
     with pytest.raises(RuntimeError, match="broken off"):
-        await gate.enter(is_poll=False)
-    gate.leave(is_probe=False, counted=True, clears=True)
+        await gate.acquire(is_poll=False)
+    gate.release(is_probe=False, counted=True, succeeded=True)
     with pytest.raises(KeyError):
         await gate.close()
 
@@ -651,7 +654,7 @@ async def test_without_a_limit_the_pauses_are_shared_all_the_same(redis: RedisSe
         assert one.remaining_calls is None
         await send_all([other], 500)
         first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._gate.pause_left > 0)
+        await until(lambda: other._limiter.pause_left > 0)
         await asyncio.gather(first, other.send(GET))
         assert others.at[-1] - refused.at[0] > 0.95
 
@@ -681,8 +684,8 @@ async def test_what_redis_says_is_not_told_on(caplog: pytest.LogCaptureFixture) 
         raise ResponseError("unknown command 'HELLO', with args: '3' 'AUTH' 'user' 'planted'")
 
     gate = gate_that_asks(ask)
-    await gate.enter(is_poll=False)
-    gate.leave(is_probe=False, counted=True, clears=True)
+    await gate.acquire(is_poll=False)
+    gate.release(is_probe=False, counted=True, succeeded=True)
     await gate.close()
     assert "nowhere is gone (ResponseError)" in caplog.text
     assert "planted" not in caplog.text
