@@ -377,14 +377,16 @@ async def test_timeout_shows_no_token_in_the_locals_of_our_frames() -> None:
         response = web.StreamResponse(headers={"Content-Length": "1000"})
         await response.prepare(request)
         await response.write(f'{{"access_token": "{SECRET}'.encode())
-        await asyncio.sleep(60)
+        await done.wait()
         return response
 
+    done = asyncio.Event()
     async with web_server(halfway) as url:
         async with Session(SECRET, base_url=url, retry=ONCE) as session:
             with pytest.raises(TimeoutError) as caught:
                 async with asyncio.timeout(0.3):
                     await session.send(Request(method="GET", url="/x"))
+        done.set()
     shown = "".join(our_locals(caught.value))
     assert "chunks" in shown
     assert SECRET not in shown

@@ -36,7 +36,6 @@ from itwin_export_async import (
     TokenError,
     TransportError,
 )
-from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async.emulator import Emulator
 from tests.support.browser import Browser
 from tests.support.environment import environment
