@@ -36,18 +36,12 @@ def exchange(share: QuotaShare, now: float, *, wanted: int = 0, **reply: Any) ->
 def start_calls(share: QuotaShare, now: float) -> int:
     """Start as many calls as possible; how many they are."""
     count = 0
-<<<<<<< HEAD
     while share.next_free_at(now) == now:
         share.start_call()
-=======
-    while part.next_free_at(now) == now:
-        part.start_call()
->>>>>>> http
         count += 1
     return count
 
 
-<<<<<<< HEAD
 def test_only_granted_calls_start() -> None:
     share = new_share()
     assert share.next_free_at(0.0) is None
@@ -87,47 +81,6 @@ def test_a_message_without_a_reply_is_repeated_in_a_full_report() -> None:
     message = message_of(share, 3.0, wanted=4)
     assert message["finished"] == [[1, 2000], [2, 1000]]
     assert message["released"] == [3, 4, 5, 6]  # they may have been granted
-=======
-def test_only_places_that_were_granted_are_used() -> None:
-    ours = part()
-    assert ours.next_free_at(0.0) is None
-    message = hear(ours, 0.0, wanted=3, granted=2)
-    assert (message["wanted"], message["first"]) == (3, 1)
-    assert calls_that_go(ours, 0.0) == 2
-    assert ours.next_free_at(0.0) is None
-    assert told(ours, 0.1, wanted=1)["first"] == 3
-
-
-def test_what_became_of_a_call_is_told_once() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=2, granted=2)
-    calls_that_go(ours, 0.0)
-    ours.finish_call(1.0)
-    ours.finish_call(1.5, counted=False)
-    assert ours.is_urgent  # others may have the place that was given back
-    message = hear(ours, 2.0)
-    assert (message["ended"], message["returned"]) == ([[1, 1000]], [2])
-    message = hear(ours, 3.0)
-    assert (message["ended"], message["returned"]) == ([], [])
-
-
-def test_what_may_not_have_been_heard_is_told_again() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=2, granted=2)
-    calls_that_go(ours, 0.0)
-    ours.tell_pause(20.0)
-    ours.finish_call(1.0)
-    told(ours, 1.0, wanted=4)
-    ours.tell_pause(10.0)
-    ours.tell_probe(clears=True)
-    ours.finish_call(2.0)
-    assert ours.has_pause_to_tell
-    ours.missed()
-    hear(ours, 2.5, is_known=False)
-    message = told(ours, 3.0, wanted=4)
-    assert message["ended"] == [[1, 2000], [2, 1000]]
-    assert message["returned"] == [3, 4, 5, 6]  # they may have been granted
->>>>>>> http
     assert message["wanted"] == 0
     assert (message["pause"], message["probe"]) == (17_000, "succeeded")
 
@@ -147,7 +100,6 @@ def test_calls_in_flight_are_renewed_before_their_leases_end() -> None:
     assert [exchange(share, now)["in_flight"] for now in (6.0, 7.0, 12.0)] == [[1], [], [1]]
 
 
-<<<<<<< HEAD
 def test_an_offline_process_makes_the_reserved_calls_then_keeps_within_its_share() -> None:
     share = new_share()
     exchange(share, 100.0, reserved=(2,))
@@ -215,78 +167,6 @@ def test_offline_calls_are_part_of_the_full_report() -> None:
     assert not share.is_offline
     message = message_of(share, 5.0, wanted=9)
     assert (message["full_report"], message["wanted"], message["reserved"]) == (False, 9, [7])
-=======
-def test_alone_no_more_goes_than_was_set_aside_until_the_past_has_left_the_windows() -> None:
-    ours = part()
-    hear(ours, 100.0, spare=(2,))
-    told(ours, 101.0)
-    ours.missed()
-    assert calls_that_go(ours, 101.0) == 2
-    assert ours.next_free_at(102.0) == 100.0 + SAFE  # and not only when one of them ends
-    for _ in range(2):
-        ours.finish_call(102.0)
-    assert ours.next_free_at(103.0) == 102.0 + PACE.minute
-    assert calls_that_go(ours, 100.0 + SAFE) == 10
-    assert ours.next_free_at(100.0 + SAFE) is None
-
-
-def test_alone_with_nothing_set_aside_the_past_is_waited_for() -> None:
-    ours = part()
-    hear(ours, 0.0, spare=(0,))
-    ours.missed()
-    assert ours.next_free_at(1.0) == SAFE
-    assert ours.sustainable_rate(1.0) == pytest.approx(10 / PACE.minute)  # and never 0
-
-
-def test_who_never_heard_of_the_others_has_its_share() -> None:
-    ours = part(RateLimit(per_minute=30, per_hour=12))
-    ours.missed()
-    assert (ours.remaining(0.0), ours.sustainable_rate(0.0)) == (4, 24 / PACE.hour)
-    assert calls_that_go(ours, 0.0) == 4
-
-
-def test_a_call_alone_that_never_went_out_gives_its_place_back() -> None:
-    ours = part(RateLimit(per_minute=1), processes=1)
-    ours.missed()
-    ours.start_call()
-    ours.finish_call(0.0, counted=False)
-    assert ours.next_free_at(0.0) == 0.0
-    assert told(ours, 0.0)["returned"] == [1]
-
-
-def test_what_was_done_alone_is_told_with_all_else() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=1, granted=1)
-    calls_that_go(ours, 0.0)
-    ours.finish_call(1.0)
-    hear(ours, 1.0)
-    ours.missed()
-    calls_that_go(ours, 2.0)
-    ours.finish_call(3.0)
-    assert hear(ours, 3.5, is_known=False)["is_back"]
-    message = hear(ours, 4.0, spare=(7,))
-    assert message["tells_all"]
-    assert message["ended"] == [[1, 3000], [2, 1000]]
-    assert message["under_way"] == [3, 4, 5, 6]
-    assert message["spare"] == [0]
-    assert not ours.is_alone
-    message = told(ours, 5.0, wanted=9)
-    assert (message["tells_all"], message["wanted"], message["spare"]) == (False, 9, [7])
-
-
-def test_what_is_forgotten_is_told_again_until_it_has_left_the_windows() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=2, granted=2)
-    calls_that_go(ours, 0.0)
-    ours.finish_call(0.0)
-    ours.finish_call(30.0)
-    hear(ours, 31.0)
-    hear(ours, 32.0, is_known=False)
-    assert ours.ask_at == 32.0
-    assert hear(ours, 33.0)["ended"] == [[1, 33_000], [2, 3000]]
-    hear(ours, 34.0, is_known=False)
-    assert hear(ours, 60.5)["ended"] == [[2, 30_500]]
->>>>>>> http
 
 
 def test_calls_are_reported_after_a_loss_of_data_until_they_have_left_the_windows() -> None:
@@ -303,21 +183,11 @@ def test_calls_are_reported_after_a_loss_of_data_until_they_have_left_the_window
     assert exchange(share, 60.5)["finished"] == [[2, 30_500]]
 
 
-<<<<<<< HEAD
 def test_a_full_report_names_the_other_processes() -> None:
     share = new_share()
     assert exchange(share, 0.0, peers=(("q", 1.5),))["peers"] == []
     assert exchange(share, 1.0, known=False)["peers"] == []
     assert exchange(share, 2.0)["peers"] == [["q", 3500]]
-=======
-def test_while_others_have_yet_to_tell_a_process_is_on_its_own() -> None:
-    ours = part()
-    hear(ours, 0.0)
-    hear(ours, 4.0, is_settled=False, wait=0.5)
-    assert calls_that_go(ours, 4.0) == 5
-    hear(ours, 5.0)
-    assert ours.next_free_at(5.0) is None
->>>>>>> http
 
 
 def test_a_process_is_offline_while_others_may_still_have_to_report() -> None:
@@ -338,7 +208,6 @@ def test_the_first_process_gets_what_earlier_ones_have_not_used() -> None:
     assert start_calls(share, 1.0) == 0  # the first reply is on the safe side
 
 
-<<<<<<< HEAD
 def test_the_first_reply_does_not_renew_a_share_that_is_in_use() -> None:
     share = new_share()
     share.on_timeout()
@@ -366,26 +235,6 @@ def test_the_rate_is_a_fair_part_of_the_limit() -> None:
     assert share.sustainable_rate(0.0) == pytest.approx(60 / TIMING.minute)
     unlimited = new_share(RateLimit())
     exchange(unlimited, 0.0, reserved=(), remaining=())
-=======
-def test_places_that_nobody_wants_any_more_are_given_back() -> None:
-    ours = part()
-    hear(ours, 0.0, wanted=3, granted=3)
-    ours.start_call()
-    ours.give_back()
-    assert told(ours, 0.0)["returned"] == [2, 3]
-
-
-def test_the_rate_is_a_fair_part_of_the_limit() -> None:
-    ours = part()
-    hear(ours, 0.0, room=(4,), live=2)
-    assert ours.sustainable_rate(0.0) == pytest.approx(15 / PACE.minute)
-    hear(ours, 0.0, room=(-4,), live=2)
-    assert ours.remaining(0.0) == 0
-    hear(ours, 0.0, room=(20,), live=2)
-    assert ours.sustainable_rate(0.0) == pytest.approx(60 / PACE.minute)
-    unlimited = part(RateLimit())
-    hear(unlimited, 0.0, spare=(), room=())
->>>>>>> http
     assert (unlimited.sustainable_rate(0.0), unlimited.remaining(0.0)) == (inf, None)
 
 

@@ -11,11 +11,9 @@ from traceback import format_exception
 from typing import Any
 
 import pytest
-from itwin_export_async.redis._gate import RedisGate
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-<<<<<<< HEAD
 from itwin_export_async import RateLimit, RetryPolicy, TransportError
 from itwin_export_async.redis import RedisRateLimit
 from itwin_export_async.redis._limiter import RedisLimiter
@@ -23,16 +21,6 @@ from itwin_export_async.redis._messages import Reply, Timing, parse_reply
 from itwin_export_async.redis._quota import QuotaShare
 from tests.support.fakes import answer
 from tests.support.lua_redis import LuaRedis
-=======
-from itwin_export_async import RateLimit, RetryPolicy, Session, TransportError
-from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
-from itwin_export_async._protocol.sharing import Part
-from itwin_export_async._protocol.telling import Pace, Reply, parse_reply
-from itwin_export_async.redis import _KEYS, _PLACES, RedisRateLimit
-from itwin_export_async.transport import Request, Response
-from tests.support.batches import tasks_left
-from tests.support.fakes import Answer, Answers, answer
->>>>>>> http
 from tests.support.processes import until
 from tests.support.redises import (
     GET,
@@ -87,83 +75,7 @@ async def settled(redis: LuaRedis, *parts: QuotaShare) -> None:
         await asyncio.sleep(TIMING.heartbeat)
 
 
-<<<<<<< HEAD
 async def test_three_clients_together_stay_inside_the_limit_and_use_it() -> None:
-=======
-@asynccontextmanager
-async def sessions(
-    limit: RedisRateLimit, *services: Service, settled: bool = True, **more: Any
-) -> AsyncIterator[list[Session]]:
-    """Clients with one limit, each with its service; nobody has any other one to wait for."""
-    before = tasks_left()
-    async with AsyncExitStack() as stack:
-        opened = [
-            await stack.enter_async_context(
-                Session("t", transport=service, rate_limit=limit, **more)
-            )
-            for service in services
-        ]
-        if settled:
-            await until(lambda: all(knows_the_others(session) for session in opened))
-        yield opened
-    if not before:  # those of sessions around these come and go
-        assert not tasks_left()
-
-
-def knows_the_others(session: Session) -> bool:
-    gate: Any = session._limiter
-    return gate._part._heard is not None and not gate._part.is_alone
-
-
-def vanish(session: Session) -> None:
-    """End the talk with Redis as a process does that is killed."""
-    gate: Any = session._limiter
-    gate._is_closing = gate._is_down = True
-
-
-async def nothing() -> None:
-    """There is no connection to end."""
-
-
-def gate_that_asks(
-    ask: Callable[[str], Awaitable[str]], hang_up: Callable[[], Awaitable[None]] = nothing
-) -> RedisGate:
-    part = Part("p", RateLimit(per_minute=5), 1, PACE)
-    return RedisGate(part, 100, ask=ask, hang_up=hang_up, place="nowhere")
-
-
-async def talk(redis: RedisServer, part: Part, at: float, **more: Any) -> Reply:
-    """One message of a client that has no gate, at a time of its own clock."""
-    keys = [f"itwin_export_async:{{default}}:{key}" for key in _KEYS]
-    text = await redis.do("EVAL", _PLACES, len(keys), *keys, part.message(at, **more))
-    part.heard(parse_reply(text), at)
-    return parse_reply(text)
-
-
-async def talk_until_settled(redis: RedisServer, *parts: Part) -> None:
-    while not all([(await talk(redis, part, now())).is_settled for part in parts]):  # noqa: ASYNC110 - Redis sets no event
-        await asyncio.sleep(PACE.beat)
-
-
-async def send_all(sessions: list[Session], count: int) -> None:
-    await asyncio.gather(*(session.send(GET) for session in sessions for _ in range(count)))
-
-
-async def calls_in(redis: RedisServer) -> int:
-    count: int = await redis.do("ZCARD", "itwin_export_async:{default}:calls")
-    return count
-
-
-async def until_told(redis: RedisServer, count: int) -> None:
-    async with asyncio.timeout(5):
-        while await calls_in(redis) != count:  # noqa: ASYNC110 - Redis sets no event
-            await asyncio.sleep(0.02)
-
-
-async def test_three_clients_together_stay_inside_the_limit_and_use_it(
-    redis: RedisServer,
-) -> None:
->>>>>>> http
     service = Service(takes=0.05)
     limit = InProcessLimit(RateLimit(per_minute=30, per_hour=80))
     async with clients(limit, service, service, service) as all_three:
@@ -222,7 +134,6 @@ async def test_other_calls_go_before_polls() -> None:
 async def test_a_pause_holds_for_all_clients_and_one_probe_ends_it() -> None:
     refusing = Service(answer(429, Retry_After="10"), answer(204), takes=0.05)
     others = Service(takes=0.3)
-<<<<<<< HEAD
     limit = InProcessLimit(RateLimit(per_minute=500))
     async with clients(limit, refusing, others, others) as (one, *rest):
         first = one.crowd(1)
@@ -230,15 +141,6 @@ async def test_a_pause_holds_for_all_clients_and_one_probe_ends_it() -> None:
         ends_at = now() + one.limiter.pause_left
         await until(lambda: all(client.limiter.pause_left > 9 for client in rest))
         await asyncio.gather(*first, send_all([one, *rest], 5))
-=======
-    limit = shared(redis, RateLimit(per_minute=500))
-    async with sessions(limit, refusing, others, others) as (one, *rest):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: one._limiter.pause_left > 0)
-        over = now() + one._limiter.pause_left
-        await until(lambda: all(session._limiter.pause_left > 0.5 for session in rest))
-        await asyncio.gather(first, send_all([one, *rest], 5))
->>>>>>> http
     later = sorted(at for at in refusing.at + others.at if at > refusing.at[0])
     assert len(later) == 16
     assert later[0] > ends_at - 0.05
@@ -252,7 +154,6 @@ async def test_a_long_pause_rejects_waiters_of_another_client_at_once() -> None:
     retry = RetryPolicy(max_retry_after=30)
     async with clients(limit, Service(), service, retry=retry) as (one, other):
         await send_all([other], 3)
-<<<<<<< HEAD
         (waiter,) = other.crowd(1)
         await asyncio.sleep(1)
         assert not waiter.done()
@@ -260,13 +161,6 @@ async def test_a_long_pause_rejects_waiters_of_another_client_at_once() -> None:
         paused_at = now()
         assert (await waiter).status == 429
         assert now() - paused_at < TIMING.heartbeat + 0.1
-=======
-        waiting = asyncio.create_task(other.send(GET))
-        await asyncio.sleep(0.1)
-        assert not waiting.done()
-        one._limiter.pause(60.0)
-        assert (await waiting).status == 429
->>>>>>> http
     assert len(service.at) == 3
 
 
@@ -290,17 +184,10 @@ async def test_limiter_discards_grants_after_429() -> None:
             return json.dumps({**grant, **state})
         return json.dumps({**grant, **state, "granted": 0})
 
-<<<<<<< HEAD
     limiter = limiter_with(ask)
     turn = asyncio.create_task(limiter.acquire(is_poll=False))
     await until(lambda: bool(sent and sent[-1]["wanted"]))
     limiter.pause(60.0)
-=======
-    gate = gate_that_asks(ask)
-    turn = asyncio.create_task(gate.acquire(is_poll=False))
-    await until(lambda: bool(told and told[-1]["wanted"]))
-    gate.pause(60.0)
->>>>>>> http
     reply.set_result(None)
     await until(lambda: sent[-1]["released"] == [1])
     assert sent[-1]["pause"] > 0
@@ -310,7 +197,6 @@ async def test_limiter_discards_grants_after_429() -> None:
         await turn
 
 
-<<<<<<< HEAD
 async def test_a_429_reported_with_a_successful_probe_requires_another_probe() -> None:
     redis, part = lua_redis(), QuotaShare("p", RateLimit(per_minute=5), 1, TIMING)
     await settled(redis, part)
@@ -322,27 +208,11 @@ async def test_a_429_reported_with_a_successful_probe_requires_another_probe() -
     part.report_pause(now())
     exchange(redis, part)
     assert exchange(redis, part, wanted=1).needs_probe
-=======
-async def test_a_refusal_told_with_a_probe_that_was_not_refused_asks_for_another(
-    redis: RedisServer,
-) -> None:
-    part = Part("p", RateLimit(per_minute=5), 1, PACE)
-    await talk_until_settled(redis, part)
-    part.tell_pause(now())
-    assert not (await talk(redis, part, now(), wanted=1)).is_clear
-    part.start_call()
-    part.tell_probe(clears=True)
-    part.finish_call(now())
-    part.tell_pause(now())
-    await talk(redis, part, now())
-    assert not (await talk(redis, part, now(), wanted=1)).is_clear
->>>>>>> http
 
 
 async def test_a_refused_probe_pauses_all_clients_again() -> None:
     refusal = answer(429, Retry_After="10")
     refused, others = Service(refusal, refusal, refusal, answer(204)), Service()
-<<<<<<< HEAD
     limit, retry = InProcessLimit(RateLimit(per_minute=500)), RetryPolicy(attempts=9)
     async with clients(limit, refused, others, retry=retry) as (one, other):
         first = one.crowd(1)
@@ -350,16 +220,6 @@ async def test_a_refused_probe_pauses_all_clients_again() -> None:
         started_at = now()
         await asyncio.gather(*first, send_all([one], 3))
     assert now() - started_at > 20
-=======
-    limit = shared(redis, RateLimit(per_minute=500))
-    retry = RetryPolicy(attempts=9)
-    async with sessions(limit, refused, others, retry=retry) as (one, other):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._limiter.pause_left > 0)
-        began = now()
-        await asyncio.gather(first, *(one.send(GET) for _ in range(3)))
-    assert now() - began > 2
->>>>>>> http
 
 
 async def test_the_probe_of_a_dead_client_is_followed_by_another() -> None:
@@ -380,15 +240,9 @@ async def test_the_probe_of_a_dead_client_is_followed_by_another() -> None:
 async def test_a_probe_whose_caller_is_cancelled_is_passed_on() -> None:
     refused = Service(answer(429, Retry_After="10"), answer(204))
     others = Service()
-<<<<<<< HEAD
     async with clients(InProcessLimit(RateLimit(per_minute=500)), refused, others) as (one, other):
         first = one.crowd(1)
         await until(lambda: other.limiter.pause_left > 0)
-=======
-    async with sessions(shared(redis, RateLimit(per_minute=500)), refused, others) as (one, other):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._limiter.pause_left > 0)
->>>>>>> http
         refused.takes = 30.0
         await until(lambda: len(refused.at) == 2)
         await cancel_all(first)
@@ -437,20 +291,12 @@ async def test_cancelled_callers_lose_no_capacity() -> None:
             await cancel_all(calls)
             if len(service.at) > 60:
                 break
-<<<<<<< HEAD
         sent = len(service.at)
         await asyncio.sleep(2 * TIMING.heartbeat)
         assert limit.redis.count(CALLS) == sent
         started_at = now()
         await asyncio.gather(*all_three[0].crowd(100 - sent))
         assert now() - started_at < MINUTE
-=======
-        await until_told(redis, gone)
-        assert (
-            sum(session._limiter._free_slots for session in all_three)
-            == 3 * MAX_CONCURRENT_REQUESTS
-        )
->>>>>>> http
 
 
 async def test_clients_continue_with_their_shares_while_redis_is_gone(
@@ -504,7 +350,6 @@ async def test_data_lost_by_redis_is_reported_again() -> None:
         assert max(service.at) - min(service.at) < 2.5 * TIMING.minute
 
 
-<<<<<<< HEAD
 async def test_a_pause_lost_by_redis_is_reported_again() -> None:
     refused, others = Service(answer(429, Retry_After="20"), answer(204)), Service()
     limit = InProcessLimit(RateLimit(per_minute=500))
@@ -515,17 +360,6 @@ async def test_a_pause_lost_by_redis_is_reported_again() -> None:
         async with clients(limit, others, settled=False) as (new,):
             await until(lambda: new.limiter.pause_left > 15)
         await asyncio.gather(*first)
-=======
-async def test_a_pause_that_redis_forgets_is_told_again(redis: RedisServer) -> None:
-    refused, others = Service(answer(429, Retry_After="2"), answer(204)), Service()
-    async with sessions(shared(redis, RateLimit(per_minute=500)), refused, others) as (one, _):
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: one._limiter.pause_left > 0)
-        await redis.do("FLUSHALL")
-        async with sessions(shared(redis, RateLimit()), others, settled=False) as (new,):
-            await until(lambda: new._limiter.pause_left > 1)
-        await first
->>>>>>> http
 
 
 async def test_a_share_is_usable_at_once_without_redis_from_the_start(
@@ -623,7 +457,6 @@ async def test_a_client_closes_soon_while_redis_does_not_answer() -> None:
     assert now() - closed_at < 3 * TIMING.reply_timeout
 
 
-<<<<<<< HEAD
 async def test_waiters_of_a_closing_client_fail() -> None:
     limit = InProcessLimit(RateLimit(per_minute=1), 1)
     async with clients(limit, Service()) as (client,):
@@ -634,17 +467,6 @@ async def test_waiters_of_a_closing_client_fail() -> None:
     done = await asyncio.gather(
         *waiters, client.limiter.acquire(is_poll=False), return_exceptions=True
     )
-=======
-async def test_who_waits_while_the_client_closes_is_told(redis: RedisServer) -> None:
-    limit = shared(redis, RateLimit(per_minute=1), 1)
-    async with sessions(limit, Service()) as (session,):
-        await session.send(GET)
-        waiting = [asyncio.create_task(session.send(GET)) for _ in range(3)]
-        await asyncio.sleep(0.1)
-        late = session._limiter
-        waiting[0].cancel()
-    done = await asyncio.gather(*waiting, late.acquire(is_poll=False), return_exceptions=True)
->>>>>>> http
     assert isinstance(done.pop(0), asyncio.CancelledError)
     assert [str(error) for error in done] == ["the client was closed"] * 3
 
@@ -653,13 +475,8 @@ async def test_a_waiter_cancelled_while_the_client_closes_is_cancelled() -> None
     async def ask(_: str) -> object:
         return str(await asyncio.Event().wait())  # never
 
-<<<<<<< HEAD
     limiter = limiter_with(ask)
     turn = asyncio.create_task(limiter.acquire(is_poll=False))
-=======
-    gate = gate_that_asks(ask)
-    turn = asyncio.create_task(gate.acquire(is_poll=False))
->>>>>>> http
     await asyncio.sleep(0)
     closing = asyncio.create_task(limiter.close())
     await asyncio.sleep(0)
@@ -673,7 +490,6 @@ async def test_waiters_fail_when_the_exchange_with_redis_ends_in_a_bug() -> None
     async def ask(_: str) -> object:
         raise KeyError("bug")
 
-<<<<<<< HEAD
     limiter = limiter_with(ask)
     early = asyncio.create_task(limiter.acquire(is_poll=False))
     for turn in (early, limiter.acquire(is_poll=False), limiter.acquire(is_poll=True)):
@@ -682,17 +498,6 @@ async def test_waiters_fail_when_the_exchange_with_redis_ends_in_a_bug() -> None
         assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(KeyError):
         await limiter.close()
-=======
-    gate = gate_that_asks(ask)
-    early = asyncio.create_task(gate.acquire(is_poll=False))
-    for turn in (early, gate.acquire(is_poll=False), gate.acquire(is_poll=True)):
-        with pytest.raises(RuntimeError, match="broken off") as told:
-            async with asyncio.timeout(1):
-                await turn
-        assert isinstance(told.value.__cause__, json.JSONDecodeError)
-    with pytest.raises(json.JSONDecodeError):
-        await gate.close()
->>>>>>> http
 
 
 async def test_a_share_is_not_used_after_the_exchange_with_redis_ended_in_a_bug() -> None:
@@ -701,21 +506,12 @@ async def test_a_share_is_not_used_after_the_exchange_with_redis_ended_in_a_bug(
     async def ask(_: str) -> object:
         raise next(answers)
 
-<<<<<<< HEAD
     limiter = limiter_with(ask)
     assert not await limiter.acquire(is_poll=False)
     await asyncio.sleep(2 * TIMING.heartbeat)
     with pytest.raises(RuntimeError, match="has ended in an error"):
         await limiter.acquire(is_poll=False)
     limiter.release(is_probe=False, counted=True, succeeded=True)
-=======
-    gate = gate_that_asks(ask)
-    assert not await gate.acquire(is_poll=False)
-    await until(gate._talk.done)
-    with pytest.raises(RuntimeError, match="broken off"):
-        await gate.acquire(is_poll=False)
-    gate.release(is_probe=False, counted=True, succeeded=True)
->>>>>>> http
     with pytest.raises(KeyError):
         await limiter.close()
 
@@ -818,17 +614,10 @@ async def test_pauses_are_shared_without_a_limit_too() -> None:
     async with clients(InProcessLimit(RateLimit()), refused, others) as (one, other):
         assert one.session.remaining_calls is None
         await send_all([other], 500)
-<<<<<<< HEAD
         first = one.crowd(1)
         await until(lambda: other.limiter.pause_left > 0)
         await asyncio.gather(*first, other.send())
         assert others.at[-1] - refused.at[0] > 9.5
-=======
-        first = asyncio.create_task(one.send(GET))
-        await until(lambda: other._limiter.pause_left > 0)
-        await asyncio.gather(first, other.send(GET))
-        assert others.at[-1] - refused.at[0] > 0.95
->>>>>>> http
 
 
 @pytest.mark.usefixtures("integration")
@@ -856,11 +645,7 @@ async def test_words_of_redis_are_not_logged(caplog: pytest.LogCaptureFixture) -
     async def ask(_: str) -> object:
         raise ResponseError("unknown command 'HELLO', with args: '3' 'AUTH' 'user' 'planted'")
 
-<<<<<<< HEAD
     gate = limiter_with(ask)
-=======
-    gate = gate_that_asks(ask)
->>>>>>> http
     await gate.acquire(is_poll=False)
     gate.release(is_probe=False, counted=True, succeeded=True)
     await gate.close()
