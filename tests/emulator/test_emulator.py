@@ -300,3 +300,35 @@ def test_thousands_of_runs_at_once_are_fast(caller_of: CallerOf) -> None:
     for _ in range(2000):
         call("GET", call.start(call.connect(emulator.add_imodel())))
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("stage", ["api", "qa-api", "dev-api"])
+def test_links_name_the_stage_that_was_called(call: Caller, emulator: Emulator, stage: str) -> None:
+    base = f"https://{stage}.bentley.com"
+    body = {"iModelId": emulator.add_imodel()}
+    connection = json.loads(call("POST", f"{base}{PATH}", body).body)["connection"]
+    assert connection["_links"]["iModel"]["href"].startswith(f"{base}/imodels/")
+    run = call("POST", f"{base}{PATH}/{connection['id']}/runs", {"exportType": "IFC"})
+    assert run.headers["Location"].startswith(f"{base}{PATH}/")
+    assert call("GET", run.headers["Location"]).status == 200
+
+
+def test_a_new_connection_can_be_absent_from_lists_for_a_while(caller_of: CallerOf) -> None:
+    emulator = Emulator(connection_visibility_delay=3)
+    call = caller_of(emulator)
+
+    async def main() -> None:
+        imodel_id = emulator.add_imodel()
+        path = f"{PATH}?imodelId={imodel_id}"
+        body = {"iModelId": imodel_id}
+        emulator.inject("create_connection", TimeoutError(), apply_effect=True)
+        with pytest.raises(TimeoutError):
+            call("POST", PATH, body)
+        assert json.loads(call("GET", path).body)["connections"] == []
+        connection_id = call.connect(imodel_id)
+        assert call("GET", f"{PATH}/{connection_id}").status == 200
+        emulator.assert_no_violations()  # the first connection was not visible yet
+        await asyncio.sleep(3)
+        assert len(json.loads(call("GET", path).body)["connections"]) == 2
+
+    run_virtual(main())
