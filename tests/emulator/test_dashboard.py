@@ -395,13 +395,13 @@ async def test_a_browser_shows_the_states_a_run_goes_through(browser: Browser) -
                     await page.advance(1.5)  # the page looks every second
                     await page.until(f"({STATES}).join() === {','.join(expected)!r}")
                     doms.append(await page.html())
-            asked = len(it.emulator.requests)
+            requests = len(it.emulator.requests)
         for dom in doms:
             assert run_id in dom
             assert "Live" in dom
-        assert asked == 2
+        assert requests == 2
 
-    await asyncio.to_thread(run_ahead, check())
+    await asyncio.to_thread(run_ahead, look())
 
 
 # of all runs, jobs and tasks, as they are on the page
@@ -438,7 +438,7 @@ async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) 
     async with web_server(answer) as url, browser.page(url) as page:
         await page.value(AT_WORK)
         await page.until("document.body.innerText.includes('Tunnel')")
-        looked = len(asked)
+        requested = len(paths)
         await page.advance(2.5)
         assert await page.value(UNDISTURBED)
         dom = await page.html()
@@ -446,9 +446,9 @@ async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) 
     assert dom.count("Tunnel") >= 3
     assert dom.count('class="run"') == 2
     assert "<title>taken" not in dom
-    assert asked.count("/") == 1
-    assert len(asked) > looked
-    assert {*asked} <= {"/", "/emulator/dashboard", "/favicon.ico"}
+    assert paths.count("/") == 1
+    assert len(paths) > requested
+    assert {*paths} <= {"/", "/emulator/dashboard", "/favicon.ico"}
 
 
 async def test_the_page_says_when_the_emulator_has_gone(browser: Browser) -> None:
