@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         AuthorizationRequired,
         Conflict,
         DownloadError,
-        DownloadFailure,
         ErrorDetail,
         ExportError,
         InvalidRequest,
@@ -114,7 +113,6 @@ __all__ = [
     "Connection",
     "ConnectorType",
     "DownloadError",
-    "DownloadFailure",
     "ErrorDetail",
     "ExecutionResult",
     "ExecutionState",
@@ -195,7 +193,7 @@ _MODULES = (
     "_client",
 )
 
-if not TYPE_CHECKING:
+if not TYPE_CHECKING:  # pragma: no branch
 
     def __getattr__(name: str) -> object:
         """Load the client lazily, so that importing only the emulator stays cheap."""
@@ -218,8 +216,7 @@ def _load() -> None:
     modules = [vars(import_module(f"{__name__}.{name}")) for name in _MODULES]
     for name in __all__:
         value = next(module[name] for module in modules if name in module)
-        if isinstance(value, type):
-            value.__module__ = __name__
+        value.__module__ = __name__
         globals()[name] = value
 
 

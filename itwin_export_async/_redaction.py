@@ -94,8 +94,8 @@ def redacted(text: str, secrets: Iterable[Secret] = (), *, limit: int = MAX_TEXT
 
 def safe_repr(value: object, *, limit: int = 80) -> str:
     """The repr of what a caller passed, short and without secrets."""
-    if isinstance(value, str):
-        return repr(redacted(value, limit=limit))
+    if isinstance(value, str):  # whose repr spells control characters out
+        return repr(_without_patterns(value[: 4 * limit])[:limit])
     return redacted(repr(value), limit=limit)
 
 

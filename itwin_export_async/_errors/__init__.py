@@ -28,7 +28,7 @@
 
 A caller's mistake is a `ValueError`, a `TypeError` or (for a client that is not open) a
 `RuntimeError` instead. Every error pickles and copies with its fields and notes, has its sentence
-in `args`, and answers `is_transient`, `may_have_been_processed` and `public`. None shows a secret.
+in `args`, and has `is_transient`, `may_have_been_processed` and `public`. None shows a secret.
 """
 
 from itwin_export_async._errors.http import (

@@ -91,7 +91,8 @@ class TransportError(ExportError):
     _PUBLIC = "the export service cannot be reached at the moment"
 
     def __str__(self) -> str:
-        return f"no response to {self.method} {self.url}: {self.message}"
+        request = f" to {self.method} {self.url}" if self.url else ""
+        return f"no response{request}: {self.message}"
 
 
 @define(eq=False, kw_only=True, slots=False, auto_exc=False)

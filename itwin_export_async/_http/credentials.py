@@ -31,7 +31,7 @@ from itwin_export_async._redaction import Secret, redacted
 log = logging.getLogger("itwin_export_async.auth")
 
 ROTATE_TIMEOUT = 60.0  # seconds for which `on_rotate` is waited for
-LOCK_INTERVAL = 0.05  # seconds between two looks at a lock that another event loop may hold
+LOCK_INTERVAL = 0.05  # seconds between attempts to take a lock that another event loop may hold
 _SERVICE_VARIABLES = ("ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET")
 _TOKEN_VARIABLE = "ITWIN_ACCESS_TOKEN"
 
@@ -233,6 +233,11 @@ def auth_from_env() -> str | ClientCredentials:
     """
     if token := os.environ.get(_TOKEN_VARIABLE, "").strip():
         return token
+    if not any(os.environ.get(name, "").strip() for name in _SERVICE_VARIABLES):
+        raise ValueError(
+            f"no token: set {_TOKEN_VARIABLE}, or {' and '.join(_SERVICE_VARIABLES)}, "
+            "in the environment"
+        )
     return ClientCredentials.from_env()
 
 

@@ -12,10 +12,12 @@ TOO_MANY_ELEMENTS = (
     "only some of its models (model_ids)"
 )
 NO_WRITE_ACCESS = (
-    "the user who started the run needs write access to the target folder in Storage; a folder's "
+    "the user that started the run needs write access to the target folder in Storage; a folder's "
     "rights can be stricter than the role in the iTwin"
 )
-NO_READ_ACCESS = "the user who started the run needs a role that may read the iModel (imodels_read)"
+NO_READ_ACCESS = (
+    "the user that started the run needs a role that may read the iModel (imodels_read)"
+)
 BAD_MAPPING = (
     "the mapping file does not fit its schema: start again from the current default mapping file; "
     "the log file (save_logs) names the line"

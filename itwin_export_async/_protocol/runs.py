@@ -130,12 +130,9 @@ def _from_location(response: Response) -> RunAddress | None:
 def service_time_at(response: Response, seconds: float, *, now: datetime) -> datetime:
     """The time by the service's own clock, `seconds` before this response.
 
-    `now` is our own clock, for responses without a `Date`. Never before year 1.
+    `now` is our own clock, for responses without a `Date`.
     """
-    try:
-        return (service_time(response.headers) or now) - timedelta(seconds=seconds)
-    except OverflowError:
-        return now - timedelta(seconds=seconds)
+    return (service_time(response.headers) or now) - timedelta(seconds=seconds)
 
 
 def started_after(run: Run, moment: datetime) -> bool:

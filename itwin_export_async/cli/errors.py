@@ -32,7 +32,7 @@ from itwin_export_async.cli.output.console import flat
 
 _FOR_PROGRAMMERS = re.compile(
     r"[,;] client\.resume\(error\.resume_token\) takes it up again"
-    r"|; they can at the page that get_authorization names"
+    r"|; they can at the page that get_authorization\(\) returns"
     r"|; wait\(\) says why"
     r"|; one that wrote to a blob of yours is fetched by storage\.download_blob\(\)"
     r"| \(a newer one passes as \w+\(.*?\)\)"

@@ -115,7 +115,6 @@ def test_lines_of_json_keep_their_types() -> None:
         ("imodel_id\n..\n", "line 2: imodel_id '..' is not an id"),
         ("imodel_id\nm1,x\n", "line 2, column 2: 'x' stands under no name"),
         ("imodel_id,\nm1,x\n", "line 2, column 2: 'x' stands under no name"),
-        ("imodel_id,ifc_version\nm1,IFC9\n", "line 2: ifc_version 'IFC9' is not one of"),
         ("imodel_id,save_logs\nm1,maybe\n", "line 2: save_logs must be true or false, not 'maybe'"),
         ("imodel_id,key\nm1,a\nm2,a\n", "line 3: key 'a' stands in line 2 already"),
         ("imodel_id\nm1\n\nm1\n", "line 4: destination 'out/m1' stands in line 2 already"),

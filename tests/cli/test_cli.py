@@ -112,7 +112,7 @@ def test_a_consent_that_lacks_is_exit_code_4(service: Service, words: list[str])
     code, out, err = invoke("authorize", "--timeout", "0.01", *words)
     assert code == 4
     assert "https://connect-itwinbridgeportal" in out
-    assert "has not yet agreed" in err
+    assert "has not authorized exports" in err
 
 
 def test_a_path_is_told_whole_on_a_narrow_terminal(service: Service, tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ class _WithPostInit:
 
 @frozen(kw_only=True)
 class _WithConverter:
-    name: str = field(default="", converter=str.strip)
+    name: str = field(default="", converter=str.strip)  # type: ignore[misc]
     raw: Mapping[str, Any] = field(factory=dict)
 
 

@@ -16,6 +16,8 @@ from itwin_export_async._models import (
     ExecutionResult,
     ExecutionState,
     ExportOptions,
+    InputOptions,
+    OutputOptions,
     Run,
     TaskErrorInfo,
 )
@@ -34,6 +36,8 @@ from itwin_export_async._protocol.runs import (
     started_after,
 )
 from tests.support.samples import BASE, NOW, answer, finals, job, run, runs, states, task
+
+SAS = "https://blobs.example.com/o.ifc?sv=1&sig=planted"
 
 
 @pytest.mark.parametrize(
@@ -201,3 +205,28 @@ def test_service_time_is_read_from_the_response() -> None:
     dated = answer({}, Date="Sat, 01 Mar 2025 12:00:00 GMT")
     assert service_time_at(dated, 20.0, now=skewed) == NOW - timedelta(seconds=20)
     assert service_time_at(answer({}), 20.0, now=skewed) == skewed - timedelta(seconds=20)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(input=InputOptions(changeset_id=SAS)),
+        ExportOptions(input=InputOptions(mapping_file_id=SAS)),
+        ExportOptions(input=InputOptions(saved_view_id=SAS)),
+        ExportOptions(output=OutputOptions(folder_id=SAS)),
+    ],
+)
+def test_url_is_no_id_of_an_option(options: ExportOptions) -> None:
+    with pytest.raises(ValueError, match="is a URL, not an id") as caught:
+        create_run_request("c1", options)
+    assert "planted" not in str(caught.value)
+
+
+def test_request_of_a_run_names_the_signatures_in_it() -> None:
+    options = ExportOptions(
+        input=InputOptions(mappingfile_blob_url=SAS), output=OutputOptions(output_sas_url=SAS)
+    )
+    request = create_run_request("c1", options)
+    assert [secret.reveal() for secret in request.secrets] == ["planted", "planted"]
+    assert "planted" not in repr(request)
+    assert request.sent_to("https://h/p", {}).secrets == request.secrets
