@@ -76,7 +76,7 @@ def read_version(file: sqlite3.Connection) -> int:
     (tables,) = file.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not (tables or version or kind):
         return 0
-    if kind not in (APPLICATION_ID, None) or not tables:  # None: SQLite before 3.7.17
+    if kind not in (APPLICATION_ID, None):  # None: SQLite before 3.7.17
         raise ForeignFile("is another program's database; choose another file")
     if version not in (1, VERSION):
         raise ForeignFile(

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -191,24 +192,27 @@ class ExportPipeline:
 
     async def _download_outputs(self, run: Run, joined: bool) -> tuple[Path, ...]:
         sas_url = None if joined else user_blob_url(self.request.options)
-        paths = await self.context.outage.run(
-            lambda: self.context.runs.outputs.download(
+
+        async def download() -> list[Path]:
+            return await self.context.runs.outputs.download(
                 run,
                 self.request.destination,
                 self.on_progress,
                 sas_url=sas_url,
-                choose_path=self._choose_path,
+                choose_path=partial(self._choose_path, set()),
             )
-        )
-        return tuple(paths)
 
-    async def _choose_path(self, path: Path) -> Path:
+        return tuple(await self.context.outage.run(download))
+
+    async def _choose_path(self, taken: set[Path], path: Path) -> Path:
         """The path itself, or with `-2`, `-3`, ... if another export or file is in the way.
 
-        It is noted before the file gets it, so that the next call knows whose file it is.
+        `taken`: the paths of other outputs of the run. The path is noted before the file gets it,
+        so that the next call knows whose file it is.
         """
-        paths, owner = self.context.paths, self._owner
-        chosen = await self._in_thread(lambda: paths.choose(path, self.request.destination, owner))
+        paths, destination, owner = self.context.paths, self.request.destination, self._owner
+        chosen = await self._in_thread(lambda: paths.choose(path, destination, owner, taken))
+        taken.add(chosen)
         await self._record.save(with_claimed_path(self.entry, str(chosen.absolute())))
         return chosen
 

@@ -91,9 +91,12 @@ class RunStart:
         return connection
 
     async def _forget_connection(self, connection_id: str) -> bool:
-        """Drop a noted connection that does not exist any more, once; False if none is noted."""
+        """Drop a noted connection that does not exist any more, once; False if it is to be kept.
+
+        It is kept while a run of ours may exist: the next call reads the connection itself.
+        """
         ledger, request = self.context.ledger, self.request
-        if ledger is None or self._has_forgotten:
+        if ledger is None or self._has_forgotten or self.record.entry.window is not None:
             return False
         kind = self.context.authentication_type
         noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
