@@ -7,14 +7,10 @@ from typing import Self
 import aiohttp
 
 from itwin_export_async._batch.batch import ExportOutcomes, Requests, export_many
+from itwin_export_async._batch.context import BatchContext, parse_authentication_type
 from itwin_export_async._batch.itwin import ItwinSource, ItwinVersion
 from itwin_export_async._batch.outage import OutageGate
-from itwin_export_async._batch.pipeline import (
-    BatchContext,
-    ExportPipeline,
-    OnStart,
-    parse_authentication_type,
-)
+from itwin_export_async._batch.pipeline import ExportPipeline, OnStart
 from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.storage import StorageClient

@@ -65,7 +65,8 @@ async def running(
         printed += capsys.readouterr().out
         return "The variables are in" in printed
 
-    work = serve_emulator(**{"port": 0, "speed": 60.0, "seed": 0, "env_file": file} | options)
+    settings: dict[str, Any] = {"port": 0, "speed": 60.0, "seed": 0, "env_file": file} | options
+    work = serve_emulator(**settings)
     task = asyncio.create_task(work)
     try:
         await until(is_ready)
