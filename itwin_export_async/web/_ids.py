@@ -28,8 +28,10 @@ class SignedIds:
         """The resume token of an id. Raises a `LookupError` unless it was signed for this owner."""
         resume_token, _, signature = id.rpartition(".")
         given = signature.encode(errors="replace")
-        expected = [key.signature(resume_token, owner).encode() for key in self._keys]
-        if not any([hmac.compare_digest(given, each) for each in expected]):  # no early end
+        is_valid = False
+        for key in self._keys:  # all of them, so that the time says nothing
+            is_valid |= hmac.compare_digest(given, key.signature(resume_token, owner).encode())
+        if not is_valid:
             raise LookupError("there is no such export")
         return resume_token
 

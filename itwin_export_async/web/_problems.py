@@ -21,6 +21,13 @@ from itwin_export_async import (
     TransportError,
 )
 
+
+class StartPending(Exception):
+    """The start takes longer than `start_timeout` and continues; the same request joins it."""
+
+    retry_after = 2.0
+
+
 RETRY_AFTER = 5  # seconds, where the service names none
 
 _DOWNLOAD_STATUS = {"not_finished": 409, "no_output": 404, "not_available": 404, "disk": 507}
@@ -69,6 +76,8 @@ def _status(error: BaseException) -> int:
             return 404
         case Conflict():
             return 409
+        case StartPending():
+            return 503
         case RateLimited() | ServerError() | TokenError() | TransportError() | RunUnreachable():
             return 503
         case ExportError():
@@ -85,6 +94,8 @@ def _detail(error: BaseException) -> str:
     match error:
         case ExportError():
             return error.public
+        case StartPending():
+            return "the export is being started; send the same request again"
         case LookupError():
             return "there is no such export"
         case ValueError() | TypeError():

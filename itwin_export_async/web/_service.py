@@ -29,6 +29,7 @@ from itwin_export_async import (
 from itwin_export_async.web._describe import describe_run
 from itwin_export_async.web._events import event_stream
 from itwin_export_async.web._ids import SignedIds
+from itwin_export_async.web._problems import StartPending
 from itwin_export_async.web._ranges import FileAnswer, file_answer
 
 MayExport: TypeAlias = Callable[[str, str], "bool | Awaitable[bool]"]
@@ -41,12 +42,6 @@ STARTED_FOR = 60.0  # seconds for which a finished start answers the same reques
 def allow_all(owner: str, imodel_id: str) -> bool:
     """Let every owner export every iModel that the service application may export."""
     return True
-
-
-class StartPending(TimeoutError):
-    """The start continues behind; the same request joins it."""
-
-    retry_after = 2.0
 
 
 @frozen(kw_only=True)
@@ -237,7 +232,8 @@ class ExportService:
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for chunk in ():
+    chunks: tuple[bytes, ...] = ()
+    for chunk in chunks:
         yield chunk
 
 

@@ -1,34 +1,60 @@
-"""Exports as routes of an aiohttp application. See `ExportRoutes`."""
+"""Exports as routes of an aiohttp application.
+
+exports = ExportRoutes(secret=SECRET, owner=current_user, may_export=may_export)
+exports.setup(app, prefix="/api/v1")
+"""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from inspect import isawaitable
+from typing import TypeAlias
 
 from aiohttp import web
 
+from itwin_export_async import AuthenticationType, ExportClient
+from itwin_export_async.web._answers import ANSWERED, EVENT_HEADERS, health_body, started_body
 from itwin_export_async.web._problems import http_error
-from itwin_export_async.web._service import ExportService
+from itwin_export_async.web._service import ExportService, MayExport
 
-OwnerOf = Callable[[web.Request], "str | Awaitable[str]"]
-"""Called with the request; returns who owns the export, or raises an `HTTPException`."""
+OwnerOf: TypeAlias = "Callable[[web.Request], str | Awaitable[str]]"
+"""Called with the request; returns the owner, or raises an `HTTPException`. May be async."""
 
 
 class ExportRoutes:
     """The export endpoints of an aiohttp application.
 
-        exports = ExportRoutes(secret=SECRET, owner=current_user, may_export=may_export)
-        exports.setup(app, prefix="/api/v1")
-
-    `owner(request)`: the visitor, sync or async. The other arguments are those of `ExportService`.
+    `owner(request)`: who owns what this request starts or reads. The other arguments are those of
+    `ExportService`.
     """
 
-    def __init__(self, *, owner: OwnerOf, **options: Any) -> None:
-        self.service = ExportService(**options)
+    def __init__(
+        self,
+        *,
+        secret: str | bytes | Iterable[str | bytes],
+        owner: OwnerOf,
+        may_export: MayExport,
+        client: Callable[[], ExportClient] = ExportClient.from_env,
+        display_name: str = "itwin-export",
+        authentication_type: AuthenticationType | str | None = None,
+        start_timeout: float = 10.0,
+        heartbeat: float = 15.0,
+        max_age: float | None = None,
+    ) -> None:
+        self.service = ExportService(
+            secret=secret,
+            may_export=may_export,
+            client=client,
+            display_name=display_name,
+            authentication_type=authentication_type,
+            start_timeout=start_timeout,
+            heartbeat=heartbeat,
+            max_age=max_age,
+        )
         self._owner = owner
 
     def setup(self, app: web.Application, prefix: str = "") -> None:
-        """Add the routes below `prefix`, and open the client while the application runs."""
+        """Add the routes below `prefix`, and keep a client open while the application runs."""
         base = f"{prefix.rstrip('/')}/exports"
         app.add_routes(
             [
@@ -36,7 +62,7 @@ class ExportRoutes:
                 web.get(f"{base}/health", self._health),
                 web.get(f"{base}/{{id}}", self._status),
                 web.get(f"{base}/{{id}}/events", self._events),
-                web.get(f"{base}/{{id}}/file", self._file),  # HEAD too
+                web.get(f"{base}/{{id}}/file", self._file),  # and HEAD
             ]
         )
         app.cleanup_ctx.append(self._lifespan)
@@ -47,31 +73,29 @@ class ExportRoutes:
             yield
 
     async def _on_shutdown(self, _: web.Application) -> None:
-        self.service.stop()
+        self.service.stop()  # before the server waits for open streams
+
+    async def _owner_of(self, request: web.Request) -> str:
+        owner = self._owner(request)
+        return await owner if isawaitable(owner) else owner
 
     async def _start(self, request: web.Request) -> web.Response:
         owner = await self._owner_of(request)
         try:
-            body = await request.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return _problem(http_error(ValueError("the body is not JSON")))
-        try:
-            started = await self.service.start(owner, body)
-        except _ANSWERED as error:
-            return _problem(http_error(error))
+            started = await self.service.start(owner, await _json(request))
+        except ANSWERED as error:
+            return _problem(error)
         url = f"{request.path.rstrip('/')}/{started.id}"
-        return web.json_response(
-            started_body(started.id, url, joined=started.joined),
-            status=202,
-            headers={"Location": url},
-        )
+        body = started_body(started, url)
+        return web.json_response(body, status=202, headers={"Location": url})
 
     async def _status(self, request: web.Request) -> web.Response:
         owner = await self._owner_of(request)
         try:
-            return web.json_response(await self.service.describe(owner, request.match_info["id"]))
-        except _ANSWERED as error:
-            return _problem(http_error(error))
+            body = await self.service.describe(owner, request.match_info["id"])
+        except ANSWERED as error:
+            return _problem(error)
+        return web.json_response(body, headers={"Cache-Control": "no-store"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         owner = await self._owner_of(request)
@@ -80,15 +104,14 @@ class ExportRoutes:
             events = self.service.events(
                 owner, request.match_info["id"], last_event_id=last_event_id
             )
-        except _ANSWERED as error:
-            return _problem(http_error(error))
+        except ANSWERED as error:
+            return _problem(error)
         response = web.StreamResponse(headers=EVENT_HEADERS)
         try:
-            await response.prepare(request)
-            async for event in events:
-                await response.write(event)
-        except ConnectionError:
-            pass  # the visitor has left
+            with suppress(ConnectionError):  # the visitor has left
+                await response.prepare(request)
+                async for event in events:
+                    await response.write(event)
         finally:
             await events.aclose()
         return response
@@ -103,13 +126,13 @@ class ExportRoutes:
         )
         try:
             file = await opening.__aenter__()
-        except _ANSWERED as error:
-            return _problem(http_error(error))
+        except ANSWERED as error:
+            return _problem(error)
         try:
             response = web.StreamResponse(status=file.answer.status, headers=file.answer.headers)
-            await response.prepare(request)
-            if request.method != "HEAD":
-                with suppress(ConnectionError):  # the visitor has left
+            with suppress(ConnectionError):  # the visitor has left
+                await response.prepare(request)
+                if request.method != "HEAD":
                     async for chunk in file.chunks:
                         await response.write(chunk)
             return response
@@ -117,5 +140,17 @@ class ExportRoutes:
             await opening.__aexit__(None, None, None)
 
     async def _health(self, _: web.Request) -> web.Response:
-        body, status = health_body(self.service)
-        return web.json_response(body, status=status)
+        status, body = health_body(self.service)
+        return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
+
+
+async def _json(request: web.Request) -> object:
+    try:
+        return json.loads(await request.read())
+    except ValueError:
+        raise ValueError("the body is not JSON; send {imodel_id, options?}") from None
+
+
+def _problem(error: Exception) -> web.Response:
+    answer = http_error(error)
+    return web.Response(status=answer.status, headers=answer.headers, body=json.dumps(answer.body))
