@@ -5,39 +5,30 @@ app = FastAPI(lifespan=exports.lifespan)  # or exports.wrap_lifespan(your_own)
 app.include_router(exports, prefix="/api/v1")
 """
 
-import asyncio
 import json
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import quote
 
 try:
     from fastapi import APIRouter, Depends, Request, Response
-    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse, StreamingResponse
-    from fastapi.routing import APIRoute
     from pydantic import BaseModel, Field
 except ImportError as exc:
     raise ImportError("itwin_export_async.web.fastapi needs FastAPI: pip install fastapi") from exc
 
-from itwin_export_async import AuthenticationType, ExportClient
-from itwin_export_async.web._answers import ANSWERED, EVENT_HEADERS, health_body, started_body
+from itwin_export_async import AuthenticationType, ExportClient, ExportError
+from itwin_export_async.web._body import MAX_BODY, START_SCHEMA, parse_json
+from itwin_export_async.web._describe import describe_health
+from itwin_export_async.web._events import EVENT_HEADERS
+from itwin_export_async.web._page import PAGE_HEADERS, example_page
 from itwin_export_async.web._problems import http_error
 from itwin_export_async.web._service import ExportService, MayExport
 
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
-
-class StartRequest(BaseModel):
-    """The body of `POST /exports`."""
-
-    imodel_id: str = Field(description="The id of the iModel to export.")
-    options: dict[str, Any] | None = Field(
-        default=None,
-        description="export_type, ifc_version, changeset_id, mapping_file_id, saved_view_id, "
-        "model_ids, replace_older_file, save_logs; the service's defaults otherwise.",
-    )
+NO_STORE = {"Cache-Control": "no-store"}
 
 
 class StartResponse(BaseModel):
@@ -79,6 +70,15 @@ class StatusResponse(BaseModel):
     failures: list[Failure]
 
 
+class HealthResponse(BaseModel):
+    """Whether the export service answers."""
+
+    ok: bool
+    outage_since: str | None
+    last_response_at: str | None
+    runs_polled: int
+
+
 class Problem(BaseModel):
     """A problem document (RFC 9457)."""
 
@@ -88,47 +88,22 @@ class Problem(BaseModel):
     detail: str
 
 
-_PROBLEM = {"model": Problem, "content": {"application/problem+json": {}}}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    403: _PROBLEM,
-    404: _PROBLEM,
-    409: _PROBLEM,
-    422: _PROBLEM,
-    502: _PROBLEM,
-    503: _PROBLEM,
-    504: _PROBLEM,
-}
+def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"content": content} for status in statuses}
 
 
-class _ProblemRoute(APIRoute):
-    """A route whose invalid bodies are answered with a problem document."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_or_answer(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                return _problem(ValueError(_describe(error)))
-
-        return handle_or_answer
-
-
-def _describe(error: RequestValidationError) -> str:
-    """The first fault of a body: its field and what is wrong with it."""
-    fault = error.errors()[0]
-    if fault["type"] == "json_invalid":
-        return "the body is not JSON; send {imodel_id, options?}"
-    field = ".".join(str(name) for name in fault["loc"][1:])
-    return f"{field or 'the body'}: {fault['msg']}"
+_READ_ERRORS = _responses(403, 404, 422, 502, 503, 504)
+_START_BODY = {"required": True, "content": {"application/json": {"schema": START_SCHEMA}}}
 
 
 class ExportRouter(APIRouter):
     """The export endpoints of a FastAPI application.
 
-    `owner`: a dependency that returns who owns what this request starts or reads, as text. The
-    other arguments are those of `ExportService`. The router needs its `lifespan`.
+    `owner`: a dependency that returns the owner of what this request starts or reads, as a string.
+    `page`: whether `/exports/page` is the example page. The other arguments are those of
+    `ExportService`. The router needs its `lifespan`; an application that includes the router
+    enters it by itself, one that mounts another application with the router does not.
     """
 
     def __init__(
@@ -143,8 +118,8 @@ class ExportRouter(APIRouter):
         start_timeout: float = 10.0,
         heartbeat: float = 15.0,
         max_age: float | None = None,
+        page: bool = False,
     ) -> None:
-        super().__init__(tags=["exports"], route_class=_ProblemRoute)
         self.service = ExportService(
             secret=secret,
             may_export=may_export,
@@ -155,14 +130,16 @@ class ExportRouter(APIRouter):
             heartbeat=heartbeat,
             max_age=max_age,
         )
+        super().__init__(tags=["exports"], lifespan=self.service.lifespan)
+        if page:  # before the routes with an id
+            self.add_api_route("/exports/page", _page, include_in_schema=False)
         self._add_routes(owner)
 
     @asynccontextmanager
-    async def lifespan(self, _: Any = None) -> AsyncIterator[None]:  # type: ignore[override]
-        """Keep a client open while the application runs."""
-        async with self.service.lifespan():
-            with _stop_on_signals(self.service):
-                yield
+    async def lifespan(self, app: Any = None) -> AsyncIterator[None]:  # type: ignore[override]
+        """Keep a client open while the application runs, and end the streams when it is stopped."""
+        async with self.service.lifespan(app):
+            yield
 
     def wrap_lifespan(self, lifespan: Lifespan) -> Lifespan:
         """Your lifespan, with this one inside: what yours yields stays the application's state."""
@@ -178,57 +155,67 @@ class ExportRouter(APIRouter):
         service = self.service
         owner_of = Annotated[str, Depends(owner)]
 
-        @self.post("/exports", status_code=202, response_model=StartResponse, responses=_ERRORS)
-        async def start_export(body: StartRequest, request: Request, owner: owner_of) -> Response:
+        @self.post(
+            "/exports",
+            status_code=202,
+            response_model=StartResponse,
+            responses=_READ_ERRORS | _responses(409),
+            openapi_extra={"requestBody": _START_BODY},
+        )
+        async def start_export(request: Request, owner: owner_of) -> Response:
             """Start an export, or join the active run of the iModel."""
-            values = body.model_dump(exclude_none=True)
             try:
-                started = await service.start(owner, values)
-            except ANSWERED as error:
+                data = parse_json(await _body(request), request.headers.get("Content-Type", ""))
+                started = await service.start(owner, data)
+            except ExportError as error:
                 return _problem(error)
             url = f"{_path(request)}/{started.id}"
-            return JSONResponse(started_body(started, url), 202, headers={"Location": url})
+            return JSONResponse(started.body(url), 202, headers={"Location": url})
 
-        @self.get("/exports/health")
-        async def health() -> Response:
-            """Whether the export service answers: 503 if it has not of late."""
-            status, body = health_body(service)
-            return JSONResponse(body, status, headers={"Cache-Control": "no-store"})
+        @self.get(
+            "/exports/health",
+            response_model=HealthResponse,
+            responses={503: {"model": HealthResponse}},
+        )
+        async def export_health() -> Response:
+            """Whether the export service answers: 503 if it does not at the moment."""
+            body = describe_health(service.health())
+            return JSONResponse(body, 200 if body["ok"] else 503, headers=NO_STORE)
 
-        @self.get("/exports/{id}", response_model=StatusResponse, responses=_ERRORS)
+        @self.get("/exports/{id}", response_model=StatusResponse, responses=_READ_ERRORS)
         async def export_status(id: str, owner: owner_of) -> Response:
             """The state of an export, and why it failed."""
             try:
-                body = await service.describe(owner, id)
-            except ANSWERED as error:
+                return JSONResponse(await service.describe(owner, id), headers=NO_STORE)
+            except ExportError as error:
                 return _problem(error)
-            return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
         @self.get(
             "/exports/{id}/events",
             response_class=StreamingResponse,
-            responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}},
+            responses=_responses(404, 422) | {200: {"content": {"text/event-stream": {}}}},
         )
         async def export_events(id: str, request: Request, owner: owner_of) -> Response:
             """Server-sent events: `update`, `trouble` and `end`."""
             last_event_id = request.headers.get("Last-Event-ID")
             try:
                 events = service.events(owner, id, last_event_id=last_event_id)
-            except ANSWERED as error:
+            except ExportError as error:
                 return _problem(error)
-            return StreamingResponse(events, headers=EVENT_HEADERS)
+            stack = AsyncExitStack()
+            stack.push_async_callback(events.aclose)
+            return _Streamed(stack, events, 200, EVENT_HEADERS)
 
-        @self.api_route(
+        binary: dict[str, Any] = {"content": {"application/octet-stream": {}}}
+
+        @self.get(
             "/exports/{id}/file",
-            methods=["GET", "HEAD"],
             response_class=StreamingResponse,
-            responses={
-                **_ERRORS,
-                200: {"content": {"application/octet-stream": {}}},
-                206: {},
-                416: {},
-            },
+            responses=_READ_ERRORS
+            | _responses(409, 507)
+            | {200: binary, 206: binary, 416: {"description": "No such range"}},
         )
+        @self.head("/exports/{id}/file", include_in_schema=False)
         async def export_file(id: str, request: Request, owner: owner_of) -> Response:
             """The exported file, streamed; one range at a time."""
             opening = service.open_file(
@@ -236,65 +223,58 @@ class ExportRouter(APIRouter):
                 id,
                 range_header=request.headers.get("Range"),
                 if_range=request.headers.get("If-Range"),
+                is_head=request.method == "HEAD",
             )
+            stack = AsyncExitStack()
             try:
-                file = await opening.__aenter__()
-            except ANSWERED as error:
+                file = await stack.enter_async_context(opening)
+            except ExportError as error:
                 return _problem(error)
-            if request.method == "HEAD" or file.answer.status == 416:
-                await opening.__aexit__(None, None, None)
-                return Response(status_code=file.answer.status, headers=file.answer.headers)
+            return _Streamed(stack, file.chunks, file.answer.status, file.answer.headers)
 
-            async def chunks() -> AsyncIterator[bytes]:
-                try:
-                    async for chunk in file.chunks:
-                        yield chunk
-                finally:
-                    await opening.__aexit__(None, None, None)
 
-            return StreamingResponse(chunks(), file.answer.status, headers=file.answer.headers)
+class _Streamed(StreamingResponse):
+    """A stream that is closed with its response, even where it was never begun."""
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        chunks: AsyncIterator[bytes],
+        status: int,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(chunks, status, headers)
+        self._stack = stack
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
+
+
+async def _body(request: Request) -> bytes:
+    """The body, or as much of it as shows that it is too long."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            break
+    return body
 
 
 def _path(request: Request) -> str:
     """The path of the request as the browser sees it, under prefix, mount and root path."""
-    path: str = request.scope["path"].rstrip("/")
-    root: str = request.scope.get("root_path", "").rstrip("/")
-    return path if not root or path.startswith(f"{root}/") else root + path
+    path: str = request.scope["path"].strip("/")
+    root: str = request.scope.get("root_path", "").strip("/")
+    if root and not path.startswith(f"{root}/"):  # a proxy has removed it
+        path = f"{root}/{path}"
+    # one slash in front, or it would be the address of a host
+    return "/" + quote(path, safe="/~:@!$&'()*+,;=")
 
 
-def _problem(error: Exception) -> Response:
+async def _page() -> Response:
+    return Response(example_page(), headers=PAGE_HEADERS)
+
+
+def _problem(error: ExportError) -> Response:
     answer = http_error(error)
     return Response(json.dumps(answer.body), answer.status, headers=answer.headers)
-
-
-@contextmanager
-def _stop_on_signals(service: ExportService) -> Iterator[None]:
-    """End the streams as soon as the server is told to stop.
-
-    ASGI servers close the lifespan only after all requests, and a stream would never end by itself.
-    So their signal handlers are called after ours. Outside the main thread, as in tests, there are
-    no signals.
-    """
-    loop = asyncio.get_running_loop()
-    replaced: dict[int, Any] = {}
-
-    def on_signal(number: int, frame: Any) -> None:
-        loop.call_soon_threadsafe(service.stop)
-        before = replaced[number]
-        if callable(before):
-            before(number, frame)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.getsignal(number)
-            if callable(before):
-                replaced[number] = before
-                signal.signal(number, on_signal)
-    except ValueError:  # not the main thread
-        replaced.clear()
-    try:
-        yield
-    finally:
-        for changed, handler in replaced.items():
-            if signal.getsignal(changed) is on_signal:
-                signal.signal(changed, handler)
