@@ -75,9 +75,16 @@ async def event_stream(
                 yield to_event("end", http_error(error).body)
                 return
             upcoming = None
-            for event in to_events(update, last_event_id):
-                yield event
-            if update.trouble is None and update.run.is_final:
+            if update.trouble is not None:
+                yield to_event("trouble", http_error(update.trouble).body)
+                continue
+            data = describe_run(update.run)
+            event_id = to_event_id(data)
+            if event_id != last_event_id:
+                last_event_id = event_id
+                yield to_event("update", data, event_id)
+            if update.run.is_final:
+                yield to_event("end", data)
                 return
     finally:
         # a server may cancel each wait in here, so that what matters comes first and does not wait
@@ -86,16 +93,6 @@ async def event_stream(
             await updates.aclose()
         if leaving:
             await asyncio.wait(leaving)
-
-
-def to_events(update: RunUpdate, last_event_id: str | None) -> list[bytes]:
-    """The events of one update, without what the browser has seen."""
-    if update.trouble is not None:
-        return [to_event("trouble", http_error(update.trouble).body)]
-    data = describe_run(update.run)
-    event_id = to_event_id(data)
-    events = [] if event_id == last_event_id else [to_event("update", data, event_id)]
-    return [*events, to_event("end", data)] if update.run.is_final else events
 
 
 def to_event_id(data: dict[str, Any]) -> str:
