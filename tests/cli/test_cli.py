@@ -205,7 +205,7 @@ def test_a_mistake_is_one_clear_sentence(
     code: int, told: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("itwin_export_async._http.retry.RetryPolicy.bound", lambda *_: 0.001)
+    monkeypatch.setattr("itwin_export_async._http.retry.RetryPolicy.max_delay", lambda *_: 0.001)
     if "127.0.0.1:1" in str(words):
         monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "token")
     ended, _, err = invoke(*words)
@@ -257,7 +257,7 @@ def continuation(err: str) -> list[str]:
 def test_a_download_that_fails_is_continued(
     service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("itwin_export_async._http.retry.RetryPolicy.bound", lambda *_: 0.001)
+    monkeypatch.setattr("itwin_export_async._http.retry.RetryPolicy.max_delay", lambda *_: 0.001)
     imodel_id = service.emulator.add_imodel("Bridge")
     service.emulator.inject("get_blob", *[answer(503)] * 5)
     code, out, err = invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"), "--json")
