@@ -34,7 +34,7 @@ def parse_items(response: Response) -> Page[StoredFile]:
 
 
 def parse_root_folder(response: Response) -> str:
-    """The id of the root folder, which only a link of its listing tells."""
+    """The id of the root folder, which stands only in a link of its listing."""
     parse_items(response)  # a refusal is raised
     folder_id = id_in(href(json_object(response), "folder") or "", _FOLDER)
     if folder_id is None:

@@ -151,7 +151,7 @@ class Emulator(Settings):
         """Begin again as a new emulator with this seed and the present settings.
 
         Everything else is forgotten: iModels, connections, runs, files, tokens, requests,
-        violations, injected faults and plans. The clock goes on.
+        violations, injected faults and plans. The clock continues.
         """
         served = self._platform.served_endpoints
         self._platform = Platform.from_seed(self.seed, settings=self, clock=self._clock)

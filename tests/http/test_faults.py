@@ -142,7 +142,7 @@ async def test_operation_follows_no_redirect(operation: str, status: int, tmp_pa
 
 
 async def test_skewed_service_clock_changes_nothing() -> None:
-    """Its clock is three hours ahead: asked waits and recovered runs go by its own time."""
+    """Its clock is three hours ahead: requested waits and recovered runs go by its own time."""
     skew = timedelta(hours=3)
     posts, polls = 0, list[float]()
 
@@ -213,13 +213,13 @@ async def test_expired_token_is_renewed_once_for_fifty_callers() -> None:
 
 
 async def test_refresh_token_rotates_and_the_newest_is_kept() -> None:
-    asked: list[dict[str, str]] = []
+    forms: list[dict[str, str]] = []
     stored: list[str] = []
 
     async def ims(request: web.Request) -> web.StreamResponse:
-        asked.append({name: str(value) for name, value in (await request.post()).items()})
-        told = {"access_token": f"a{len(asked)}", "refresh_token": f"r{len(asked)}"}
-        return web.json_response(told | {"expires_in": 3600})
+        forms.append({name: str(value) for name, value in (await request.post()).items()})
+        tokens = {"access_token": f"a{len(forms)}", "refresh_token": f"r{len(forms)}"}
+        return web.json_response(tokens | {"expires_in": 3600})
 
     async def store(token: str) -> None:
         stored.append(token)
@@ -234,8 +234,8 @@ async def test_refresh_token_rotates_and_the_newest_is_kept() -> None:
         auth.on_rotate = None
         async with Session(auth, base_url=url) as session:
             await session.send(Request(method="GET", url="/x"))
-    assert [form["refresh_token"] for form in asked[:3]] == ["r0", "r1", "r2"]
-    assert asked[0] | {"refresh_token": "r0"} == {
+    assert [form["refresh_token"] for form in forms[:3]] == ["r0", "r1", "r2"]
+    assert forms[0] | {"refresh_token": "r0"} == {
         "grant_type": "refresh_token",
         "client_id": "app",
         "client_secret": "planted",

@@ -42,7 +42,7 @@ class Timed(Answers):
 
 
 class Leaving(Timed):
-    """Somebody leaves in the very moment in which an answer comes."""
+    """A caller leaves in the very moment in which a response comes."""
 
     leaves: asyncio.Task[Any]
 
@@ -96,15 +96,15 @@ async def test_request_is_next_ahead_of_any_number_of_polls() -> None:
     async with Session("t", transport=transport, rate_limit=limit) as session:
         polls = [asyncio.create_task(session.send(GET, is_poll=True)) for _ in range(500)]
         await asyncio.sleep(1000)
-        asked = now()
+        sent_at = now()
         await session.send(GET)
-        assert now() - asked <= 61
+        assert now() - sent_at <= 61
         for poll in polls[:-1]:
             poll.cancel()
         await asyncio.wait(polls[:-1])
         last = asyncio.create_task(session.send(GET, is_poll=True))
         await asyncio.gather(*(session.send(GET) for _ in range(20)))
-        assert last.done()  # those who have left the line count no more
+        assert last.done()  # waiters that have left no longer count
         await polls[-1]
 
 
@@ -138,9 +138,9 @@ async def test_waiter_cancelled_as_a_slot_becomes_free_takes_none() -> None:
     async with Session("t", transport=transport) as session:
         calls = [asyncio.create_task(session.send(GET)) for _ in range(MAX_CONCURRENT_REQUESTS + 2)]
         transport.leaves = calls[-2]
-        told = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(told.pop(-2), asyncio.CancelledError)
-    assert {type(answered) for answered in told} == {Response}
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results.pop(-2), asyncio.CancelledError)
+    assert {type(answered) for answered in results} == {Response}
     assert transport.at == [0.0] * MAX_CONCURRENT_REQUESTS + [1.0]
 
 
@@ -202,9 +202,9 @@ async def test_long_pause_rejects_all_waiters_at_once() -> None:
     transport = Timed(answer(429, retry_after="1000"), takes=0.1)
     async with ExportClient("t", transport=transport) as client:
         looks = (client.get_run("c1", f"r{number}") for number in range(200))
-        told = await asyncio.gather(*looks, return_exceptions=True)
+        results = await asyncio.gather(*looks, return_exceptions=True)
         assert now() < 1
-    assert [type(error) for error in told] == [RateLimited] * 200
+    assert [type(error) for error in results] == [RateLimited] * 200
     assert len(transport.at) == MAX_CONCURRENT_REQUESTS
 
 
@@ -216,19 +216,19 @@ async def test_waiter_cancelled_as_a_long_pause_begins_is_cancelled() -> None:
         )
         waiting = [asyncio.create_task(look) for look in looks]
         transport.leaves = waiting[-1]
-        told = await asyncio.gather(*waiting, return_exceptions=True)
-    assert isinstance(told[-1], asyncio.CancelledError)
-    assert [type(error) for error in told[:-1]] == [RateLimited] * (MAX_CONCURRENT_REQUESTS + 1)
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[-1], asyncio.CancelledError)
+    assert [type(error) for error in results[:-1]] == [RateLimited] * (MAX_CONCURRENT_REQUESTS + 1)
 
 
 async def test_wait_with_a_deadline_within_the_pause_ends_at_once() -> None:
     transport = Timed(answer(429, retry_after="1000"), takes=0.1)
     async with ExportClient("t", transport=transport) as client:
         waits = (client.attach("c1", f"r{number}").wait(timeout=500) for number in range(200))
-        told = await asyncio.gather(*waits, return_exceptions=True)
+        results = await asyncio.gather(*waits, return_exceptions=True)
         assert now() < 1
-    assert {type(error) for error in told} == {RunTimeout}
-    assert {type(error.__cause__) for error in told if isinstance(error, RunTimeout)} == {
+    assert {type(error) for error in results} == {RunTimeout}
+    assert {type(error.__cause__) for error in results if isinstance(error, RunTimeout)} == {
         RateLimited
     }
 
@@ -249,15 +249,15 @@ async def test_closing_rejects_all_waiters_at_once() -> None:
         waiting = [asyncio.create_task(session.send(GET)) for _ in range(3)]
         await asyncio.sleep(1)
         waiting.pop().cancel()
-    told = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [str(error) for error in told] == ["the client was closed"] * 2
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [str(error) for error in results] == ["the client was closed"] * 2
     assert now() == 1
     assert len(transport.at) == 1
 
 
 async def test_older_retry_after_header_is_read() -> None:
-    told = {"iTwinPlatform-RateLimit-Retry-After-Seconds": "33"}
-    transport = Timed(Response(status=429, headers=told), answer(204))
+    headers = {"iTwinPlatform-RateLimit-Retry-After-Seconds": "33"}
+    transport = Timed(Response(status=429, headers=headers), answer(204))
     async with Session("t", transport=transport) as session:
         await session.send(GET)
     assert transport.at[1] == 33.0

@@ -263,7 +263,7 @@ async def test_late_refusals_do_not_renew_twice() -> None:
         soon = session.send(GET)
         late = session.send(Request(method="GET", url="/late"))
         assert [a.status for a in await asyncio.gather(soon, late)] == [204, 204]
-    assert provider.asked == 2
+    assert provider.calls == 2
 
 
 async def test_waiting_request_does_not_send_a_refused_token() -> None:
@@ -307,7 +307,7 @@ async def test_fixed_token_is_not_sent_again_after_a_401(emulator: Emulator) -> 
 
 
 async def test_wrong_credentials_are_a_token_error(emulator: Emulator) -> None:
-    auth = ClientCredentials("nobody", "the-secret")
+    auth = ClientCredentials("unknown", "the-secret")
     async with ExportClient(auth, transport=emulator) as client:
         with pytest.raises(TokenError, match="invalid_client") as caught:
             await client.create_connection(emulator.add_imodel())
@@ -316,7 +316,7 @@ async def test_wrong_credentials_are_a_token_error(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("outcome", "reason"),
     [
         (answer(200, "<html>"), "not JSON"),
         (answer(200, '{"token": 1}'), "no access_token"),
@@ -325,9 +325,9 @@ async def test_wrong_credentials_are_a_token_error(emulator: Emulator) -> None:
     ],
 )
 async def test_failing_token_service_is_a_token_error(
-    told: Response | Exception, reason: str
+    outcome: Response | Exception, reason: str
 ) -> None:
-    transport = Answers(told)
+    transport = Answers(outcome)
     async with Session(ClientCredentials("id", "secret"), transport=transport) as session:
         with pytest.raises(TokenError, match=reason):
             await session.send(GET)
@@ -345,20 +345,20 @@ class Provider:
     """A provider whose tokens are good for an hour."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     async def get_token(self) -> AccessToken:
-        self.asked += 1
-        return AccessToken(f"token{self.asked}", datetime.now(UTC) + timedelta(hours=1))
+        self.calls += 1
+        return AccessToken(f"token{self.calls}", datetime.now(UTC) + timedelta(hours=1))
 
 
 def calls(provider: Provider) -> dict[str, tuple[Any, int]]:
     """Every form of auth, and how often three requests ask it."""
-    asked: list[None] = []
+    calls_made: list[None] = []
 
     def count() -> str:
-        asked.append(None)
-        return f"token{len(asked)}"
+        calls_made.append(None)
+        return f"token{len(calls_made)}"
 
     async def later() -> str:
         return count()
@@ -380,13 +380,13 @@ def calls(provider: Provider) -> dict[str, tuple[Any, int]]:
 
 @pytest.mark.parametrize("form", ["provider", "sync", "async", "awaitable", "access token"])
 async def test_auth_takes_many_forms(form: str) -> None:
-    auth, asked = calls(Provider())[form]
+    auth, fetches = calls(Provider())[form]
     transport = Answers(answer(204))
     async with Session(auth, transport=transport) as session:
         for _ in range(3):
             await session.send(GET)
     sent = [request.headers["Authorization"] for request in transport.requests]
-    assert len(set(sent)) == asked
+    assert len(set(sent)) == fetches
     assert sent[0] == "Bearer token1"
 
 

@@ -152,11 +152,11 @@ async def test_unknown_host_is_named() -> None:
 
 @pytest.mark.parametrize(("size", "fits"), [(BODY_LIMIT, True), (BODY_LIMIT + 1, False)])
 async def test_body_has_at_most_16_mib(size: int, fits: bool) -> None:
-    asked = 0
+    count = 0
 
     async def big(request: web.Request) -> web.StreamResponse:
-        nonlocal asked
-        asked += 1
+        nonlocal count
+        count += 1
         return web.Response(body=bytes(size))
 
     async with web_server(big) as url:
@@ -166,7 +166,7 @@ async def test_body_has_at_most_16_mib(size: int, fits: bool) -> None:
             with pytest.raises(ProtocolError, match="more than 16 MiB") as caught:
                 await get(url, retry=RetryPolicy(initial=0.01))
             assert caught.value.url == f"{url}/x"
-            assert asked == 1
+            assert count == 1
 
 
 async def test_transport_follows_no_redirect_and_keeps_no_cookie() -> None:
@@ -196,16 +196,16 @@ async def test_url_is_sent_byte_for_byte() -> None:
 
 @pytest.mark.parametrize(("body", "kind"), [(None, None), (b"{}", "application/json")])
 async def test_content_type_is_sent_only_with_a_body(body: bytes | None, kind: str | None) -> None:
-    told: list[str | None] = []
+    types: list[str | None] = []
 
     async def note(request: web.Request) -> web.StreamResponse:
-        told.append(request.headers.get("Content-Type"))
+        types.append(request.headers.get("Content-Type"))
         return web.Response(status=204)
 
     headers = {"Content-Type": kind} if kind else {}
     async with web_server(note) as url, Session("t", base_url=url) as session:
         await session.send(Request(method="POST", url="/x", headers=headers, body=body))
-    assert told == [kind]
+    assert types == [kind]
 
 
 async def test_borrowed_session_is_used_and_left_open() -> None:

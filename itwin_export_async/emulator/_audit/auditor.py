@@ -214,7 +214,7 @@ def _odd_members(body: Any, known: Mapping[str, Any], path: str = "") -> list[tu
 
 
 def _had_been_told(exchange: Exchange, order: int, at: float) -> bool:
-    """Whether the client knew what it was told at this position when it sent the request."""
+    """Whether the client knew the response at this position when it sent the request."""
     return exchange.sent > order and exchange.at - at >= exchange.leeway
 
 

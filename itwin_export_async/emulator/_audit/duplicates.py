@@ -37,11 +37,11 @@ def _canonical(body: bytes | None) -> str:
 
 @define(eq=False, kw_only=True)
 class _Start:
-    """A run that was started. `told` and `listed` are when its client learned of it."""
+    """A run that was started. `named` and `listed` are when its client learned of it."""
 
     run: Run
     is_lost: bool = False
-    told: int | None = None
+    named: int | None = None
     listed: int | None = None
     is_followed: bool = False
 
@@ -81,7 +81,7 @@ class DuplicateRunDetector:
         """The client has the answer."""
         start = self._pending.pop(exchange, None)
         if start is not None:
-            start.told = order
+            start.named = order
             self._settle(start.run.connection_id, exchange)
         elif self._lost and exchange.operation in _NAMES_RUNS:
             self._learn(exchange, order)
@@ -98,7 +98,7 @@ class DuplicateRunDetector:
         if not run.is_active(exchange.at) and run.result not in HAS_OUTPUT:
             return False
         if self._platform.settings.forbid_repeat_runs:
-            return start.told is not None and start.told < exchange.sent
+            return start.named is not None and start.named < exchange.sent
         was_listed = start.listed is not None and start.listed < exchange.sent
         return start.is_lost and was_listed and not start.is_followed
 
@@ -122,7 +122,7 @@ class DuplicateRunDetector:
             lost = self._lost.get(next(iter(exchange.context.ids), ""), {})
             named = [lost[run_id] for run_id in lost if run_id.encode() in answer.body]
         for start in named:
-            start.told = start.told or order
+            start.named = start.named or order
             if exchange.operation in _LISTS:
                 start.listed = start.listed or order
             elif exchange.operation in _POLLS:
