@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         UploadError,
     )
     from itwin_export_async._files.blob_reader import BlobReader
+    from itwin_export_async._files.run_output import RunOutput
     from itwin_export_async._files.storage import StorageClient
     from itwin_export_async._http.credentials import (
         ClientCredentials,
@@ -80,7 +81,6 @@ if TYPE_CHECKING:
         Run,
         RunErrorInfo,
         RunOrigin,
-        RunOutput,
         RunUpdate,
         SourceFile,
         StateChange,
@@ -201,6 +201,7 @@ _MODULES = (
     "_http.session",
     "_polling.schedule",
     "_files.blob_reader",
+    "_files.run_output",
     "_files.storage",
     "_runs.handle",
     "_runs.run_store",

@@ -7,18 +7,14 @@ from typing import Self
 import aiohttp
 
 from itwin_export_async._batch.batch import ExportOutcomes, Requests, export_many
+from itwin_export_async._batch.context import BatchContext, parse_authentication_type
 from itwin_export_async._batch.itwin import ItwinSource, ItwinVersion
 from itwin_export_async._batch.outage import OutageGate
-from itwin_export_async._batch.pipeline import (
-    BatchContext,
-    ExportPipeline,
-    OnStart,
-    parse_authentication_type,
-)
+from itwin_export_async._batch.pipeline import ExportPipeline, OnStart
 from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.storage import StorageClient
-from itwin_export_async._http.credentials import Auth, auth_from_env
+from itwin_export_async._http.credentials import Auth, auth_from_env, normalize_auth
 from itwin_export_async._http.limiter import RateLimitLike
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._http.rate_limit import RateLimit
@@ -94,6 +90,8 @@ class ExportClient(ServiceClient[Connection]):
         http: aiohttp.ClientSession | None = None,
         transport: Transport | None = None,
     ) -> None:
+        if auth is not None:
+            auth = normalize_auth(auth)  # first: frames with locals must not show a plain token
         if not max_outage >= 0:
             raise ValueError(f"max_outage must be at least 0 seconds, not {max_outage}")
         own = {
@@ -169,7 +167,8 @@ class ExportClient(ServiceClient[Connection]):
         )
 
     def __repr__(self) -> str:
-        return f"<ExportClient of {self._session.base_url}>"
+        session = getattr(self, "_session", None)  # a traceback may show it half-built
+        return f"<ExportClient of {getattr(session, 'base_url', None)}>"
 
     async def open(self) -> Self:
         """Open the client, as `async with` does, and return it."""

@@ -17,18 +17,20 @@ from collections.abc import (
     Coroutine,
     Iterable,
 )
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from math import inf
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from attrs import define, evolve, field
 
+from itwin_export_async._batch.context import BatchContext, Record
 from itwin_export_async._batch.entries import new_entry
 from itwin_export_async._batch.itwin import ItwinSource
 from itwin_export_async._batch.ledger import Ledger, finish_uninterrupted
 from itwin_export_async._batch.output_paths import OutputPaths
-from itwin_export_async._batch.pipeline import BatchContext, ExportPipeline, OnStart
+from itwin_export_async._batch.pipeline import ExportPipeline, OnStart
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._models.validators import validate_timeout
@@ -147,9 +149,10 @@ class _Batch:
     on_update: OnUpdate | None
     _requests: Any = field(init=False)  # an iterator
     _free: int = field(init=False)  # slots
-    _waiting: deque[ExportRequest] = field(factory=deque)  # read, and their iModel is busy
+    _waiting: deque[ExportRequest | ExportOutcome] = field(factory=deque)  # read and not begun
     _busy: set[str] = field(factory=set)  # iModels with a running export
     _has_more: bool = True
+    _wanted: asyncio.Event = field(factory=asyncio.Event)  # another request
     _tasks: "set[asyncio.Task[Any]]" = field(factory=set)
     _changed: asyncio.Event = field(factory=asyncio.Event)  # a slot or an iModel is free
     _finished: "asyncio.Queue[asyncio.Task[Any]]" = field(factory=asyncio.Queue)
@@ -162,14 +165,19 @@ class _Batch:
 
     async def outcomes(self) -> AsyncGenerator[ExportOutcome, None]:
         """Yield each outcome once. Whatever ends the generator ends all its waiting first."""
-        self.context.runs.session.check_open()
-        self.context.consent.clear()
-        async with self.context.ledger or nullcontext():
+        context, ledger = self.context, self.context.ledger
+        context.runs.session.check_open()
+        context.runs.session.warn_if_token_ends(inf if self.timeout is None else self.timeout)
+        context.consent.clear()
+        async with ledger or nullcontext(), AsyncExitStack() as stack:
             try:
-                if self.context.ledger is not None:
-                    self.context.paths.load(await self.context.ledger.output_files())
+                if ledger is not None:
+                    context.paths.load(await ledger.output_files())
                 if isinstance(self.source, ItwinSource):
-                    self._requests = self.source.items(self.context.ledger, self.context.outage)
+                    in_thread = context.runs.outputs.in_thread
+                    items = self.source.items(ledger, context.outage, in_thread)
+                    self._requests = await stack.enter_async_context(aclosing(items))
+                self._spawn(self._read_requests())
                 self._spawn(self._dispatch())
                 while self._tasks:
                     task = await self._finished.get()
@@ -188,50 +196,51 @@ class _Batch:
         self._tasks.add(task)
         task.add_done_callback(self._finished.put_nowait)
 
+    async def _read_requests(self) -> None:
+        """Read requests as they are wanted, in one task, as async generators may require."""
+        while self._has_more:
+            await self._wanted.wait()
+            if isinstance(self._requests, AsyncIterator):
+                item = await anext(self._requests, _DONE)
+            else:
+                item = next(self._requests, _DONE)
+            if item is _DONE:
+                self._has_more = False
+            elif isinstance(item, ExportRequest | ExportOutcome):
+                self._waiting.append(item)
+            else:
+                raise TypeError(f"requests must be ExportRequest, not {type(item).__name__}")
+            self._wanted.clear()
+            self._changed.set()
+
     async def _dispatch(self) -> None:
         """Begin exports as slots and iModels become free, until there are no more requests."""
-        while True:
+        while self._has_more or self._waiting:
             self._changed.clear()
             if self._free > 0 and len(self._tasks) <= self.concurrency + MAX_WAITING:
-                request = self._next_waiting()
-                if request is None and self._has_more and len(self._waiting) < MAX_WAITING:
-                    item = await self._read()
-                    if isinstance(item, ExportOutcome):
-                        self._free -= 1
-                        self._spawn(_return(item))
-                        continue
-                    request = item
-                    if request is not None and request.imodel_id in self._busy:
-                        self._waiting.append(request)
-                        continue
-                if request is not None:
-                    self._free -= 1
-                    self._busy.add(request.imodel_id)
-                    self._spawn(self._export(request))
+                item = self._next_ready()
+                if item is not None:
+                    self._begin(item)
                     continue
-            if not self._has_more and not self._waiting:
-                return
+                if len(self._waiting) < MAX_WAITING:
+                    self._wanted.set()
             await self._changed.wait()
 
-    def _next_waiting(self) -> ExportRequest | None:
-        """The first waiting request whose iModel is free."""
-        for index, request in enumerate(self._waiting):
-            if request.imodel_id not in self._busy:
+    def _next_ready(self) -> ExportRequest | ExportOutcome | None:
+        """The first item that was read and can begin, None without one."""
+        for index, item in enumerate(self._waiting):
+            if isinstance(item, ExportOutcome) or item.imodel_id not in self._busy:
                 del self._waiting[index]
-                return request
+                return item
         return None
 
-    async def _read(self) -> ExportRequest | ExportOutcome | None:
-        if isinstance(self._requests, AsyncIterator):
-            request = await anext(self._requests, _DONE)
+    def _begin(self, item: ExportRequest | ExportOutcome) -> None:
+        self._free -= 1
+        if isinstance(item, ExportOutcome):
+            self._spawn(_return(item))
         else:
-            request = next(self._requests, _DONE)
-        if request is _DONE:
-            self._has_more = False
-            return None
-        if not isinstance(request, ExportRequest | ExportOutcome):
-            raise TypeError(f"requests must be ExportRequest, not {type(request).__name__}")
-        return request
+            self._busy.add(item.imodel_id)
+            self._spawn(self._export(item))
 
     def _release(self) -> None:
         """Free a slot: for an export that gave its own away, else for the next request."""
@@ -288,10 +297,11 @@ class _Batch:
     async def _pipeline(self, request: ExportRequest) -> ExportPipeline:
         context = self.context
         ledger = context.ledger
+        entry = new_entry(request) if ledger is None else await ledger.claim(request)
         return ExportPipeline(
             context=context,
             request=request,
-            entry=new_entry(request) if ledger is None else await ledger.claim(request),
+            record=Record(entry=entry, ledger=ledger),
             on_start=None if self.on_start is None else _UserCallback(self.on_start, request),
             on_update=None if self.on_update is None else _UserCallback(self.on_update, request),
             without_slot=self._without_slot,

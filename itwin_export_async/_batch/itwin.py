@@ -2,14 +2,22 @@
 
 With a ledger an unchanged iModel costs nothing beyond the list: the list reports when its latest
 changeset was pushed (`lastChangesetPushDateTime`), and that text is compared with the one noted at
-the last success, never with a clock. Where the list does not report it, the newest changeset is
-requested. A named version is always requested: it can be created without a push.
+the last success, never with a clock. Where the list does not report it, or reports null, the newest
+changeset is requested. A named version is always requested: it can be created without a push.
 """
 
 import logging
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Sequence,
+)
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, Protocol, TypeAlias
@@ -20,13 +28,15 @@ from itwin_export_async._batch.entries import Entry, EntryState, fingerprint
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.outage import OutageGate
 from itwin_export_async._errors import ExportError, NothingToExport
-from itwin_export_async._files.names import safe_name
+from itwin_export_async._files.names import numbered, safe_name
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._models import ExportOptions, ExportOutcome, ExportRequest
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 
 log = logging.getLogger("itwin_export_async.batch")
 
+InThread: TypeAlias = Callable[[Callable[[], list[str]]], Awaitable[list[str]]]
+"""Does work on the disk in a thread."""
 ItwinVersion: TypeAlias = Literal["latest", "named"]
 
 TEMPLATE_FIELDS = ("imodel_name", "imodel_id", "version_name", "date")
@@ -85,7 +95,8 @@ def validate_template(filename: str) -> str:
         raise ValueError(f"filename {filename!r} has the unknown field {unknown[0]!r}; use {known}")
     if not used & _UNIQUE_FIELDS:
         raise ValueError(
-            f"filename {filename!r} gives all iModels one name; add {{imodel_name}} or {{imodel_id}}"
+            f"filename {filename!r} gives all iModels one name; "
+            "add {imodel_name} or {imodel_id}"
         )
     if any(separator in filename for separator in ("/", "\\")):
         raise ValueError(f"filename {filename!r} has a folder in it; give that as destination")
@@ -132,27 +143,34 @@ class ItwinSource:
         self.imodels.list(self.itwin_id, name=self.name, search=self.search)  # checks all three
 
     async def items(
-        self, ledger: Ledger | None, outage: OutageGate
-    ) -> AsyncIterator[ExportRequest | ExportOutcome]:
+        self, ledger: Ledger | None, outage: OutageGate, in_thread: InThread
+    ) -> AsyncGenerator[ExportRequest | ExportOutcome, None]:
         """Requests, and outcomes of iModels that have nothing to export."""
         imodels = await outage.run(self._list)
         ready = [imodel for imodel in imodels if imodel.is_initialized]
         self._check(imodels, ready)
-        paths = _FileNames(Path(self.destination), self.filename)
         entries: dict[str, Entry | None] = {}
         for imodel in ready:
-            entry = None if ledger is None else await ledger.entry(self._key(imodel))
-            entries[imodel.id] = entry
+            entries[imodel.id] = None if ledger is None else await ledger.entry(self._key(imodel))
+        paths = _FileNames(Path(self.destination), self.filename, await in_thread(self._existing))
+        for imodel_id, entry in entries.items():
             if entry is not None:
-                paths.reserve(entry.destination, imodel.id)
+                paths.reserve(entry, imodel_id)
         for imodel in ready:
             entry = entries[imodel.id]
             try:
-                revision = await outage.run(lambda i=imodel, e=entry: self._revision(i, e))  # type: ignore[misc]
+                revision = await outage.run(partial(self._revision, imodel, entry))
             except ExportError as error:
                 yield ExportOutcome(request=self._request(imodel, None, paths, entry), error=error)
                 continue
             yield self._request(imodel, revision, paths, entry)
+
+    def _existing(self) -> list[str]:
+        """The names in the destination, without those of an export they are never replaced."""
+        try:
+            return os.listdir(self.destination)
+        except OSError:  # there is no such folder yet, or the first export reports it
+            return []
 
     async def _list(self) -> Sequence[IModel]:
         listed = await self.imodels.list(self.itwin_id, name=self.name, search=self.search)
@@ -207,13 +225,10 @@ class ItwinSource:
                     "baseline, which cannot be exported; create one on a changeset",
                 )
             return _Revision(id=version.changeset_id, name=version.display_name)
-        pushed_at = _pushed_at(imodel)
-        if imodel.reports_last_push and pushed_at is None:
-            return _Revision(id=None, name="baseline")  # made from a file, perhaps a whole model
-        if entry is not None and self._is_unchanged(entry, pushed_at):
+        if entry is not None and self._is_unchanged(entry, _pushed_at(imodel)):
             return _Revision(id=entry.revision, name="")
         changeset = await self.imodels.latest_changeset(imodel.id)
-        if changeset is None:
+        if changeset is None:  # made from a file, perhaps a whole model
             return _Revision(id=None, name="baseline")
         return _Revision(id=changeset.id, name=str(changeset.index or changeset.id))
 
@@ -262,17 +277,23 @@ def _pushed_at(imodel: IModel) -> str | None:
 
 
 class _FileNames:
-    """The paths of the outputs. Equal names get `-2`, `-3`, ... in the order of the ids."""
+    """The paths of the outputs. A name that is taken gets `-2`, `-3`, ... in the order of the ids.
 
-    def __init__(self, folder: Path, template: str) -> None:
+    Taken are the names of other iModels' outputs, and `existing` files that no export put there.
+    """
+
+    def __init__(self, folder: Path, template: str, existing: Iterable[str]) -> None:
         self._folder = folder
         self._template = template
-        self._owners: dict[str, str] = {}
+        self._owners: dict[str, str | None] = {
+            os.path.normcase(str(folder / name)): None for name in existing
+        }
         self._date = datetime.now(UTC).date().isoformat()
 
-    def reserve(self, path: str, imodel_id: str) -> None:
-        """Keep a path that an earlier call gave to an iModel."""
-        self._owners.setdefault(os.path.normcase(path), imodel_id)
+    def reserve(self, entry: Entry, imodel_id: str) -> None:
+        """Keep the paths that an earlier call gave to an iModel."""
+        for path in (entry.destination, *(file.path for file in entry.files)):
+            self._owners[os.path.normcase(path)] = imodel_id
 
     def path(self, imodel: IModel, version_name: str) -> str:
         """The path of the iModel's output."""
@@ -282,9 +303,9 @@ class _FileNames:
             version_name=version_name,
             date=self._date,
         )
-        first = self._folder / safe_name(text, fallback=imodel.id)
-        path, number = first, 1
-        while self._owners.setdefault(os.path.normcase(str(path)), imodel.id) != imodel.id:
-            number += 1
-            path = first.with_name(f"{first.stem}-{number}{first.suffix}")
-        return str(path)
+        names = numbered(safe_name(text, fallback=imodel.id))
+        paths = (str(self._folder / name) for name in names)
+        return next(path for path in paths if self._claim(path, imodel.id))
+
+    def _claim(self, path: str, imodel_id: str) -> bool:
+        return self._owners.setdefault(os.path.normcase(path), imodel_id) == imodel_id

@@ -1,12 +1,14 @@
 """Outages before and after a run: all exports of a batch wait one out together.
 
-A step that fails without an answer begins an outage. Then nothing new begins, and one step at a
-time is tried every few seconds, until one succeeds or the outage has lasted for `max_outage`.
+Two consecutive failures without a response, of whichever exports, are an outage: the failure of one
+iModel alone does not pause the others. Then nothing new begins, and one step is tried every few
+seconds, until one succeeds. A step gives up when it has failed, or was held, for `max_outage`.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from attrs import define, evolve, field, frozen
@@ -23,31 +25,42 @@ log = logging.getLogger("itwin_export_async.batch")
 
 T = TypeVar("T")
 
-PROBE_INTERVAL = 5.0  # seconds between two attempts during an outage
+PROBE_INTERVAL = 5.0  # seconds between two tries during an outage
+MIN_FAILURES = 2  # consecutive ones that are an outage
 
 
 @frozen(kw_only=True)
 class OutageState:
-    """`since`: when the first attempt failed, in the loop's time, None without an outage.
+    """What the latest steps have shown. Times are the loop's.
 
-    `probe_at`: when the next attempt may be made.
+    `failures`: consecutive steps without a response. `since`: when the first of them failed.
+    `probe_at`: when the next step may be tried during an outage.
     """
 
-    since: float | None = None
+    failures: int = 0
+    since: float = 0.0
     probe_at: float = 0.0
 
-    def with_failure(self, now: float, retry_after: float | None) -> "OutageState":
-        """After an attempt without an answer."""
-        since = now if self.since is None else self.since
-        return OutageState(since=since, probe_at=now + max(PROBE_INTERVAL, retry_after or 0.0))
+    @property
+    def is_outage(self) -> bool:
+        """Whether steps are held."""
+        return self.failures >= MIN_FAILURES
+
+    def with_failure(self, now: float, pause: float) -> "OutageState":
+        """After a step without a response; the next one is tried after `pause` seconds."""
+        return OutageState(
+            failures=self.failures + 1,
+            since=self.since if self.failures else now,
+            probe_at=now + pause,
+        )
 
     def with_probe(self, now: float) -> "OutageState":
-        """When an attempt is made: the next one has to wait."""
+        """When a step is tried: the next one has to wait."""
         return evolve(self, probe_at=now + PROBE_INTERVAL)
 
     def seconds(self, now: float) -> float:
-        """How long the outage has lasted, 0 without one."""
-        return 0.0 if self.since is None else now - self.since
+        """How long nothing has succeeded, 0 if the latest step has."""
+        return now - self.since if self.failures else 0.0
 
 
 def is_outage(error: ExportError) -> bool:
@@ -67,50 +80,54 @@ class OutageGate:
     """
 
     max_outage: float
-    _state: OutageState = OutageState()
-    _recovered: asyncio.Event = field(factory=asyncio.Event)
+    _state: OutageState = field(factory=OutageState)
+    _over: asyncio.Event = field(factory=asyncio.Event)  # set when an outage ends
 
     async def run(self, step: Callable[[], Awaitable[T]]) -> T:
         """The result of the step, repeated through an outage of at most `max_outage` seconds."""
         now = asyncio.get_running_loop().time
-        began_at = now()
+        began_at, failing_since = now(), None
         while True:
-            await self._admit()
+            await self._admit(began_at)
             try:
                 result = await step()
             except ExportError as error:
                 if not is_outage(error):
-                    self._end(now())
+                    self._on_response(now())
                     raise
-                self._begin_or_continue(error, now())
-                if min(self._state.seconds(now()), now() - began_at) > self.max_outage:
+                failing_since = now() if failing_since is None else failing_since
+                pause = max(PROBE_INTERVAL, getattr(error, "retry_after", None) or 0.0)
+                self._on_failure(error, now(), pause)
+                held = min(self._state.seconds(now()), now() - began_at)
+                if max(held, now() - failing_since) >= self.max_outage:
                     raise
+                await asyncio.sleep(pause)
             else:
-                self._end(now())
+                self._on_response(now())
                 return result
 
-    async def _admit(self) -> None:
-        """Return at once without an outage; else when it is over, or for the next attempt."""
+    async def _admit(self, began_at: float) -> None:
+        """Return at once without an outage; else for the next try, or for the last one."""
         now = asyncio.get_running_loop().time
-        while self._state.since is not None:
-            wait = self._state.probe_at - now()
+        while self._state.is_outage:
+            last_try = max(self._state.since, began_at) + self.max_outage
+            wait = min(self._state.probe_at, last_try) - now()
             if wait <= 0:
                 self._state = self._state.with_probe(now())
                 return
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await self._recovered.wait()
-            except TimeoutError:
-                continue
+                    await self._over.wait()
 
-    def _begin_or_continue(self, error: ExportError, now: float) -> None:
-        if self._state.since is None:
-            self._recovered.clear()
+    def _on_failure(self, error: ExportError, now: float, pause: float) -> None:
+        was_outage = self._state.is_outage
+        self._state = self._state.with_failure(now, pause)
+        if self._state.is_outage and not was_outage:
+            self._over.clear()
             log.warning("outage: exports pause until the service answers: %s", error)
-        self._state = self._state.with_failure(now, getattr(error, "retry_after", None))
 
-    def _end(self, now: float) -> None:
-        if self._state.since is not None:
-            log.info("outage over after %.0f s: exports continue", now - self._state.since)
-            self._state = OutageState()
-            self._recovered.set()
+    def _on_response(self, now: float) -> None:
+        state, self._state = self._state, OutageState()
+        if state.is_outage:
+            log.info("outage over after %.0f s: exports continue", state.seconds(now))
+            self._over.set()

@@ -6,7 +6,7 @@ an export replaces only its own earlier files; a file that its destination names
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from itwin_export_async._batch.entries import OutputFile
@@ -41,13 +41,20 @@ class OutputPaths:
             self._owners[path] = self._from_ledger[path]
         return self._owners.setdefault(path, owner) == owner
 
-    def choose(self, path: Path, destination: str, owner: str) -> Path:
+    def choose(
+        self, path: Path, destination: str, owner: str, taken: Collection[Path] = ()
+    ) -> Path:
         """Claim the path for `owner`, or with `-2`, `-3`, ... the first that nothing else has.
 
         A file in a folder that no export put there is not replaced, unless it is `destination`.
+        Neither are the paths of `taken`, which have other outputs of the same run.
         """
         candidates = (path.with_name(name) for name in numbered(path.name))
-        return next(each for each in candidates if self._is_free(each, destination, owner))
+        return next(
+            each
+            for each in candidates
+            if each not in taken and self._is_free(each, destination, owner)
+        )
 
     def _is_free(self, path: Path, destination: str, owner: str) -> bool:
         name = _normalize(path)
@@ -73,11 +80,9 @@ class OutputPaths:
 
 
 def _normalize(path: str | os.PathLike[str]) -> str:
-    return (
-        os.path.normcase(os.path.realpath(os.path.dirname(os.path.abspath(path))))
-        + os.sep
-        + (os.path.normcase(os.path.basename(os.path.abspath(path))))
-    )
+    """The path with its folder resolved. A file that is a link is replaced, not what it leads to."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.normcase(os.path.join(os.path.realpath(folder), name))
 
 
 def describe_files(paths: Iterable[Path]) -> tuple[OutputFile, ...]:

@@ -7,15 +7,17 @@ other exports of the call (`outage`); the wait for a run does so itself.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from attrs import define, evolve, field
 
+from itwin_export_async._batch.context import BatchContext, Record
 from itwin_export_async._batch.entries import (
     STEPS,
     Entry,
@@ -25,43 +27,25 @@ from itwin_export_async._batch.entries import (
     finished,
     in_place,
     new_entry,
-    reset,
-    started,
-    starting,
-    waiting,
     with_claimed_path,
 )
-from itwin_export_async._batch.ledger import HistoryLine, Ledger
-from itwin_export_async._batch.outage import OutageGate
-from itwin_export_async._batch.output_paths import OutputPaths, describe_files, files_exist
-from itwin_export_async._errors import ExportError, NotFound, RunTimeout, StartTimeout
+from itwin_export_async._batch.ledger_rows import HistoryLine
+from itwin_export_async._batch.output_paths import describe_files, files_exist
+from itwin_export_async._batch.run_start import RunStart
+from itwin_export_async._errors import RunTimeout, StartTimeout
 from itwin_export_async._files.download import Progress, check_destination
-from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import (
-    AuthenticationType,
-    Connection,
     ExportOutcome,
     ExportRequest,
     Run,
     RunOrigin,
 )
-from itwin_export_async._models.validators import parse_enum, validate_timeout
+from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._protocol.files import was_skipped
-from itwin_export_async._protocol.runs import (
-    Service,
-    get_connection_request,
-    parse_connection,
-)
-from itwin_export_async._runs.connections import find_or_create_connection
-from itwin_export_async._runs.consent import Consent
-from itwin_export_async._runs.handle import OnUpdate, RunContext, RunHandle
+from itwin_export_async._runs.handle import OnUpdate, RunHandle
 from itwin_export_async._runs.resume_token import ResumeToken
-from itwin_export_async._runs.start_state import StartState, StartWindow, match_runs
 from itwin_export_async._runs.starter import (
-    IfActive,
-    export_starter,
     user_blob_url,
-    validate_if_active,
 )
 
 log = logging.getLogger("itwin_export_async.batch")
@@ -70,26 +54,6 @@ T = TypeVar("T")
 
 OnStart = Callable[[RunHandle], Any]
 """Called with the handle as soon as an export has a run; may be async."""
-
-
-def parse_authentication_type(value: AuthenticationType | str | None) -> AuthenticationType | None:
-    """The type as a member of its enum, None if it is left to the service."""
-    return None if value is None else parse_enum(AuthenticationType, "authentication_type", value)
-
-
-@define(eq=False, kw_only=True)
-class BatchContext:
-    """What all exports of one call share. `ledger` None: nothing is noted."""
-
-    runs: RunContext
-    consent: Consent
-    outage: OutageGate
-    if_active: IfActive = field(converter=validate_if_active)
-    authentication_type: AuthenticationType | None = field(
-        default=None, converter=parse_authentication_type
-    )
-    ledger: Ledger | None = None
-    paths: OutputPaths = field(factory=OutputPaths)
 
 
 def _keep_slot() -> AbstractAsyncContextManager[None]:
@@ -105,24 +69,39 @@ class ExportPipeline:
 
     context: BatchContext
     request: ExportRequest
-    entry: Entry = field()
     on_start: OnStart | None = None
     on_update: OnUpdate | None = None
     on_progress: Progress | None = None
     without_slot: Callable[[], AbstractAsyncContextManager[Any]] = _keep_slot
+    _record: Record = field()
+    _run_start: RunStart = field(init=False)
     _deadline: float | None = None  # the loop's time
     _handle: RunHandle | None = None
     _paths: tuple[Path, ...] | None = None
     _owner: str = field(init=False)  # of its output paths
     _was_finished: bool = False  # whether its run had finished before this call
 
-    @entry.default
-    def _default_entry(self) -> Entry:
-        return new_entry(self.request)
+    @_record.default
+    def _new_record(self) -> Record:
+        return Record(entry=new_entry(self.request), ledger=None)
+
+    @_run_start.default
+    def _default_run_start(self) -> RunStart:
+        return RunStart(
+            context=self.context,
+            request=self.request,
+            record=self._record,
+            without_slot=self.without_slot,
+        )
 
     @_owner.default
     def _default_owner(self) -> str:
         return uuid4().hex if self.context.ledger is None else self.entry.key
+
+    @property
+    def entry(self) -> Entry:
+        """How far the export has come."""
+        return self._record.entry
 
     async def run(self, timeout: float | None) -> ExportOutcome:
         """The outcome of a successful export. `timeout`: seconds for all of it, None for no limit.
@@ -148,9 +127,8 @@ class ExportPipeline:
             error,
             extra=self._log_fields(),
         )
-        self.entry = failed(self.entry, error, was_finished=self._was_finished)
-        if self.context.ledger is not None:
-            await self.context.ledger.write_outcome(self.entry, self._history_line(error))
+        entry = failed(self.entry, error, was_finished=self._was_finished)
+        await self._save_outcome(entry, error)
         return self._outcome(error=error)
 
     async def _run_steps(self) -> ExportOutcome:
@@ -182,119 +160,13 @@ class ExportPipeline:
                 self.entry.key,
                 extra=self._log_fields(),
             )
-            self.entry = evolve(self.entry, state=EntryState.FINISHED)
+            self._record.entry = evolve(self.entry, state=EntryState.FINISHED)
 
     async def _start(self) -> None:
-        connection = await self.context.outage.run(self._find_connection)
-        await self._start_on(connection, None)
+        self._handle = await self._run_start.start()
 
     async def _recover(self) -> None:
-        """Find the run that an earlier call may have started, or start one."""
-        connection_id, window = self.entry.connection_id, self.entry.window
-        assert connection_id is not None
-        try:
-            connection = await self.context.outage.run(lambda: self._get_connection(connection_id))
-        except NotFound as error:
-            if error.is_gateway:
-                raise
-            await self._save(reset(self.entry))  # the connection was deleted, with its runs
-            return
-        await self._start_on(connection, window)
-
-    async def _start_on(self, connection: Connection, window: StartWindow | None) -> None:
-        context = self.context
-        await context.outage.run(lambda: self._recover_interrupted(connection.id))
-        if self.entry.state is EntryState.STARTED:
-            return
-        await context.outage.run(lambda: context.consent.require(Service.EXPORT, connection))
-        try:
-            await self._start_run(connection.id, window)
-        except NotFound as error:
-            if context.ledger is None or error.is_gateway:
-                raise
-            if not await self._forget_connection(connection.id):
-                raise
-
-    async def _find_connection(self) -> Connection:
-        """The connection that an earlier call noted, else the one that is found or created."""
-        context, request = self.context, self.request
-        session, ledger, kind = context.runs.session, context.ledger, context.authentication_type
-        if ledger is not None:
-            noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
-            if noted is not None:
-                return noted
-        connection = await find_or_create_connection(
-            session, request.imodel_id, request.connection_name, kind
-        )
-        if ledger is not None:
-            await ledger.write_connection(
-                request.imodel_id, request.connection_name, kind, connection
-            )
-        return connection
-
-    async def _forget_connection(self, connection_id: str) -> bool:
-        """Drop a connection that does not exist any more; False if it was just looked up."""
-        ledger, request = self.context.ledger, self.request
-        assert ledger is not None
-        kind = self.context.authentication_type
-        noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
-        if noted is None or noted.id != connection_id:
-            return False
-        await ledger.write_connection(request.imodel_id, request.connection_name, kind, None)
-        await self._save(reset(self.entry))
-        return True
-
-    async def _get_connection(self, connection_id: str) -> Connection:
-        request = get_connection_request(Service.EXPORT, connection_id)
-        return parse_connection(await self.context.runs.session.send(request), Connection)
-
-    async def _recover_interrupted(self, connection_id: str) -> None:
-        """Find the runs of all interrupted starts on the connection, not only this one's."""
-        ledger, runs = self.context.ledger, self.context.runs
-        if ledger is None:
-            return
-        entries = {entry.key: entry for entry in await ledger.interrupted_starts(connection_id)}
-        windows = [(entry.key, entry.window) for entry in entries.values() if entry.window]
-        if not windows:
-            return
-        existing = await list_runs(runs.session, Service.EXPORT, connection_id)
-        known = await ledger.known_run_ids(connection_id)
-        for key, run in match_runs(windows, existing, known).items():
-            handle = runs.attach(Service.EXPORT, connection_id, run.id)
-            recovered = started(entries[key], handle.resume_token, RunOrigin.RECOVERED)
-            log.info("recovered run %s for %s", run.id, key, extra=self._log_fields())
-            await ledger.write(recovered)
-            if key == self.entry.key:
-                self.entry = recovered
-
-    async def _start_run(self, connection_id: str, window: StartWindow | None) -> None:
-        ledger = self.context.ledger
-        starter = export_starter(
-            self.context.runs,
-            connection_id,
-            self.request.options,
-            imodel_id=self.request.imodel_id,
-            if_active=self.context.if_active,
-            other_run_ids=() if ledger is None else await ledger.known_run_ids(connection_id),
-            while_waiting=self._while_waiting,
-            state=StartState(earlier=window),
-        )
-
-        async def note_request() -> None:
-            now = self._service_time()
-            since = self.entry.since if starter.state.is_uncertain else None
-            await self._save(starting(self.entry, connection_id, now, since))
-
-        starter.before_send = None if ledger is None else note_request
-        try:
-            handle = await self.context.outage.run(starter.start)
-        except ExportError:
-            if not starter.state.is_uncertain:
-                await self._save(reset(self.entry))
-            raise
-        self._handle = handle
-        await self._save(started(self.entry, handle.resume_token, handle.origin))
-        await self._call_on_start(handle)
+        self._handle = await self._run_start.recover()
 
     async def _call_on_start(self, handle: RunHandle) -> None:
         if self.on_start is not None:
@@ -302,17 +174,11 @@ class ExportPipeline:
             if asyncio.iscoroutine(result) or hasattr(result, "__await__"):
                 await result
 
-    @asynccontextmanager
-    async def _while_waiting(self, _: RunHandle) -> AsyncIterator[None]:
-        """Note that no run of this request exists, and give its slot to another export."""
-        await self._save(waiting(self.entry))
-        async with self.without_slot():
-            yield
-
     async def _wait(self) -> None:
         handle = self._run_handle()
+        await self._call_on_start(handle)
         run = await handle.wait(timeout=self._time_left(), on_update=self.on_update)
-        await self._save(finished(self.entry, run))
+        await self._record.save(finished(self.entry, run))
 
     async def _download(self) -> None:
         handle = self._run_handle()
@@ -321,31 +187,33 @@ class ExportPipeline:
             run = await self.context.outage.run(handle.refresh)
         paths = () if was_skipped(run) else await self._download_outputs(run, handle.joined)
         self._paths = paths
-        self.entry = in_place(self.entry, await self._in_thread(lambda: describe_files(paths)))
-        if self.context.ledger is not None:
-            await self.context.ledger.write_outcome(self.entry, self._history_line(None))
+        files = await self._in_thread(lambda: describe_files(paths))
+        await self._save_outcome(in_place(self.entry, files), None)
 
     async def _download_outputs(self, run: Run, joined: bool) -> tuple[Path, ...]:
         sas_url = None if joined else user_blob_url(self.request.options)
-        paths = await self.context.outage.run(
-            lambda: self.context.runs.outputs.download(
+
+        async def download() -> list[Path]:
+            return await self.context.runs.outputs.download(
                 run,
                 self.request.destination,
                 self.on_progress,
                 sas_url=sas_url,
-                choose_path=self._choose_path,
+                choose_path=partial(self._choose_path, set()),
             )
-        )
-        return tuple(paths)
 
-    async def _choose_path(self, path: Path) -> Path:
+        return tuple(await self.context.outage.run(download))
+
+    async def _choose_path(self, taken: set[Path], path: Path) -> Path:
         """The path itself, or with `-2`, `-3`, ... if another export or file is in the way.
 
-        It is noted before the file gets it, so that the next call knows whose file it is.
+        `taken`: the paths of other outputs of the run. The path is noted before the file gets it,
+        so that the next call knows whose file it is.
         """
-        paths, owner = self.context.paths, self._owner
-        chosen = await self._in_thread(lambda: paths.choose(path, self.request.destination, owner))
-        await self._save(with_claimed_path(self.entry, str(chosen.absolute())))
+        paths, destination, owner = self.context.paths, self.request.destination, self._owner
+        chosen = await self._in_thread(lambda: paths.choose(path, destination, owner, taken))
+        taken.add(chosen)
+        await self._record.save(with_claimed_path(self.entry, str(chosen.absolute())))
         return chosen
 
     def _run_handle(self) -> RunHandle:
@@ -361,18 +229,13 @@ class ExportPipeline:
             )
         return self._handle
 
-    async def _save(self, entry: Entry) -> None:
-        self.entry = entry  # before the write, so that a timeout during it does not lose the state
+    async def _save_outcome(self, entry: Entry, error: Exception | None) -> None:
+        self._record.entry = entry
         if self.context.ledger is not None:
-            await self.context.ledger.write(entry)
+            await self.context.ledger.write_outcome(entry, self._history_line(error))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await self.context.runs.outputs.in_thread(work)
-
-    def _service_time(self) -> datetime:
-        """The service's time as last seen, else this machine's."""
-        now = self.context.runs.session.service_time()
-        return now if now is not None and 1971 < now.year < 9000 else datetime.now(UTC)
 
     def _time_left(self) -> float | None:
         if self._deadline is None:

@@ -18,8 +18,9 @@ from typing import TypeVar
 from itwin_export_async._errors import DownloadError, ExportError, NotFound
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource, SizeMismatch
 from itwin_export_async._files.download import ChoosePath, Downloader, Progress
+from itwin_export_async._files.run_output import RunOutput
 from itwin_export_async._http.session import Session
-from itwin_export_async._models import Connection, Run, RunOutput
+from itwin_export_async._models import Connection, Run
 from itwin_export_async._protocol.files import composite_id, has_output, output_ids
 from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
 from itwin_export_async._protocol.urls import validate_id

@@ -21,7 +21,7 @@ from itwin_export_async._models.exports import ExportOutcome, ExportRequest
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 from itwin_export_async._models.options import ExportOptions, InputOptions, OutputOptions
 from itwin_export_async._models.runs import Job, Run, RunErrorInfo, Task, TaskErrorInfo
-from itwin_export_async._models.storage import RunOutput, StoredFile
+from itwin_export_async._models.storage import StoredFile
 from itwin_export_async._models.updates import Estimate, RunOrigin, RunUpdate, StateChange
 
 __all__ = [
@@ -50,7 +50,6 @@ __all__ = [
     "Run",
     "RunErrorInfo",
     "RunOrigin",
-    "RunOutput",
     "RunUpdate",
     "SourceFile",
     "StateChange",

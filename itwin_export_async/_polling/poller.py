@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from math import sqrt
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, frozen
 
 from itwin_export_async._errors import (
     ExportError,
@@ -26,10 +26,10 @@ from itwin_export_async._http.session import Session
 from itwin_export_async._http.telemetry import add_event, in_span
 from itwin_export_async._models import ExecutionResult, Run
 from itwin_export_async._polling.history import ConnectionHistory, RunHistory
+from itwin_export_async._polling.poll_task import PollTask, RunKey, Subscription
 from itwin_export_async._polling.schedule import PollContext, PollSchedule, next_wait
 from itwin_export_async._polling.state import (
     UNDETERMINED_INTERVAL,
-    PollEvent,
     PollFailed,
     PollMissed,
     PollState,
@@ -47,24 +47,6 @@ INTERVAL_JITTER = 0.2  # of a stretched interval to either side, to de-synchroni
 POLL_SHARE = 0.8  # share of the rate limit that polls may use
 SUSTAINED_SHARE = 1 / 6  # of that, as long as the window lasts: its room is available sooner
 MAX_POLLS_PER_SECOND = 250.0  # of a client, whose event loop has other work: a tenth of a core
-
-
-@frozen(kw_only=True)
-class RunKey:
-    """Identifies a run. `imodel_id` is for log records; None where it is not known."""
-
-    service: Service
-    connection_id: str
-    run_id: str
-    imodel_id: str | None = field(default=None, eq=False)
-
-    @property
-    def log_fields(self) -> dict[str, dict[str, str]]:
-        """The `extra` of log records about the run."""
-        fields = {"run_id": self.run_id, "connection_id": self.connection_id}
-        if self.imodel_id is not None:
-            fields["imodel_id"] = self.imodel_id
-        return {"itwin": fields}
 
 
 @frozen
@@ -112,9 +94,9 @@ class RunPoller:
         self.outage_since: datetime | None = None
         self._outage_began = 0.0  # the same in the loop's time
         self._polls_per_second = 0.0  # wanted by all polled runs together
-        self._polls: dict[RunKey, _PollTask] = {}
-        self._tasks: dict[asyncio.Task[None], _PollTask] = {}
-        self._failing: set[_PollTask] = set()
+        self._polls: dict[RunKey, PollTask] = {}
+        self._tasks: dict[asyncio.Task[None], PollTask] = {}
+        self._failing: set[PollTask] = set()
         self._loads: set[asyncio.Task[None]] = set()  # of histories
 
     def subscribe(
@@ -125,7 +107,7 @@ class RunPoller:
         was_seen: bool = False,
         is_new: bool = False,
         every_poll: bool = False,
-    ) -> "Subscription":
+    ) -> Subscription:
         """Subscribe to the run's events. The caller closes the subscription.
 
         `just_created`: the service has just named the run, so a 404 may pass. `was_seen`: the run
@@ -135,27 +117,18 @@ class RunPoller:
         if self.is_closed:
             raise RuntimeError("the client was closed")
         poll = self._polls.get(key)
-        is_first = poll is None or poll.has_failed
         if poll is None or poll.has_failed:
-            now = _clock()
-            state = PollState(
-                started_at=now,
-                polling_since=now,
-                changed_at=now,
-                just_created=just_created,
-                was_seen=was_seen,
-            )
-            history = self._history.of(key.service, key.connection_id)
-            poll = _PollTask(key=key, state=state, history=history, poller=self, due_at=now)
-            self._polls[key] = poll
+            poll = self._create(key, just_created=just_created, was_seen=was_seen)
+        else:
+            is_new = False
         if not poll.subscribers:
             self.runs_polled += 1
         subscription = poll.subscribe(every_poll=every_poll)
         if poll.task is None and not poll.is_over:
-            self._start(poll, is_new=is_new and is_first)
+            self._start(poll, is_new=is_new)
         return subscription
 
-    def replay(self, run: Run) -> "Subscription":
+    def replay(self, run: Run) -> Subscription:
         """A subscription to a run known to be final: one event, no poll."""
         return Subscription([Snapshot(run=run, is_final=True, is_replay=True)], run)
 
@@ -194,7 +167,7 @@ class RunPoller:
         for poll in tuple(self._polls.values()):
             self._forget(poll)
 
-    def on_last_left(self, poll: "_PollTask") -> None:
+    def _on_last_left(self, poll: PollTask) -> None:
         """The last subscriber has left: no further poll, and no claim on the rate limit."""
         self.runs_polled -= 1
         self._demand(poll, 0.0)
@@ -204,7 +177,24 @@ class RunPoller:
             poll.task.cancel()
             self._keep(poll)
 
-    def _start(self, poll: "_PollTask", *, is_new: bool) -> None:
+    def _create(self, key: RunKey, *, just_created: bool, was_seen: bool) -> PollTask:
+        now = _clock()
+        poll = self._polls[key] = PollTask(
+            key=key,
+            state=PollState(
+                started_at=now,
+                polling_since=now,
+                changed_at=now,
+                just_created=just_created,
+                was_seen=was_seen,
+            ),
+            history=self._history.of(key.service, key.connection_id),
+            due_at=now,
+            on_last_left=self._on_last_left,
+        )
+        return poll
+
+    def _start(self, poll: PollTask, *, is_new: bool) -> None:
         poll.stop_forgetting()
         key = poll.key
         # a context of its own, so that it does not run inside the first subscriber's trace
@@ -230,18 +220,18 @@ class RunPoller:
         if not poll.subscribers:
             self._forget(poll)
 
-    def _keep(self, poll: "_PollTask") -> None:
+    def _keep(self, poll: PollTask) -> None:
         """Keep the state for one interval, without a task."""
         poll.task = None
         poll.forgetting = asyncio.get_running_loop().call_later(poll.interval, self._forget, poll)
 
-    def _forget(self, poll: "_PollTask") -> None:
+    def _forget(self, poll: PollTask) -> None:
         poll.stop_forgetting()
         self._end_failure(poll)
         if self._polls.get(poll.key) is poll:
             del self._polls[poll.key]
 
-    async def _run(self, poll: "_PollTask", is_new: bool) -> None:
+    async def _run(self, poll: PollTask, is_new: bool) -> None:
         """Poll until the run is done, or has no subscriber."""
         if is_new:
             poll.set_interval(self._first_wait(poll))
@@ -257,7 +247,7 @@ class RunPoller:
                 self._keep(poll)
                 return
 
-    async def _poll(self, poll: "_PollTask") -> float | None:
+    async def _poll(self, poll: PollTask) -> float | None:
         """Poll once. Return the seconds until the next poll, None when there is none."""
         try:
             result = await poll_once(
@@ -280,7 +270,7 @@ class RunPoller:
             self._load_history(poll.history)
         return self._pause(poll, result.retry_after)
 
-    def _on_failure(self, poll: "_PollTask", error: ExportError) -> float | None:
+    def _on_failure(self, poll: PollTask, error: ExportError) -> float | None:
         """Return the seconds until the next poll, None when polling ends with this error."""
         now, before = _clock(), poll.state
         if not before.is_transient(error, now=now):
@@ -307,7 +297,7 @@ class RunPoller:
         poll.publish(poll.missed)
         return self._pause(poll, pause or 0.0)
 
-    def _begin_failure(self, poll: "_PollTask", error: ExportError) -> None:
+    def _begin_failure(self, poll: PollTask, error: ExportError) -> None:
         """Polls of the run fail. An outage of many runs is one log record."""
         self._failing.add(poll)
         if self.outage_since is None:
@@ -320,7 +310,7 @@ class RunPoller:
                 extra=poll.key.log_fields,
             )
 
-    def _end_failure(self, poll: "_PollTask", *, has_recovered: bool = False) -> None:
+    def _end_failure(self, poll: PollTask, *, has_recovered: bool = False) -> None:
         """Polls of the run do not fail any more: they have recovered, or ended."""
         if poll not in self._failing:
             return
@@ -342,12 +332,12 @@ class RunPoller:
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
-    def _pause(self, poll: "_PollTask", retry_after: float) -> float:
+    def _pause(self, poll: PollTask, retry_after: float) -> float:
         """Seconds until the next poll, no less than the service asks for."""
         poll.not_before = _clock() + retry_after
         return max(retry_after, self._next_wait(poll))
 
-    def _first_wait(self, poll: "_PollTask") -> float:
+    def _first_wait(self, poll: PollTask) -> float:
         """Seconds until the first poll of a new run: soon, unless calls are scarce."""
         wait = self._next_wait(poll)
         is_scarce = self._polls_per_second > self._available
@@ -358,11 +348,11 @@ class RunPoller:
         """Polls per second that all runs together may make."""
         return min(POLL_SHARE * self._session.call_rate, MAX_POLLS_PER_SECOND)
 
-    def _demand(self, poll: "_PollTask", polls_per_second: float) -> None:
+    def _demand(self, poll: PollTask, polls_per_second: float) -> None:
         self._polls_per_second += polls_per_second - poll.polls_per_second
         poll.polls_per_second = polls_per_second
 
-    def _next_wait(self, poll: "_PollTask") -> float:
+    def _next_wait(self, poll: PollTask) -> float:
         """Seconds until the next poll, stretched where all runs together want too many polls."""
         now, state = _clock(), poll.state
         if state.undetermined_polls:
@@ -415,138 +405,3 @@ def _log_poll(key: RunKey, run: Run, before: PollState, state: PollState) -> Non
         )
     else:
         log.debug("run %s: %s", run.id, run.state.value, extra=extra)
-
-
-@define(eq=False)
-class Subscription:
-    """The events of one run for one subscriber, the present state first.
-
-    Iterate with `async for`; the iteration ends after a final event. `latest`: the latest snapshot
-    of the run, which may be ahead of the events; None before the first.
-    """
-
-    _events: list[PollEvent]
-    _latest: Run | None = None
-    _poll: "_PollTask | None" = None
-    _every_poll: bool = False
-    _waiter: "asyncio.Future[None] | None" = None
-    _is_finished: bool = False
-
-    def __aiter__(self) -> "Subscription":
-        return self
-
-    async def __anext__(self) -> PollEvent:
-        if self._is_finished:
-            raise StopAsyncIteration
-        while not self._events:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        event = self._events.pop(0)
-        self._is_finished = event.is_final
-        return event
-
-    @property
-    def latest(self) -> Run | None:
-        """The latest snapshot of the run."""
-        return self._latest if self._poll is None else self._poll.state.run
-
-    def put(self, event: PollEvent) -> None:
-        """Queue an event. Events without a change never queue behind each other."""
-        is_needed = event.is_change or event.is_final or isinstance(event, Throttled)
-        if not is_needed and not self._every_poll:
-            return
-        if self._events and not self._events[-1].is_change:
-            self._events.pop()
-        self._events.append(event)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        if self._poll is not None:
-            self._poll.unsubscribe(self)
-
-
-@define(eq=False, kw_only=True)
-class _PollTask:
-    """One polled run: its state, its task and its subscribers.
-
-    `missed`: the event of the latest poll, if that failed. `not_before`: when the service allows
-    the next poll, in the loop's time. `polls_per_second`: what the run wants. `interval`, `due_at`:
-    from the latest poll to the next one, and when that is. `forgetting`: the timer that ends a
-    state without subscribers.
-    """
-
-    key: RunKey
-    state: PollState
-    history: ConnectionHistory
-    due_at: float
-    interval: float = 0.0
-    task: "asyncio.Task[None] | None" = None
-    forgetting: asyncio.TimerHandle | None = None
-    subscribers: list[Subscription] = field(factory=list)
-    missed: PollMissed | None = None
-    not_before: float = 0.0
-    polls_per_second: float = 0.0
-    is_polling: bool = False
-    has_failed: bool = False
-    _poller: RunPoller
-    _sleeper: "asyncio.Future[None] | None" = None
-    _is_due: bool = False
-
-    def subscribe(self, *, every_poll: bool) -> Subscription:
-        events: list[PollEvent] = []
-        run = self.state.run
-        if run is not None:
-            events.append(Snapshot(run=run, is_final=self.state.is_done, is_replay=True))
-        if self.missed is not None:
-            is_outage = self.state.failing_since is not None
-            events.append(evolve(self.missed, starts_outage=is_outage))
-        subscription = Subscription(events, run, self, every_poll)
-        self.subscribers.append(subscription)
-        return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        self.subscribers.remove(subscription)
-        if not self.subscribers:
-            self._poller.on_last_left(self)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there will be no further poll."""
-        return self.has_failed or self.state.is_done
-
-    def stop_forgetting(self) -> None:
-        if self.forgetting is not None:
-            self.forgetting.cancel()
-            self.forgetting = None
-
-    def set_interval(self, seconds: float) -> None:
-        self.interval, self.due_at = seconds, _clock() + seconds
-
-    def publish(self, event: PollEvent) -> None:
-        self.has_failed = isinstance(event, PollFailed)
-        for subscription in self.subscribers:
-            subscription.put(event)
-
-    def wake(self) -> None:
-        """Poll now, or right after the poll under way. A `Retry-After` is slept out."""
-        self._is_due = True
-        if self.not_before <= _clock():
-            self._end_sleep()
-
-    async def sleep(self) -> None:
-        """Sleep until the next poll is due, or not at all if woken since the last sleep."""
-        if not self._is_due or self.not_before > _clock():
-            loop = asyncio.get_running_loop()
-            self._sleeper = loop.create_future()
-            timer = loop.call_at(self.due_at, self._end_sleep)
-            try:
-                await self._sleeper
-            finally:
-                timer.cancel()
-        self._is_due = False
-
-    def _end_sleep(self) -> None:
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)

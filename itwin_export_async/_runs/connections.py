@@ -8,9 +8,13 @@ the first of the service's list is used, so that concurrent processes agree afte
 import asyncio
 import logging
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import count
+from typing import Protocol, TypeVar
 
-from itwin_export_async._errors import ExportError, NotFound
+from attrs import frozen
+
+from itwin_export_async._errors import ExportError, NotFound, ProtocolError
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import AuthenticationType, Connection
@@ -21,12 +25,24 @@ from itwin_export_async._protocol.connections import (
     parse_connections,
     parse_created_connection,
 )
+from itwin_export_async._protocol.messages import Response
 from itwin_export_async._protocol.runs import Service
+
+T = TypeVar("T")
 
 log = logging.getLogger("itwin_export_async.runs")
 
+CREATED = 201
 LIST_DELAYS = (0.5, 1.5, 3.0, 5.0)
 """Seconds before each list call after an uncertain creation: about 10 s for a lagging list."""
+
+
+class Gate(Protocol):
+    """Runs a step, and may repeat it through an outage."""
+
+    async def run(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of the step."""
+        ...
 
 
 async def find_or_create_connection(
@@ -34,10 +50,12 @@ async def find_or_create_connection(
     imodel_id: str,
     display_name: str,
     authentication_type: AuthenticationType | None,
+    gate: Gate | None = None,
 ) -> Connection:
     """Return the iModel's connection with this name and, unless None, authentication type.
 
-    Concurrent calls of one session for the same name run one after another.
+    Concurrent calls of one session for the same name run one after another. `gate` runs the list
+    calls after an uncertain creation, so that an outage cannot hide what was created.
     """
     if not isinstance(display_name, str):
         raise TypeError(f"display_name must be a string, not {type(display_name).__name__}")
@@ -45,81 +63,106 @@ async def find_or_create_connection(
     if not name:
         raise ValueError("display_name is empty")
     lock = session.locks.setdefault((imodel_id, name, authentication_type), asyncio.Lock())
+    finder = _Finder(
+        session=session,
+        imodel_id=imodel_id,
+        display_name=display_name,
+        authentication_type=authentication_type,
+        gate=gate,
+    )
     async with lock:
-        return await _find_or_create_locked(session, imodel_id, display_name, authentication_type)
+        return await finder.find() or await finder.create()
 
 
-async def _find_or_create_locked(
-    session: Session,
-    imodel_id: str,
-    display_name: str,
-    authentication_type: AuthenticationType | None,
-) -> Connection:
-    creation = create_connection_request(imodel_id, display_name, authentication_type)
-    name = normalize_name(display_name)
-    found = await _find(session, imodel_id, name, authentication_type)
-    attempt = 0
-    while found is None:
-        attempt += 1
+@frozen(kw_only=True)
+class _Finder:
+    session: Session
+    imodel_id: str
+    display_name: str
+    authentication_type: AuthenticationType | None
+    gate: Gate | None
+
+    async def find(self) -> Connection | None:
+        """The first connection of the list that fits, None without one."""
         try:
-            created = parse_created_connection(await session.send(creation), Connection)
-        except ExportError as error:
-            if not error.may_have_been_processed:
+            connections = await list_connections(self.session, self.imodel_id)
+        except NotFound as error:
+            if not means_empty(error):
                 raise
-            log.warning(
-                "creation of connection %r of iModel %s is uncertain, listing again: %s",
-                display_name,
-                imodel_id,
-                error,
-                extra={"itwin": {"imodel_id": imodel_id, "operation": "create_connection"}},
-            )
-            found = await _find_after_delay(session, imodel_id, name, authentication_type)
-            if found is None and attempt >= session.retry.attempts:
-                raise
-        else:
-            log.info(
-                "created connection %s (%r) of iModel %s",
-                created.id,
-                display_name,
-                imodel_id,
-                extra={"itwin": {"imodel_id": imodel_id, "connection_id": created.id}},
-            )
-            return created
-    return found
+            return None
+        return first_match(connections, self.display_name, self.authentication_type)
 
+    async def create(self) -> Connection:
+        """A new connection, or one that an uncertain creation of this call has made."""
+        creation = create_connection_request(
+            self.imodel_id, self.display_name, self.authentication_type
+        )
+        for attempt in count(1):
+            response = None
+            try:
+                response = await self.session.send(creation)
+                created = parse_created_connection(response, Connection)
+            except ExportError as error:
+                if not error.may_have_been_processed:
+                    raise
+                self._log(logging.WARNING, f"creation is uncertain, listing again: {error}")
+                found = await self._find_after_delays()
+                if found is not None:
+                    return found
+                if response is not None and response.status == CREATED:
+                    raise self._unnamed_error(response) from error
+                if attempt >= self.session.retry.attempts:
+                    raise
+            else:
+                self._log(logging.INFO, "created", created.id)
+                return created
+        raise AssertionError  # pragma: no cover - the loop above has no other end
 
-async def _find_after_delay(
-    session: Session, imodel_id: str, name: str, authentication_type: AuthenticationType | None
-) -> Connection | None:
-    for delay in LIST_DELAYS:
-        await asyncio.sleep(delay)
-        found = await _find(session, imodel_id, name, authentication_type)
-        if found is not None:
-            return found
-    return None
+    async def _find_after_delays(self) -> Connection | None:
+        for delay in LIST_DELAYS:
+            await asyncio.sleep(delay)
+            found = await (self.find() if self.gate is None else self.gate.run(self.find))
+            if found is not None:
+                return found
+        return None
 
+    def _unnamed_error(self, response: Response) -> ProtocolError:
+        return ProtocolError(
+            message=f"connection {self.display_name!r} of iModel {self.imodel_id} was created, but "
+            "the response does not name it and the list does not show it yet; call again later",
+            method=response.method,
+            url=response.url,
+        )
 
-async def _find(
-    session: Session, imodel_id: str, name: str, authentication_type: AuthenticationType | None
-) -> Connection | None:
-    try:
-        return first_match(await list_connections(session, imodel_id), name, authentication_type)
-    except NotFound as error:
-        if not means_empty(error):
-            raise
-    return None
+    def _log(self, level: int, event: str, connection_id: str | None = None) -> None:
+        fields = {"imodel_id": self.imodel_id, "operation": "create_connection"}
+        if connection_id is not None:
+            fields["connection_id"] = connection_id
+        log.log(
+            level,
+            "connection %r of iModel %s: %s%s",
+            self.display_name,
+            self.imodel_id,
+            event,
+            f" {connection_id}" * (connection_id is not None),
+            extra={"itwin": fields},
+        )
 
 
 def first_match(
     connections: Iterable[Connection], name: str, authentication_type: AuthenticationType | None
 ) -> Connection | None:
-    """The first connection of the list with this normalized name and authentication type."""
-    for connection in connections:
-        if normalize_name(connection.display_name or "") == name and (
-            authentication_type in (None, connection.authentication_type)
-        ):
-            return connection
-    return None
+    """The first connection of the list with this name and authentication type (None: any)."""
+    wanted = normalize_name(name)
+    return next(
+        (
+            connection
+            for connection in connections
+            if normalize_name(connection.display_name or "") == wanted
+            and authentication_type in (None, connection.authentication_type)
+        ),
+        None,
+    )
 
 
 def normalize_name(name: str) -> str:

@@ -18,17 +18,18 @@ from itwin_export_async._errors import (
 )
 from itwin_export_async._files.download import Progress
 from itwin_export_async._files.outputs import Outputs
+from itwin_export_async._files.run_output import RunOutput
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import (
     Estimate,
     ExecutionResult,
     Run,
     RunOrigin,
-    RunOutput,
     RunUpdate,
 )
 from itwin_export_async._polling.forecast import forecast
-from itwin_export_async._polling.poller import RunKey, RunPoller, Subscription, poll_once
+from itwin_export_async._polling.poll_task import RunKey, Subscription
+from itwin_export_async._polling.poller import RunPoller, poll_once
 from itwin_export_async._polling.state import (
     PollEvent,
     PollFailed,

@@ -12,18 +12,25 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol
 
-from attrs import evolve, frozen
+from attrs import define, evolve, frozen
 
+from itwin_export_async._errors import Conflict, LedgerError
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import ExportOptions, RunOrigin
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._runs.handle import RunContext, RunHandle
-from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async._runs.start_state import StartState, StartWindow, match_runs
-from itwin_export_async._runs.starter import IfActive, export_starter, user_blob_url
+from itwin_export_async._runs.starter import (
+    IfActive,
+    RunStarter,
+    export_starter,
+    read_clock,
+    service_now,
+    user_blob_url,
+)
 
 log = logging.getLogger("itwin_export_async.runs")
 
@@ -69,28 +76,43 @@ class StartNote:
         return json.dumps({name: value for name, value in values.items() if value})
 
     @classmethod
-    def from_json(cls, text: str | None) -> "StartNote":
-        """The note from its text; an empty one from None. Raises a `ValueError` for other text."""
+    def from_json(cls, text: str | None, key: str) -> "StartNote":
+        """The note of a key from its text; an empty one from None. Raises a `LedgerError`."""
         if text is None:
             return cls()
         try:
             values = json.loads(text)
-            since, until = values.get("since"), values.get("until")
-            origin = values.get("origin")
+            token, origin = values.get("resume_token"), values.get("origin")
+            if not isinstance(token, str | None):
+                raise TypeError("resume_token is no text")
             return cls(
-                window=since
-                and StartWindow(
-                    since=datetime.fromisoformat(since),
-                    until=until and datetime.fromisoformat(until),
-                ),
-                resume_token=values.get("resume_token"),
-                origin=origin and RunOrigin(origin),
+                window=_to_window(values.get("since"), values.get("until")),
+                resume_token=token,
+                origin=None if origin is None else RunOrigin(origin),
             )
-        except (ValueError, TypeError, AttributeError) as exc:
-            raise ValueError("the store holds a value that is no start note") from exc
+        except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+            raise _damaged(key) from exc
 
 
-@frozen(kw_only=True)
+def _to_window(since: str | None, until: str | None) -> StartWindow | None:
+    if since is None:
+        return None
+    first = datetime.fromisoformat(since)
+    last = None if until is None else datetime.fromisoformat(until)
+    for date in (first, last):
+        if date is not None and (date.tzinfo is None or not 1970 < date.year < 9999):
+            raise ValueError(f"{date} is no date of a run")
+    return StartWindow(since=first, until=last)
+
+
+class _AlreadyStarted(Exception):
+    """Another process has started the run of the key meanwhile."""
+
+    def __init__(self, handle: RunHandle) -> None:
+        self.handle = handle
+
+
+@define(eq=False, kw_only=True)
 class OnceStarter:
     """Starts the run of one key, once."""
 
@@ -100,32 +122,47 @@ class OnceStarter:
     connection_id: str
     options: ExportOptions
     if_active: IfActive
+    _written: str | None = None  # the latest note of this call
 
     async def start(self) -> RunHandle:
         """The handle of the key's run: resumed, recovered, started or joined."""
-        note = StartNote.from_json(await self.store.get(self._note_key))
+        try:
+            note = await self._read_note()
+            handle = await self._recovered(note.window) if note.window else None
+            return await self._noted(handle or await self._started(note.window))
+        except _AlreadyStarted as found:
+            return found.handle
+
+    async def _read_note(self) -> StartNote:
+        """The note of an unfinished start. Raises `_AlreadyStarted` if there is a run."""
+        note = StartNote.from_json(await self.store.get(self._note_key), self.key)
         if note.resume_token is not None:
-            return self._resumed(note.resume_token, note.origin or RunOrigin.ATTACHED)
-        handle = await self._recovered(note.window) if note.window else None
-        if handle is None:
-            handle = await self._started(note.window)
+            raise _AlreadyStarted(self._resumed(note.resume_token, note.origin))
+        return note
+
+    async def _write_note(self, note: StartNote) -> None:
+        self._written = note.to_json()
+        await self.store.set(self._note_key, self._written)
+
+    async def _noted(self, handle: RunHandle) -> RunHandle:
         if not handle.joined:
             await self.store.set(_run_key(handle.run_id), json.dumps({"key": self.key}))
-        done = StartNote(resume_token=handle.resume_token, origin=handle.origin)
-        await self.store.set(self._note_key, done.to_json())
+        await self._write_note(StartNote(resume_token=handle.resume_token, origin=handle.origin))
         return handle
 
-    def _resumed(self, text: str, origin: RunOrigin) -> RunHandle:
-        token = ResumeToken.from_string(text)
-        handle = self.context.attach(token.service, token.connection_id, token.run_id)
+    def _resumed(self, text: str, origin: RunOrigin | None) -> RunHandle:
+        try:
+            handle = self.context.resume(text)
+        except ValueError as exc:
+            raise _damaged(self.key) from exc
         sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.options)
-        return evolve(handle, origin=origin, sas_url=sas_url, deadline=token.deadline)
+        return evolve(handle, origin=origin or RunOrigin.ATTACHED, sas_url=sas_url)
 
     async def _recovered(self, window: StartWindow) -> RunHandle | None:
         """The run that an interrupted start of this key made, None if there is none."""
         runs = await list_runs(self.context.session, Service.EXPORT, self.connection_id)
         candidates = [run for run in runs if window.contains(run)]
-        others = {run.id for run in candidates if await self._is_owned_by_other(run.id)}
+        others = {run.id for run in candidates if await self._owner(run.id) not in (None, self.key)}
         run = match_runs([(self.key, window)], candidates, others).get(self.key)
         if run is None:
             return None
@@ -133,11 +170,21 @@ class OnceStarter:
         log.info("recovered run %s for key %s", run.id, self.key, extra=handle.log_fields)
         return evolve(handle, origin=RunOrigin.RECOVERED, sas_url=user_blob_url(self.options))
 
-    async def _is_owned_by_other(self, run_id: str) -> bool:
+    async def _owner(self, run_id: str) -> str | None:
+        """The key that owns the run, None if none is noted."""
         text = await self.store.get(_run_key(run_id))
-        return text is not None and json.loads(text)["key"] != self.key
+        if text is None:
+            return None
+        try:
+            owner: str = json.loads(text)["key"]
+        except (ValueError, TypeError, KeyError) as exc:
+            raise _damaged(self.key) from exc
+        return owner
 
     async def _started(self, window: StartWindow | None) -> RunHandle:
+        if window is not None and window.is_settled(service_now(self.context)):
+            window = None
+        await read_clock(self.context, self.connection_id)
         starter = export_starter(
             self.context,
             self.connection_id,
@@ -146,22 +193,40 @@ class OnceStarter:
             while_waiting=self._while_waiting,
             state=StartState(earlier=window),
         )
-        noted = window
+        starter.before_send = lambda: self._note_request(starter)
+        try:
+            return await starter.start()
+        except Conflict as error:
+            if error.handle is not None:
+                await self._check_not_started(error.handle)
+            raise
 
-        async def note_request() -> None:
-            nonlocal noted
-            now = self.context.session.service_time() or datetime.now(UTC)
-            since = noted.since if noted is not None and starter.state.is_uncertain else now
-            noted = StartWindow(since=since, until=now)
-            await self.store.set(self._note_key, StartNote(window=noted).to_json())
+    async def _note_request(self, starter: RunStarter) -> None:
+        """Note that a run may exist, and take over what another process has noted."""
+        note, now = await self._read_note(), service_now(self.context)
+        since = now
+        if note.window is not None and (starter.state.is_uncertain or not self._wrote(note)):
+            since = min(note.window.since, now)
+        window = StartWindow(since=since, until=now)
+        if not self._wrote(note):
+            starter.state = evolve(starter.state, earlier=note.window)
+        await self._write_note(StartNote(window=window))
 
-        starter.before_send = note_request
-        return await starter.start()
+    def _wrote(self, note: StartNote) -> bool:
+        return note.to_json() == self._written
 
     @asynccontextmanager
-    async def _while_waiting(self, _: RunHandle) -> AsyncIterator[None]:
-        await self.store.set(self._note_key, StartNote().to_json())  # no run of this key exists
+    async def _while_waiting(self, handle: RunHandle) -> AsyncIterator[None]:
+        """Note that no run of this key exists, unless the active run is the key's own."""
+        await self._check_not_started(handle)
+        await self._write_note(StartNote())
         yield
+
+    async def _check_not_started(self, handle: RunHandle) -> None:
+        """Raise `_AlreadyStarted` if another process has started the run for this key."""
+        if await self._owner(handle.run_id) == self.key:
+            raise _AlreadyStarted(evolve(handle, origin=RunOrigin.RECOVERED))
+        await self._read_note()
 
     @property
     def _note_key(self) -> str:
@@ -170,6 +235,15 @@ class OnceStarter:
 
 def _run_key(run_id: str) -> str:
     return f"{_PREFIX}:run:{run_id}"
+
+
+def _damaged(key: str) -> LedgerError:
+    return LedgerError(
+        message="the store holds a value that is no note of a start; remove it if no run of the "
+        "key is active",
+        path="run store",
+        key=key,
+    )
 
 
 class MemoryRunStore:

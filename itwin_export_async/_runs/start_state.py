@@ -22,6 +22,7 @@ from itwin_export_async._protocol.urls import RunAddress
 
 MAX_STALE_ANSWERS = 20  # 303 answers that name a run which has already finished
 REQUEST_IN_FLIGHT = timedelta(seconds=60)  # a request may still start a run this long after sending
+LIST_LAG = timedelta(seconds=60)  # a list shows a run this long after its start at the latest
 
 _MAX_DATETIME = datetime.max.replace(tzinfo=UTC)
 _USABLE_RESULTS = (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED)
@@ -44,6 +45,10 @@ class StartWindow:
         if self.until is None or run.start_date_time is None:
             return True
         return run.start_date_time - self.until <= REQUEST_IN_FLIGHT + CLOCK_TOLERANCE
+
+    def is_settled(self, now: datetime) -> bool:
+        """Whether a list that was read at `now` shows all runs of the window."""
+        return self.until is not None and now - self.until > REQUEST_IN_FLIGHT + LIST_LAG
 
 
 @frozen(kw_only=True)
@@ -87,7 +92,7 @@ class StartState:
 
     def with_acceptance(self) -> "StartState":
         """After a 202: a run exists."""
-        return evolve(self, maybe_started=True)
+        return self.with_uncertainty(self.sent_at)
 
     def with_lost_race(self) -> "StartState":
         """After a 409."""
@@ -98,7 +103,7 @@ class StartState:
         return evolve(self, unnamed_answers=self.unnamed_answers + 1, lost_races=0)
 
     def with_active_run(self, address: RunAddress) -> "StartState":
-        """After a 303 to a run that is not ours: it has to finish first, and none of ours exists."""
+        """After a 303 to a run that is not ours: no run of ours exists."""
         stale = self.stale_answers + 1 if address == self.awaited_run else 0
         return evolve(
             self,

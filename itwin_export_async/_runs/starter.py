@@ -51,6 +51,8 @@ class _ByDefault(str):
 
 JOIN_BY_DEFAULT: Final = cast(IfActive, _ByDefault("join"))
 
+_FIRST_YEAR, _LAST_YEAR = 1971, 9000  # of dates to which seconds can be added
+
 StartAnswer: TypeAlias = Accepted | AlreadyActive | LostRace
 BeforeSend: TypeAlias = Callable[[], Awaitable[None]]
 WhileWaiting: TypeAlias = Callable[[RunHandle], AbstractAsyncContextManager[Any]]
@@ -83,8 +85,21 @@ def export_starter(
         connection_id=connection_id,
         request=create_run_request(connection_id, options),
         sas_url=user_blob_url(options),
+        description=repr(options),
         **more,
     )
+
+
+async def read_clock(context: RunContext, connection_id: str) -> None:
+    """Read the service's clock by a request, unless a recent response has shown it."""
+    if context.session.service_time() is None:
+        await context.session.send(get_connection_request(Service.EXPORT, connection_id))
+
+
+def service_now(context: RunContext) -> datetime:
+    """The service's time as last seen, else this machine's."""
+    now = context.session.service_time()
+    return now if now is not None and _FIRST_YEAR <= now.year <= _LAST_YEAR else datetime.now(UTC)
 
 
 async def start_within(starter: "RunStarter", timeout: float | None) -> RunHandle:
@@ -110,7 +125,8 @@ class RunStarter:
     `request` starts it. `sas_url`: the caller's blob that the run writes to, None if none.
     `other_run_ids`: runs that other requests own. `before_send`: awaited before each request goes
     out, to note that a run may exist. `while_waiting`: entered while the active run of another
-    request is followed to its end; no run of ours exists then.
+    request is followed to its end; no run of ours exists then. `imodel_id`, `description`: for log
+    records, the iModel and what is exported.
 
     `start` may be called again after an error: the state remembers requests without a response.
     """
@@ -125,7 +141,8 @@ class RunStarter:
     before_send: BeforeSend | None = None
     while_waiting: WhileWaiting = _do_not_wait
     imodel_id: str | None = None
-    state: StartState = StartState()
+    description: str = ""
+    state: StartState = field(factory=StartState)
 
     async def start(self) -> RunHandle:
         """The handle of the run that was started, recovered or joined."""
@@ -300,12 +317,14 @@ class RunStarter:
         elif handle.origin is RunOrigin.RECOVERED:
             event = "recovered run"
         elif isinstance(self.if_active, _ByDefault):
-            level, event = logging.WARNING, "joined active run, which may have other options"
+            level, event = logging.WARNING, "joined active run, which may have other options:"
         log.log(
             level,
-            "%s %s of connection %s",
+            "%s %s of connection %s%s%s",
             event,
             handle.run_id,
             handle.connection_id,
+            f", iModel {self.imodel_id}" if self.imodel_id else "",
+            f": {self.description}" if self.description and not handle.joined else "",
             extra=handle.log_fields,
         )

@@ -1,71 +1,91 @@
-"""The commands and what they take."""
+"""The commands of `itwin-export`."""
 
-import logging
-from collections.abc import Coroutine
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from itwin_export_async import __version__
-from itwin_export_async.cli.batch_file import COLUMNS
-from itwin_export_async.cli.commands.auth import authorize as ask_to_authorize
-from itwin_export_async.cli.commands.batch import BatchOrder, run_batch
+from itwin_export_async.cli.command import add_command, set_up_logging
+from itwin_export_async.cli.commands.auth import show_status, wait_for_consent
+from itwin_export_async.cli.commands.batch import EPILOG, batch
+from itwin_export_async.cli.commands.check import check
+from itwin_export_async.cli.commands.connections import (
+    create_connection,
+    delete_connection,
+    list_connections,
+)
+from itwin_export_async.cli.commands.demo import demo
 from itwin_export_async.cli.commands.emulator import emulator
-from itwin_export_async.cli.commands.listings import list_connections, list_runs
-from itwin_export_async.cli.commands.run import (
-    Delivery,
-    ExportOrder,
-    run_export,
-    start_only,
-    watch_run,
-)
-from itwin_export_async.cli.id_arguments import TakesId
-from itwin_export_async.cli.options import (
-    ActiveRun,
-    AsJson,
-    BaseUrl,
-    Calls,
-    ConnectionName,
-    Folder,
-    IfActive,
-    InTheNameOf,
-    Output,
-    Report,
-    Seed,
-    Speed,
-    Tier,
-    Timeout,
-    Version,
-    client_of,
-    where_to,
-)
-from itwin_export_async.cli.output.progress import StandardError
-from itwin_export_async.cli.runner import EXIT_CODES, conclude, same_command
-from itwin_export_async.cli.runtime import runtime_of
+from itwin_export_async.cli.commands.imodels import list_imodels, list_versions
+from itwin_export_async.cli.commands.ledger_report import report
+from itwin_export_async.cli.commands.run import run, watch
+from itwin_export_async.cli.commands.runs import download_run, list_runs, show_run
+from itwin_export_async.cli.commands.storage import download_file, list_files, upload_file
+from itwin_export_async.cli.runner import EXIT_CODES
 
-app = typer.Typer(
-    help="Export iModels from the Bentley iTwin Platform, mostly to IFC.",
-    epilog=f"{EXIT_CODES} "
+_ID = "7dbd531d-6967-47b2-8945-a722a437ad7a"
+_CONNECTION = "VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7w"
+_RUN = "5ffeb1f4-6ab8-4d07-b6ec-dd5ef2af8d39"
+
+
+def _group(help: str, epilog: str = "") -> typer.Typer:
+    return typer.Typer(
+        help=help,
+        epilog="\n\n".join(filter(None, [epilog, EXIT_CODES])),
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _group(
+    "Export iModels from the Bentley iTwin Platform, mostly to IFC.",
+    "Each option can be set by a variable: --if-active by ITP_EXPORT_IF_ACTIVE.\n\n"
     "Completion of commands and options in your shell: itwin-export --install-completion.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+add_command(app, "run", run, example=f"run {_ID} -o bridge.ifc")
+add_command(app, "watch", watch, example="watch RESUME_TOKEN -o bridge.ifc")
+add_command(app, "batch", batch, example="batch models.csv -o exports", epilog=EPILOG)
+add_command(app, "check", check, example=f"check {_ID}")
+add_command(
+    app, "report", report, example="report exports/itwin-export.db --since 24h -o report.html"
+)
+add_command(app, "demo", demo, example="demo -o exports")
+add_command(app, "emulator", emulator, example="emulator --port 8321")
 
-def _example(words: str) -> str:
-    return f"Example: itwin-export {words}\n\n{EXIT_CODES}"
+_runs = _group("Runs of a connection.")
+add_command(_runs, "list", list_runs, example=f"runs list {_CONNECTION}")
+add_command(_runs, "show", show_run, example=f"runs show {_CONNECTION} {_RUN}")
+add_command(_runs, "download", download_run, example=f"runs download {_CONNECTION} {_RUN} -o out/")
+app.add_typer(_runs, name="runs")
+
+_connections = _group("Export connections of an iModel.")
+add_command(_connections, "list", list_connections, example=f"connections list {_ID}")
+add_command(_connections, "create", create_connection, example=f"connections create {_ID}")
+add_command(_connections, "delete", delete_connection, example=f"connections delete {_CONNECTION}")
+app.add_typer(_connections, name="connections")
+
+_imodels = _group("iModels of an iTwin, and their named versions.")
+add_command(_imodels, "list", list_imodels, example=f"imodels list {_RUN}")
+add_command(_imodels, "versions", list_versions, example=f"imodels versions {_ID}")
+app.add_typer(_imodels, name="imodels")
+
+_storage = _group("Files in iTwin Storage.")
+add_command(_storage, "list", list_files, example=f"storage list --itwin {_RUN}")
+add_command(_storage, "upload", upload_file, example=f"storage upload mapping.json --itwin {_RUN}")
+add_command(_storage, "download", download_file, example="storage download FILE_ID -o bridge.ifc")
+app.add_typer(_storage, name="storage")
+
+_auth = _group("The user's consent to background work.")
+add_command(_auth, "status", show_status, example="auth status")
+add_command(_auth, "consent", wait_for_consent, example="auth consent --open")
+app.add_typer(_auth, name="auth")
 
 
-def _conclude(context: typer.Context, work: Coroutine[Any, Any, int | None]) -> None:
-    conclude(work, run=runtime_of(context).run)
-
-
-def _tell_release(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(f"itwin-export {__version__}")
         raise typer.Exit
 
@@ -74,217 +94,20 @@ def _tell_release(is_asked: bool) -> None:
 def options(
     verbose: Annotated[
         int,
-        typer.Option("--verbose", "-v", count=True, help="Log to stderr; twice for all."),
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Log to standard error; -vv for everything.",
+            show_default=False,
+        ),
     ] = 0,
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_tell_release, is_eager=True, help="Tell the release."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """What holds for all commands."""
-    if verbose:
-        level = logging.DEBUG if verbose > 1 else logging.INFO
-        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-        logging.basicConfig(format=form, stream=StandardError())
-        logging.getLogger("itwin_export_async").setLevel(level)
-
-
-@app.command(cls=TakesId, epilog=_example("run 7dbd531d-6967-47b2-8945-a722a437ad7a -o bridge.ifc"))
-def run(
-    context: typer.Context,
-    imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
-    output: Output = "",
-    ifc_version: Version = None,
-    connection: ConnectionName = "itwin-export",
-    authentication_type: InTheNameOf = None,
-    if_active: IfActive = ActiveRun.JOIN.value,
-    timeout: Timeout = None,
-    no_wait: Annotated[
-        bool,
-        typer.Option("--no-wait", help="Only start it, and print what `watch` takes it up by."),
-    ] = False,
-    report: Report = None,
-    as_json: AsJson = False,
-    base_url: BaseUrl = None,
-) -> None:
-    """Export one iModel: connection, run, wait, download.
-
-    The token comes from ITWIN_ACCESS_TOKEN, or from ITP_SERVICE_CLIENT_ID and
-    ITP_SERVICE_CLIENT_SECRET (with ITP_ISSUER_URL for another issuer).
-    """
-    if no_wait and (report or timeout):
-        raise typer.BadParameter("does not go with --report or --timeout", param_hint="--no-wait")
-    if not no_wait:
-        where_to(output)
-    order = ExportOrder(
-        imodel_id=imodel_id,
-        ifc_version=ifc_version,
-        connection=connection,
-        authentication_type=authentication_type,
-        if_active=if_active,
-    )
-    delivery = Delivery(
-        output=output or ".",
-        base_url=base_url,
-        timeout=timeout,
-        json=as_json,
-        report=report,
-    )
-    work = start_only if no_wait else run_export
-    _conclude(context, work(client_of(context, base_url), order, delivery))
-
-
-@app.command(epilog=_example("watch '{\"v\":1,...}' -o bridge.ifc"))
-def watch(
-    context: typer.Context,
-    token: Annotated[
-        str, typer.Argument(help="What `run` printed when it was left.", metavar="TOKEN")
-    ],
-    output: Output,
-    timeout: Timeout = None,
-    report: Report = None,
-    as_json: AsJson = False,
-    base_url: BaseUrl = None,
-) -> None:
-    """Take up a run that was left: wait for it and download its files."""
-    where_to(output)
-    delivery = Delivery(
-        output=output, base_url=base_url, timeout=timeout, json=as_json, report=report
-    )
-    _conclude(context, watch_run(client_of(context, base_url), token, delivery))
-
-
-@app.command(
-    epilog=f"Columns: {', '.join(COLUMNS)}; output stands for destination, model_ids are separated "
-    f"by semicolons.\n\n{_example('batch models.csv -o exports --ledger exports.db')}"
-)
-def batch(
-    context: typer.Context,
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="CSV with a header row, or one JSON object a line; - for standard input.",
-            metavar="FILE",
-        ),
-    ],
-    output: Folder,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(
-            help="File that remembers what is done: the same command goes on after any end.",
-            show_default=False,
-            metavar="FILE",
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="How many exports go on at once.", metavar="NUMBER")
-    ] = 20,
-    tier: Calls = Tier.STANDARD.value,
-    ifc_version: Version = None,
-    connection: ConnectionName = "itwin-export",
-    authentication_type: InTheNameOf = None,
-    if_active: IfActive = ActiveRun.WAIT.value,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            help="Seconds for all exports together, then exit code 3.",
-            show_default=False,
-            metavar="SECONDS",
-        ),
-    ] = None,
-    report: Report = None,
-    as_json: AsJson = False,
-    base_url: BaseUrl = None,
-) -> None:
-    """Export many iModels, as a file says.
-
-    Only the column imodel_id is needed. A destination is below the output folder; without one an
-    export gets a folder of its own there. Options are for what a line leaves open.
-    """
-    where_to(output)
-    order = BatchOrder(
-        file=file,
-        folder=output,
-        ledger=ledger,
-        concurrency=concurrency,
-        ifc_version=ifc_version,
-        connection=connection,
-        authentication_type=authentication_type,
-        if_active=if_active,
-        timeout=timeout,
-        report=report,
-        json=as_json,
-        again=same_command(context),
-    )
-    _conclude(
-        context, run_batch(client_of(context, base_url, rate_limit=Tier(tier).rate_limit), order)
-    )
-
-
-@app.command(cls=TakesId, epilog=_example("runs 5ffeb1f4-6ab8-4d07-b6ec-dd5ef2af8d39"))
-def runs(
-    context: typer.Context,
-    connection_id: Annotated[
-        str, typer.Argument(help="The connection's id.", metavar="CONNECTION_ID")
-    ],
-    as_json: AsJson = False,
-    base_url: BaseUrl = None,
-) -> None:
-    """List the runs of a connection, newest first."""
-    _conclude(context, list_runs(client_of(context, base_url), connection_id, as_json=as_json))
-
-
-@app.command(cls=TakesId, epilog=_example("connections 7dbd531d-6967-47b2-8945-a722a437ad7a"))
-def connections(
-    context: typer.Context,
-    imodel_id: Annotated[str, typer.Argument(help="The iModel's id.", metavar="IMODEL_ID")],
-    as_json: AsJson = False,
-    base_url: BaseUrl = None,
-) -> None:
-    """List the export connections of an iModel."""
-    _conclude(context, list_connections(client_of(context, base_url), imodel_id, as_json=as_json))
-
-
-@app.command(epilog=_example("authorize --open"))
-def authorize(
-    context: typer.Context,
-    synchronization: Annotated[
-        bool, typer.Option("--synchronization", help="For synchronizations, not exports.")
-    ] = False,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001, help="Seconds to wait for the user, then exit code 4.", metavar="SECONDS"
-        ),
-    ] = 600.0,
-    base_url: BaseUrl = None,
-) -> None:
-    """Show the page on which a user agrees to background work, and wait until they have."""
-    work = ask_to_authorize(
-        client_of(context, base_url),
-        synchronization=synchronization,
-        open_page=open_page,
-        timeout=timeout,
-    )
-    _conclude(context, work)
-
-
-@app.command(epilog=_example("demo -o exports"))
-def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="FOLDER")
-    ] = Path("exports"),
-    imodels: Annotated[int, typer.Option(min=1, max=100, help="How many to export.")] = 5,
-    speed: Speed = 60.0,
-    seed: Seed = 0,
-) -> None:
-    """Export several emulated iModels at once: no account, no network, real IFC files."""
-    # imported here: no other command shall wait for an emulator to be loaded
-    from itwin_export_async.cli.commands.demo import run_demo
-
-    conclude(run_demo(output, imodels=imodels, speed=speed, seed=seed))
-
-
-app.command(epilog=_example("emulator --port 8321"))(emulator)
+    """Options before the command."""
+    set_up_logging(verbose)

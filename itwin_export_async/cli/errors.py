@@ -1,6 +1,8 @@
-"""What went wrong, in words for who can do something about it, and what that is."""
+"""Errors in words for the person at the command line, and what to do about them."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from attrs import frozen
 
@@ -13,12 +15,14 @@ from itwin_export_async import (
     InvalidRequest,
     LedgerError,
     NotFound,
+    NothingToExport,
     PermissionDenied,
     ProtocolError,
     RateLimited,
     ResponseError,
     RunError,
     RunFailed,
+    RunPartlyFailed,
     RunTimeout,
     RunUnreachable,
     ServerError,
@@ -26,32 +30,54 @@ from itwin_export_async import (
     Task,
     TokenError,
     TransportError,
+    UploadError,
 )
-from itwin_export_async._redaction import redacted
-from itwin_export_async.cli.output.console import flat
+from itwin_export_async._redaction import redacted  # no public name yet
+from itwin_export_async.cli.output.console import single_line
 
-_FOR_PROGRAMMERS = re.compile(
-    r"[,;] client\.resume\(error\.resume_token\) waits for it again"
+_CODE_ADVICE = re.compile(  # of the library's messages, for programmers
+    r"[,;] client\.resume\(error\.resume_token\) (?:waits for it again|continues)"
     r"|; they can at the page that get_authorization\(\) returns"
-    r"|; wait\(\) says why"
-    r"|; one that wrote to a blob of yours is fetched by storage\.download_blob\(\)"
-    r"| \(a newer one passes as \w+\(.*?\)\)"
+    r"|\. If a start was in flight, that run continues; find it with a ledger or if_active='join'"
+    r"| \(get_authorization\(\) returns the page where the user can consent\)"
+    r"|; give a local path, or write the chunks of storage\.open\(\) there"
+    r"| \(a newer one passes as \w{1,40}\([^()\n]{0,100}\)\)"
 )
 _PAGE = re.compile(r"https?://[\w.-]+(:\d+)?([/?#]\S*)?", re.IGNORECASE)
 _SIGNED = re.compile(r"[?&](sig|signature|se|token|access_token|x-amz-[a-z-]+)=", re.IGNORECASE)
+_IDS = re.compile(r"\[correlation id [^\]]{0,100}\]|[0-9a-f-]{36}|[\w-]{43,90}|\d+", re.IGNORECASE)
+MAX_LINK = 2000  # characters
 
 
-class MissingToken(ValueError):
-    """The environment names nothing that a token could come from."""
+class UsageError(ValueError):
+    """The command line, or a file that it names, is wrong; nothing was sent."""
+
+
+class MissingToken(UsageError):
+    """The environment has no credentials."""
 
 
 class RefusedLedger(LedgerError):
-    """The ledger cannot be had, and nothing was sent."""
+    """The ledger cannot be used, and nothing was sent."""
+
+
+@contextmanager
+def user_input() -> Iterator[None]:
+    """Raise a `ValueError` or `TypeError` of the block as a `UsageError`.
+
+    For calls that check nothing but what the user gave.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UsageError(_CODE_ADVICE.sub("", redacted(str(error), limit=1000))) from error
 
 
 @frozen(kw_only=True)
 class FailedTask:
-    """A task that failed. `can_user_fix` is None where the service does not say; `link` too."""
+    """A failed task. `can_user_fix` and `link` are None where the service does not give them."""
 
     id: str
     result: str
@@ -61,28 +87,39 @@ class FailedTask:
     link: str | None
 
     @property
-    def why(self) -> str:
-        """What it failed for in one line, as far as the service says."""
-        told = ": ".join(filter(None, (self.code, self.description)))
-        return " ".join(told.split()) or "no explanation"
+    def reason(self) -> str:
+        """The reason in one line, as far as the service gives one."""
+        text = ": ".join(filter(None, (self.code, self.description)))
+        return " ".join(text.split()) or "no explanation"
 
 
-def words(error: BaseException) -> str:
-    """What happened, without advice to programmers; in one line, but for the tasks of a run."""
-    told = _FOR_PROGRAMMERS.sub("", str(error)) or type(error).__name__
-    return told if isinstance(error, RunFailed) else flat(told)
+def message(error: BaseException) -> str:
+    """What happened, in one line; a failed run has a line for each failed task."""
+    text = _CODE_ADVICE.sub("", str(error)) or type(error).__name__
+    if isinstance(error, RunFailed | UsageError):
+        return text
+    return single_line(text)
 
 
-def headline(error: BaseException) -> str:
+def summary_line(error: BaseException) -> str:
     """What happened, in one line that begins with what matters."""
-    if not isinstance(error, RunError):
-        return words(error)
-    told = f"the run {_FOR_PROGRAMMERS.sub('', error.message)}"
-    return flat(": ".join([told, *(task.why for task in failed_tasks(error)[:1])]))
+    if isinstance(error, RunError):
+        text = f"the run {_CODE_ADVICE.sub('', error.message)}"
+        return single_line(": ".join([text, *(task.reason for task in failed_tasks(error)[:1])]))
+    if isinstance(error, ExportError | OSError | UsageError):
+        return single_line(message(error))
+    return single_line(f"{type(error).__name__}: {redacted(str(error))}")
+
+
+def failure_group(error: BaseException) -> tuple[str, ...]:
+    """A key that equal failures of different exports share: ids and numbers do not count."""
+    if isinstance(error, ResponseError):
+        return type(error).__name__, str(error.status), error.code, _IDS.sub("#", error.message)
+    return type(error).__name__, _IDS.sub("#", summary_line(error)), *hints(error)
 
 
 def failed_tasks(error: BaseException | None) -> tuple[FailedTask, ...]:
-    """The tasks that a run failed with, none where it did not come to that."""
+    """The failed tasks of a run, none for another error."""
     if not isinstance(error, RunFailed) or error.run is None:
         return ()
     return tuple(map(_failed_task, error.run.failed_tasks))
@@ -91,8 +128,8 @@ def failed_tasks(error: BaseException | None) -> tuple[FailedTask, ...]:
 def _failed_task(task: Task) -> FailedTask:
     error, result = task.error, task.result
     return FailedTask(
-        id=task.id,
-        result=result.value if result else "",
+        id=redacted(task.id),
+        result=redacted(result.value) if result else "",
         code=redacted(error.error_code) if error else "",
         description=redacted(error.description or error.message) if error else "",
         can_user_fix=error.can_user_fix if error else None,
@@ -101,75 +138,88 @@ def _failed_task(task: Task) -> FailedTask:
 
 
 def safe_link(url: str) -> str | None:
-    """The address if it is one of a page and not signed, otherwise None."""
-    return url if _PAGE.fullmatch(url) and not is_signed(url) else None
+    """The URL if it is one of a page and not signed, otherwise None."""
+    is_page = len(url) <= MAX_LINK and _PAGE.fullmatch(url) and not is_signed(url)
+    return url if is_page else None
 
 
 def is_signed(text: str) -> bool:
-    """Whether an address with a signature or a token is in it."""
+    """Whether a URL with a signature or a token is in the text."""
     return _SIGNED.search(text) is not None
 
 
-def remedy(error: BaseException) -> str:
+def hints(error: BaseException | None) -> tuple[str, ...]:
+    """What to do about the causes that Bentley's knowledge base lists, none for others."""
+    return error.hints if isinstance(error, RunFailed) else ()
+
+
+def hint(error: BaseException) -> str:
     """What to do about it."""
     match error:
         case RunFailed():
-            return _about_tasks(error)
+            return _task_hint(error)
         case RunTimeout() | RunUnreachable():
-            return f"The run may well go on; itwin-export watch '{error.resume_token}' takes it up again."
+            token = error.resume_token
+            return f"The run may still be running; continue with itwin-export watch {token} -o PATH"
         case DownloadError():
-            return _about_download(error)
+            return _download_hint(error)
         case AuthorizationRequired():
-            return "Sign in and agree: itwin-export authorize --open."
+            return "Sign in and consent: itwin-export auth consent --open"
         case TokenError(is_transient=True) | ServerError() | TransportError():
-            return "Check the network and try again; trouble of the service passes."
+            return "Check the network, and try again later."
         case AuthenticationFailed() | TokenError():
             return (
-                "Get a new ITWIN_ACCESS_TOKEN (they last for an hour), or check "
+                "Get a new ITWIN_ACCESS_TOKEN (one is valid for an hour), or check "
                 "ITP_SERVICE_CLIENT_ID and ITP_SERVICE_CLIENT_SECRET."
             )
         case MissingToken():
-            return "Set what is named; without an account there is itwin-export demo."
+            return "Without an account, try itwin-export demo."
         case PermissionDenied():
-            return "Ask the iTwin's administrator for the right to export and to use its Storage."
+            return "Ask the iTwin's administrator for access; itwin-export check names the rights."
         case NotFound(is_gateway=True):
             return "Check --base-url."
         case NotFound():
-            return "Check the id, and whether this account can see the iModel."
+            return "Check the id, and whether this account may see the iModel."
         case InvalidRequest():
-            return "Correct what the service names."
+            return "Correct the parameter that the service names."
         case Conflict():
-            return "The iModel has an active run: wait for it, or use --if-active wait."
+            return "The iModel has an active run: wait for its end, or use --if-active wait."
         case RateLimited():
-            return "Wait for so long; --tier community keeps inside a small subscription's limits."
+            return "Wait, or use --tier community to stay within a small subscription's limit."
+        case NothingToExport():
+            return "Create a named version on a changeset, or use --version latest."
         case LedgerError(key=str()):
-            return "Give what has changed a key of its own, or start another ledger."
+            return "Give the changed request a key of its own, or use another ledger."
         case LedgerError():
             return "Name another file with --ledger, or wait until this one is free."
         case StartTimeout():
-            return "Give the same command again, with more time."
-        case OSError():
-            return "Check that the folder can be written and has room, and try again."
+            return "Run the same command again, with a longer --timeout."
+        case UploadError() | OSError():
+            return "Check that the path can be used and that the disk has room, and try again."
         case ProtocolError() | ResponseError():
-            return "Try again; if it stays so, tell Bentley's support."
+            return "Try again; if it persists, contact Bentley's support."
         case _:
-            return "Correct what was asked for."
+            return "This is a bug of itwin-export: please report it."
 
 
-def _about_download(error: DownloadError) -> str:
+def _download_hint(error: DownloadError) -> str:
+    if error.reason == "disk":
+        return "Check that the folder can be written and has room, and try again."
     match error.__cause__:
         case RateLimited() | ServerError() | TransportError() | OSError() as cause:
-            return remedy(cause)
-        case ExportError():
-            return "Try again later; if it stays so, tell Bentley's support."
+            return hint(cause)
         case _:
-            return "Mend what is named, if that can be, and try again."
+            return "Try again later; if it persists, contact Bentley's support."
 
 
-def _about_tasks(error: RunFailed) -> str:
-    can = {task.can_user_fix for task in failed_tasks(error)}
-    if True in can:
-        return "Mend what is described, in the iModel or the mapping, and export again."
-    if can == {False}:
-        return f"Only Bentley can mend it: tell their support the run, {error.run_id}."
-    return "Export again; if it stays so, tell Bentley's support the run."
+def _task_hint(error: RunFailed) -> str:
+    if known := hints(error):
+        return "; ".join(f"{text[:1].upper()}{text[1:]}" for text in known)
+    fixable = {task.can_user_fix for task in failed_tasks(error)}
+    if True in fixable:
+        return "Correct the iModel or the mapping as described, and export again."
+    if fixable == {False}:
+        return f"Only Bentley can fix this: report run {error.run_id} to their support."
+    if isinstance(error, RunPartlyFailed):
+        return "Export again, or use --keep-partial to keep the files that were made."
+    return "Export again; if it persists, report the run to Bentley's support."

@@ -1,10 +1,9 @@
-"""What a command runs with: its client and its event loop, which tests replace."""
+"""The client and the event loop of a command, which tests replace."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import typer
 from attrs import frozen
 
 from itwin_export_async import ExportClient
@@ -20,8 +19,3 @@ class Runtime:
 
     client_factory: Callable[..., ExportClient] = ExportClient.from_env
     run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
-
-
-def runtime_of(context: typer.Context) -> Runtime:
-    """The runtime that `main` was called with, or the default one."""
-    return context.ensure_object(Runtime)

@@ -82,6 +82,7 @@ class Settings:
     - `forbid_repeat_runs` makes a second start of a successful export a violation.
     - `max_put_bytes` is the largest body of one PUT to the blob store, `max_stored_bytes` the sum
       of all uploaded bytes.
+    - `max_recorded_requests` is how many of the latest requests are kept in `requests`.
     - `page_size` is the number of items in a page of the Export API without `$top`;
       `storage_page_size`, `synchronization_page_size` and `imodels_page_size` are those of the
       other services.
@@ -102,6 +103,7 @@ class Settings:
     forbid_repeat_runs: bool = field(default=False, validator=_flag)
     max_put_bytes: int = field(default=256 * 1024**2, validator=_integer(1))
     max_stored_bytes: int = field(default=1024**3, validator=_integer(1))
+    max_recorded_requests: int = field(default=100_000, validator=_integer(1))
     page_size: int = field(default=50, validator=_integer(1, 1000))
     storage_page_size: int = field(default=100, validator=_integer(1, 1000))
     synchronization_page_size: int = field(default=100, validator=_integer(1, 1000))

@@ -123,7 +123,7 @@ class Emulator(Settings):
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """The requests that were made; at most about the latest 100,000."""
+        """The requests that were made; at most about the latest `max_recorded_requests`."""
         return self._pipeline.log.records
 
     @property

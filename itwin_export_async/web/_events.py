@@ -1,19 +1,31 @@
 """A run as server-sent events.
 
-Event types: `update` (as `describe_run`), `trouble` (the service does not answer; the stream goes
-on), `end` (the final state, or why the stream cannot go on). The id of an update is a digest of
-its data, so that any process can skip what the browser has seen (`Last-Event-ID`).
+Event types: `update` (as `describe_run`), `trouble` (the service does not answer; the stream
+continues), `end` (the final state, or a problem document if the run cannot be followed). Only
+updates have an id. It is a digest of their data, so that any process can skip what the browser has
+seen (`Last-Event-ID`).
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from math import inf
+from types import MappingProxyType
 from typing import Any
 
 from itwin_export_async import ExportError, RunHandle, RunUpdate
 from itwin_export_async.web._describe import describe_run
 from itwin_export_async.web._problems import http_error
+
+EVENT_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Content-Type": "text/event-stream",
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",  # nginx would collect events otherwise
+    }
+)
+"""The headers of a response whose body is an `event_stream`."""
 
 KEEP_ALIVE = b": keep-alive\n\n"
 RETRY = b"retry: 3000\n\n"  # milliseconds until a browser connects again
@@ -37,61 +49,50 @@ async def event_stream(
     A stream that cannot continue sends `end` with the public error and finishes. Closing it ends
     nothing but itself.
     """
-    loop = asyncio.get_running_loop()
-    ends_at = None if max_age is None else loop.time() + max_age
+    clock = asyncio.get_running_loop().time
+    ends_at = inf if max_age is None else clock() + max_age
+    stop = asyncio.Event() if stop is None else stop
     updates = run.updates()
-    stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
-    waiting: asyncio.Future[RunUpdate] | None = None
+    stopped = asyncio.create_task(stop.wait())
+    upcoming: asyncio.Future[RunUpdate] | None = None
     try:
         yield RETRY
-        while ends_at is None or loop.time() < ends_at:
-            waiting = waiting or asyncio.ensure_future(anext(updates))
-            left = heartbeat if ends_at is None else min(heartbeat, ends_at - loop.time())
+        while not stop.is_set() and clock() < ends_at:
+            upcoming = upcoming or asyncio.ensure_future(anext(updates))
             await asyncio.wait(
-                (waiting, stopped), timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED
+                (upcoming, stopped),
+                timeout=min(heartbeat, ends_at - clock()),
+                return_when=asyncio.FIRST_COMPLETED,
             )
-            if waiting.done():
-                finished, waiting = waiting, None
-                for event in _events(finished, last_event_id):
-                    yield event
-                if _is_last(finished):
-                    return
-            elif stopped.done():
+            if stop.is_set():
                 return
-            else:
+            if not upcoming.done():
                 yield KEEP_ALIVE
+                continue
+            try:
+                update = upcoming.result()
+            except ExportError as error:
+                yield to_event("end", http_error(error).body)
+                return
+            upcoming = None
+            if update.trouble is not None:
+                yield to_event("trouble", http_error(update.trouble).body)
+                continue
+            data = describe_run(update.run)
+            event_id = to_event_id(data)
+            if event_id != last_event_id:
+                last_event_id = event_id
+                yield to_event("update", data, event_id)
+            if update.run.is_final:
+                yield to_event("end", data)
+                return
     finally:
-        stopped.cancel()
-        if waiting is not None:
-            waiting.cancel()
-            await asyncio.wait([waiting])
-        await updates.aclose()
-
-
-def _events(finished: "asyncio.Future[RunUpdate]", last_event_id: str | None) -> list[bytes]:
-    """The events of one update, or of the error that ended the updates."""
-    error = finished.exception()
-    if isinstance(error, StopAsyncIteration):
-        return []
-    if isinstance(error, ExportError):
-        return [to_event("end", http_error(error).body)]
-    if error is not None:
-        raise error
-    update = finished.result()
-    if update.trouble is not None:
-        return [to_event("trouble", http_error(update.trouble).body)]
-    data = describe_run(update.run)
-    if update.run.is_final:
-        return [to_event("update", data), to_event("end", data)]
-    event_id = to_event_id(data)
-    return [] if event_id == last_event_id else [to_event("update", data, event_id)]
-
-
-def _is_last(finished: "asyncio.Future[RunUpdate]") -> bool:
-    if finished.exception() is not None:
-        return True
-    update = finished.result()
-    return update.trouble is None and update.run.is_final
+        # a server may cancel each wait in here, so that what matters comes first and does not wait
+        leaving = [task for task in (stopped, upcoming) if task is not None and task.cancel()]
+        if upcoming not in leaving:
+            await updates.aclose()
+        if leaving:
+            await asyncio.wait(leaving)
 
 
 def to_event_id(data: dict[str, Any]) -> str:
@@ -101,6 +102,5 @@ def to_event_id(data: dict[str, Any]) -> str:
 
 def to_event(name: str, data: dict[str, Any], event_id: str | None = None) -> bytes:
     """One server-sent event. JSON has no raw line breaks, so its data is one line."""
-    lines = [f"event: {name}", f"data: {json.dumps(data)}"]
-    lines.insert(0, f"id: {event_id or to_event_id(data)}")
-    return ("\n".join(lines) + "\n\n").encode()
+    id_line = "" if event_id is None else f"id: {event_id}\n"
+    return f"{id_line}event: {name}\ndata: {json.dumps(data)}\n\n".encode()

@@ -5,6 +5,8 @@ import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 
+from itwin_export_async.web._problems import UnknownExport
+
 
 class SignedIds:
     """Signs resume tokens for an owner, with HMAC-SHA256.
@@ -14,11 +16,12 @@ class SignedIds:
     """
 
     def __init__(self, secret: str | bytes | Iterable[str | bytes]) -> None:
-        secrets = [secret] if isinstance(secret, str | bytes) else list(secret)
-        keys = [item.encode() if isinstance(item, str) else item for item in secrets]
-        if not keys or not all(isinstance(key, bytes) and key for key in keys):
-            raise ValueError("secret is empty; give a long random text, the same to all processes")
-        self._keys = tuple(_Key(key) for key in keys)
+        secrets = (secret,) if isinstance(secret, str | bytes) else tuple(secret)
+        if not secrets or not all(isinstance(item, str | bytes) and item for item in secrets):
+            raise ValueError(
+                "secret is empty or not a text; give a long random text, the same to all processes"
+            )
+        self._keys = tuple(_Key(item) for item in secrets)
 
     def sign(self, resume_token: str, owner: str) -> str:
         """The id of a run for this owner: URL-safe text."""
@@ -28,9 +31,11 @@ class SignedIds:
         """The resume token of an id. Raises a `LookupError` unless it was signed for this owner."""
         resume_token, _, signature = id.rpartition(".")
         given = signature.encode(errors="replace")
-        expected = [key.signature(resume_token, owner).encode() for key in self._keys]
-        if not any([hmac.compare_digest(given, each) for each in expected]):  # no early end
-            raise LookupError("there is no such export")
+        is_valid = False
+        for key in self._keys:  # all of them, so that the time does not show which one fits
+            is_valid |= hmac.compare_digest(given, key.signature(resume_token, owner).encode())
+        if not is_valid:
+            raise UnknownExport
         return resume_token
 
 
@@ -39,13 +44,16 @@ class _Key:
 
     __slots__ = ("_key",)
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, secret: str | bytes) -> None:
+        self._key = secret.encode() if isinstance(secret, str) else secret
 
     def __repr__(self) -> str:
         return "<secret>"
 
     def signature(self, resume_token: str, owner: str) -> str:
-        message = b"\0".join(part.encode(errors="surrogatepass") for part in (owner, resume_token))
+        if not isinstance(owner, str):
+            raise TypeError(f"the owner must be a string, not {type(owner).__name__}")
+        # the length keeps owner and token apart, whatever they contain
+        message = f"{len(owner)}:{owner}{resume_token}".encode(errors="surrogatepass")
         digest = hmac.new(self._key, message, hashlib.sha256).digest()
         return urlsafe_b64encode(digest).decode().rstrip("=")

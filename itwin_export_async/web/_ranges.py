@@ -1,36 +1,58 @@
-"""HTTP ranges of a file (RFC 9110, section 14): which part is asked for, and how it is named."""
+"""HTTP ranges of a file (RFC 9110, section 14): the requested part, and the answer's headers."""
 
 import re
 from urllib.parse import quote
 
 from attrs import field, frozen
 
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 
 @frozen(kw_only=True)
 class FileAnswer:
-    """The head of a file's answer, and which bytes follow: from `start` up to `stop`."""
+    """The status and the headers of a file's answer."""
 
     status: int
     headers: dict[str, str] = field(factory=dict)
+
+
+@frozen
+class ByteRange:
+    """The bytes from `start` up to `stop`, None for the end of the file. Empty if beyond it."""
+
     start: int = 0
-    stop: int = 0
+    stop: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.stop is not None and self.start >= self.stop
+
+
+WHOLE = ByteRange()
+
+
+def parse_range(header: str | None, size: int | None) -> ByteRange:
+    """The bytes that a `Range` header requests of a file of this size.
+
+    A header that is invalid or names several ranges requests the whole file, and so does any
+    header while the size is not known.
+    """
+    match = _RANGE.fullmatch((header or "").strip())
+    if match is None or size is None:
+        return WHOLE
+    first, last = match.groups()
+    if not first:  # the last bytes of the file
+        return ByteRange(max(0, size - int(last)), size) if last else WHOLE
+    if last and int(last) < int(first):
+        return WHOLE
+    start, stop = int(first), min(int(last) + 1, size) if last else size
+    return ByteRange(min(start, size), stop)
 
 
 def file_answer(
-    *,
-    name: str,
-    size: int,
-    etag: str | None,
-    range_header: str | None = None,
-    if_range: str | None = None,
+    *, name: str, size: int | None, etag: str | None, start: int, stop: int | None, is_range: bool
 ) -> FileAnswer:
-    """200 with the whole file, 206 with one range, or 416 for a range beyond the end.
-
-    A header that names several ranges, or is none, gives the whole file. So does an `If-Range` that
-    is not the file's ETag.
-    """
+    """206 where the range was accepted, else 200."""
     headers = {
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
@@ -40,32 +62,18 @@ def file_answer(
     }
     if etag is not None:
         headers["ETag"] = etag
-    if if_range is not None and (if_range != etag or if_range.startswith("W/")):
-        range_header = None
-    wanted = _wanted(range_header, size)
-    if wanted is None:
-        headers["Content-Length"] = str(size)
-        return FileAnswer(status=200, headers=headers, stop=size)
-    start, stop = wanted
-    if start >= stop:
-        headers = {"Content-Range": f"bytes */{size}", "Content-Length": "0"}
-        return FileAnswer(status=416, headers=headers)
-    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    headers["Content-Length"] = str(stop - start)
-    return FileAnswer(status=206, headers=headers, start=start, stop=stop)
+    if stop is not None:
+        headers["Content-Length"] = str(stop - start)
+    if is_range and stop is not None:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        return FileAnswer(status=206, headers=headers)
+    return FileAnswer(status=200, headers=headers)
 
 
-def _wanted(range_header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and end of one range, None for the whole file; an empty one is unsatisfiable."""
-    match = _RANGE.fullmatch((range_header or "").replace(" ", ""))
-    if match is None or match.group(1) == match.group(2) == "":
-        return None
-    first, last = match.groups()
-    if not first:
-        return max(0, size - int(last)), size if int(last) else 0
-    if last and int(last) < int(first):
-        return None
-    return int(first), min(int(last) + 1, size) if last else size
+def unsatisfiable(size: int | None) -> FileAnswer:
+    """416 for a range beyond the end of the file."""
+    headers = {"Content-Range": f"bytes */{size}", "Content-Length": "0"}
+    return FileAnswer(status=416, headers=headers)
 
 
 def content_disposition(name: str) -> str:
@@ -73,5 +81,6 @@ def content_disposition(name: str) -> str:
     ascii_name = re.sub(r'[^\x20-\x7e]|["\\%]', "_", name)
     text = f'attachment; filename="{ascii_name}"'
     if ascii_name != name:
-        text += f"; filename*=UTF-8''{quote(name, safe='')}"
+        encoded = quote(name, safe="", errors="replace")
+        text += f"; filename*=UTF-8''{encoded}"
     return text

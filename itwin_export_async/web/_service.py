@@ -1,52 +1,57 @@
 """What the endpoints do, for any web framework.
 
-A start that takes longer than `start_timeout` continues behind; the same request joins it. Streams
-end when `stop` is called, as the framework's adapter does when the server shuts down.
+A start that takes longer than `start_timeout` continues in the background, and the same request
+joins it. Streams end when the server is stopped. All that goes wrong is an `ExportError`, for
+`http_error`; other exceptions are bugs.
 """
 
 import asyncio
 import inspect
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from itwin_export_async import (
     AuthenticationType,
     AuthorizationRequired,
     ClientHealth,
-    DownloadError,
+    Estimate,
     ExportClient,
+    ExportError,
     ExportOptions,
-    InputOptions,
-    OutputOptions,
     PermissionDenied,
     RunHandle,
-    RunOutput,
+    RunUnreachable,
 )
+from itwin_export_async.web._body import parse_start
 from itwin_export_async.web._describe import describe_run
 from itwin_export_async.web._events import event_stream
 from itwin_export_async.web._ids import SignedIds
-from itwin_export_async.web._ranges import FileAnswer, file_answer
+from itwin_export_async.web._problems import InvalidBody, StartPending, UnknownExport
+from itwin_export_async.web._ranges import (
+    WHOLE,
+    FileAnswer,
+    file_answer,
+    parse_range,
+    unsatisfiable,
+)
+from itwin_export_async.web._signals import on_stop_signal
 
 MayExport: TypeAlias = Callable[[str, str], "bool | Awaitable[bool]"]
 """Called with the owner and the iModel's id, before anything is sent; may be async."""
 
-REMEMBERED_STARTS = 1000  # starts that continue behind, or have just finished
-STARTED_FOR = 60.0  # seconds for which a finished start answers the same request again
+STATUS_TIMEOUT = 10.0  # seconds for a poll, whose failures are retried meanwhile
+ESTIMATE_TIMEOUT = 2.0  # seconds; an estimate is useful, not needed
+UNREAD_FOR = 60.0  # seconds for which the result of a start waits for the request that joins it
+
+_Start: TypeAlias = "asyncio.Task[StartedExport]"
 
 
 def allow_all(owner: str, imodel_id: str) -> bool:
     """Let every owner export every iModel that the service application may export."""
     return True
-
-
-class StartPending(TimeoutError):
-    """The start continues behind; the same request joins it."""
-
-    retry_after = 2.0
 
 
 @frozen(kw_only=True)
@@ -55,6 +60,16 @@ class StartedExport:
 
     id: str
     joined: bool
+
+    def body(self, url: str) -> dict[str, Any]:
+        """The body of a 202. `url`: the path of this export, where its state is."""
+        return {
+            "id": self.id,
+            "status_url": url,
+            "events_url": f"{url}/events",
+            "file_url": f"{url}/file",
+            "joined": self.joined,
+        }
 
 
 @frozen(kw_only=True)
@@ -65,103 +80,126 @@ class OpenFile:
     chunks: AsyncIterator[bytes]
 
 
-@define(eq=False, kw_only=True)
 class ExportService:
     """Exports for the visitors of a web application.
 
     `secret`: signs ids, see `SignedIds`. `may_export(owner, imodel_id)`: whether this owner may
     export that iModel with the service's rights; `allow_all` waives it. `client`: makes the
     `ExportClient`, in the event loop of the server. `display_name`, `authentication_type`: of the
-    connections. `start_timeout`: seconds after which a start continues behind. `heartbeat`,
-    `max_age`: see `event_stream`.
+    connections. `start_timeout`: seconds after which a start continues in the background.
+    `heartbeat`, `max_age`: see `event_stream`. The service works inside its `lifespan()`.
     """
 
-    secret: str | bytes | Iterable[str | bytes] = field(repr=False)
-    may_export: MayExport
-    client: Callable[[], ExportClient] = ExportClient.from_env
-    display_name: str = "itwin-export"
-    authentication_type: AuthenticationType | str | None = None
-    start_timeout: float = 10.0
-    heartbeat: float = 15.0
-    max_age: float | None = None
-    _ids: SignedIds = field(init=False, repr=False)
-    _open_client: ExportClient | None = field(init=False, default=None)
-    _stopping: asyncio.Event = field(init=False, factory=asyncio.Event, repr=False)
-    _starts: dict[str, "asyncio.Task[StartedExport]"] = field(init=False, factory=dict, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._ids = SignedIds(self.secret)
-        self.secret = ""
-        if not callable(self.may_export):
+    def __init__(
+        self,
+        *,
+        secret: str | bytes | Iterable[str | bytes],
+        may_export: MayExport,
+        client: Callable[[], ExportClient] = ExportClient.from_env,
+        display_name: str = "itwin-export",
+        authentication_type: AuthenticationType | str | None = None,
+        start_timeout: float = 10.0,
+        heartbeat: float = 15.0,
+        max_age: float | None = None,
+    ) -> None:
+        if not callable(may_export):
             raise TypeError("may_export must be callable: may_export(owner, imodel_id) -> bool")
+        self._ids = SignedIds(secret)
+        self._may_export = may_export
+        self._make_client = client
+        self._display_name = display_name
+        self._authentication_type = authentication_type
+        self._start_timeout = start_timeout
+        self._heartbeat = heartbeat
+        self._max_age = max_age
+        self._client: ExportClient | None = None
+        self._stopping = asyncio.Event()
+        self._starts: dict[object, _Start] = {}
+        self._estimating = asyncio.Lock()
 
     @asynccontextmanager
-    async def lifespan(self) -> AsyncIterator[ExportClient]:
-        """Keep a client open while the server runs, and end the streams before it closes."""
-        self._stopping = asyncio.Event()
-        async with AsyncExitStack() as stack:
-            self._open_client = await stack.enter_async_context(self.client())
-            stack.push_async_callback(self._end_starts)
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Keep a client open while the server runs, and end the streams when it is stopped.
+
+        Inside another lifespan of the service this one does nothing. `app` is not used.
+        """
+        if self._client is not None:
+            yield
+            return
+        self._stopping, self._estimating = asyncio.Event(), asyncio.Lock()
+        async with self._make_client() as self._client:
             try:
-                yield self._open_client
+                with on_stop_signal(self.stop):
+                    yield
             finally:
                 self.stop()
-                self._open_client = None
+                self._client = None
+                await self._cancel_starts()
 
     def stop(self) -> None:
-        """End all event streams, now and from now on."""
+        """End all event streams, and what waits for a start or for a state."""
         self._stopping.set()
 
     def health(self) -> ClientHealth:
-        """The state of the client."""
-        return self._client().health()
+        """The state of the client, for `describe_health`."""
+        return self._open_client.health()
 
     async def start(self, owner: str, body: Any) -> StartedExport:
         """Start an export for an owner. `body`: the JSON object `{imodel_id, options?}`.
 
-        Raises a `ValueError` that names a wrong field, `PermissionDenied` where `may_export` says
-        no, and `StartPending` while the start continues behind.
+        Raises `InvalidBody` for a wrong field, `PermissionDenied` where `may_export` returns False,
+        and `StartPending` while the start continues in the background.
         """
         imodel_id, options = parse_start(body)
-        allowed = self.may_export(owner, imodel_id)
+        allowed = self._may_export(owner, imodel_id)
         if inspect.isawaitable(allowed):
             allowed = await allowed
         if not allowed:
             raise PermissionDenied(status=403, message=f"no right to export iModel {imodel_id}")
-        key = json.dumps([owner, body], sort_keys=True)
+        key = (owner, imodel_id, options)
         task = self._starts.get(key)
         if task is None:
-            while len(self._starts) >= REMEMBERED_STARTS:
-                self._starts.pop(next(iter(self._starts)))
-            task = asyncio.create_task(self._start(owner, imodel_id, options))
-            self._starts[key] = task
+            task = self._starts[key] = asyncio.create_task(self._start(owner, imodel_id, options))
             task.add_done_callback(lambda done: self._on_started(key, done))
-        done, _ = await asyncio.wait([task], timeout=self.start_timeout)
-        if not done:
+        if not await self._is_done(task, self._start_timeout):
             raise StartPending
+        self._forget(key, task)
         return task.result()
 
     def run(self, owner: str, id: str) -> RunHandle:
-        """The handle of an owner's run. Raises a `LookupError` for any other id."""
+        """The handle of an owner's run. Raises `UnknownExport` for any other id."""
+        resume_token = self._ids.verify(id, owner)
         try:
-            return self._client().resume(self._ids.verify(id, owner))
-        except ValueError as exc:
-            raise LookupError("there is no such export") from exc
+            return self._open_client.resume(resume_token)
+        except ValueError as exc:  # of another release
+            raise UnknownExport from exc
 
     async def describe(self, owner: str, id: str) -> dict[str, Any]:
-        """The state of a run, as `describe_run`."""
+        """The state of a run, as `describe_run`. It shares the polls of the run's streams."""
         handle = self.run(owner, id)
-        run = await handle.refresh()
-        return describe_run(run, None if run.is_final else await handle.estimate())
+        async with aclosing(handle.updates()) as updates:
+            first = asyncio.ensure_future(anext(updates))
+            try:
+                if not await self._is_done(first, STATUS_TIMEOUT):
+                    raise RunUnreachable(
+                        message="could not be polled in time",
+                        connection_id=handle.connection_id,
+                        run_id=handle.run_id,
+                    )
+            finally:
+                if first.cancel():
+                    await asyncio.wait([first])
+            run = first.result().run
+            return describe_run(run, None if run.is_final else await self._estimate(handle))
 
     def events(
         self, owner: str, id: str, *, last_event_id: str | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """The server-sent events of a run."""
+        """The server-sent events of a run; `EVENT_HEADERS` are the headers for them."""
         return event_stream(
             self.run(owner, id),
-            heartbeat=self.heartbeat,
-            max_age=self.max_age,
+            heartbeat=self._heartbeat,
+            max_age=self._max_age,
             last_event_id=last_event_id,
             stop=self._stopping,
         )
@@ -174,46 +212,51 @@ class ExportService:
         *,
         range_header: str | None = None,
         if_range: str | None = None,
+        is_head: bool = False,
     ) -> AsyncIterator[OpenFile]:
-        """The file of a finished run, straight from the blob store. Raises `DownloadError`."""
-        output = await self._output(owner, id)
-        async with output.open() as reader:
-            if reader.size is None:
-                raise DownloadError(
-                    message="the size is not known", reason="incomplete", file_id=output.file_id
-                )
+        """The file of a finished run, straight from the blob store. Raises `DownloadError`.
+
+        `is_head`: for a HEAD request, which has no range and no bytes.
+        """
+        output = (await self.run(owner, id).outputs())[0]
+        wanted = WHOLE if is_head else parse_range(range_header, output.size)
+        if_range = None if wanted is WHOLE else if_range
+        if wanted.is_empty and if_range is None:
+            yield OpenFile(answer=unsatisfiable(output.size), chunks=_nothing())
+            return
+        requested = WHOLE if wanted.is_empty else wanted
+        opening = output.open(start=requested.start, stop=requested.stop, if_range=if_range)
+        async with opening as reader:
+            fits = if_range in (None, reader.etag)
+            if wanted.is_empty and fits:
+                yield OpenFile(answer=unsatisfiable(output.size), chunks=_nothing())
+                return
             answer = file_answer(
                 name=output.name,
                 size=reader.size,
                 etag=reader.etag,
-                range_header=range_header,
-                if_range=if_range,
+                start=reader.start,
+                stop=reader.stop,
+                is_range=wanted is not WHOLE and fits,
             )
-            if answer.status == 200:
-                yield OpenFile(answer=answer, chunks=aiter(reader))
-                return
-        if answer.status == 416:
-            yield OpenFile(answer=answer, chunks=_nothing())
-            return
-        async with output.open(start=answer.start, stop=answer.stop) as reader:
-            yield OpenFile(answer=answer, chunks=aiter(reader))
+            yield OpenFile(answer=answer, chunks=_nothing() if is_head else aiter(reader))
 
-    async def _output(self, owner: str, id: str) -> RunOutput:
-        outputs = await self.run(owner, id).outputs()
-        if not outputs:
-            raise DownloadError(message="the run has no output file", reason="no_output")
-        return outputs[0]
-
-    def _client(self) -> ExportClient:
-        if self._open_client is None:
+    @property
+    def _open_client(self) -> ExportClient:
+        if self._client is None:
             raise RuntimeError("the exports have no client: add their lifespan to the application")
-        return self._open_client
+        return self._client
 
     async def _start(self, owner: str, imodel_id: str, options: ExportOptions) -> StartedExport:
-        client = self._client()
-        connection = await client.find_or_create_connection(
-            imodel_id, display_name=self.display_name, authentication_type=self.authentication_type
-        )
+        client = self._open_client
+        try:
+            connection = await client.find_or_create_connection(
+                imodel_id,
+                display_name=self._display_name,
+                authentication_type=self._authentication_type,
+            )
+        except ValueError as exc:
+            raise InvalidBody(str(exc)) from exc
         if connection.authentication_type == AuthenticationType.USER:
             consent = await client.get_authorization("https://developer.bentley.com/")
             if not consent.is_user_authorized:
@@ -221,63 +264,44 @@ class ExportService:
         run = await client.start_run(connection.id, options, if_active="join")
         return StartedExport(id=self._ids.sign(run.resume_token, owner), joined=run.joined)
 
-    def _on_started(self, key: str, task: "asyncio.Task[StartedExport]") -> None:
-        """Forget a failed start at once, a successful one after a while."""
+    def _on_started(self, key: object, task: _Start) -> None:
+        """Forget a start that failed at once, another one when no request has joined it."""
         if task.cancelled() or task.exception() is not None:
-            self._starts.pop(key, None)
+            self._forget(key, task)
         else:
-            asyncio.get_running_loop().call_later(STARTED_FOR, self._starts.pop, key, None)
+            asyncio.get_running_loop().call_later(UNREAD_FOR, self._forget, key, task)
 
-    async def _end_starts(self) -> None:
-        tasks = list(self._starts.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _forget(self, key: object, task: _Start) -> None:
+        if self._starts.get(key) is task:
+            del self._starts[key]
+
+    async def _cancel_starts(self) -> None:
+        tasks = [task for task in self._starts.values() if task.cancel()]
         self._starts.clear()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _is_done(self, task: "asyncio.Future[Any]", seconds: float) -> bool:
+        """Whether it is done in time, and before the server is stopped."""
+        stopped = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait(
+                (task, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopped.cancel()
+        return task.done()
+
+    async def _estimate(self, handle: RunHandle) -> Estimate | None:
+        """The estimate, if it is known soon. The earlier runs are loaded once for all visitors."""
+        try:
+            async with asyncio.timeout(ESTIMATE_TIMEOUT), self._estimating:
+                return await handle.estimate()
+        except (ExportError, TimeoutError):
+            return None
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for chunk in ():
-        yield chunk
-
-
-def parse_start(body: Any) -> tuple[str, ExportOptions]:
-    """The iModel's id and the options of a request's JSON body. A `ValueError` names the field."""
-    if not isinstance(body, dict):
-        raise ValueError("the body is not a JSON object; send {imodel_id, options?}")
-    unknown = sorted({*body} - {"imodel_id", "options"})
-    if unknown:
-        raise ValueError(f"{unknown[0]} is no field of the body; send imodel_id and options")
-    imodel_id = body.get("imodel_id")
-    if not isinstance(imodel_id, str) or not imodel_id.strip():
-        raise ValueError("imodel_id is missing or not a text")
-    return imodel_id, parse_options(body.get("options"))
-
-
-_INPUT = ("changeset_id", "mapping_file_id", "saved_view_id", "model_ids")
-_OUTPUT = ("replace_older_file", "save_logs")
-
-
-def parse_options(options: Any) -> ExportOptions:
-    """The options of a visitor: what to export, and never where the service writes it.
-
-    `export_type`, `ifc_version`, and of the input `changeset_id`, `mapping_file_id`,
-    `saved_view_id`, `model_ids`. Raises a `ValueError` that names a wrong field.
-    """
-    if options is None:
-        return ExportOptions()
-    if not isinstance(options, dict):
-        raise ValueError("options is not a JSON object")
-    known = ("export_type", "ifc_version", *_INPUT, *_OUTPUT)
-    unknown = sorted({*options} - {*known})
-    if unknown:
-        raise ValueError(f"options.{unknown[0]} is no option; known are {', '.join(known)}")
-    values = {name: value for name, value in options.items() if value is not None}
-    try:
-        return ExportOptions(
-            **{name: values[name] for name in ("export_type", "ifc_version") if name in values},
-            input=InputOptions(**{name: values[name] for name in _INPUT if name in values}),
-            output=OutputOptions(**{name: values[name] for name in _OUTPUT if name in values}),
-        )
-    except (ValueError, TypeError) as exc:
-        raise ValueError(f"options: {exc}") from exc
+    chunks: tuple[bytes, ...] = ()
+    for chunk in chunks:
+        yield chunk  # pragma: no cover - there is none

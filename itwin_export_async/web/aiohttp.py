@@ -1,97 +1,146 @@
-"""Exports as routes of an aiohttp application. See `ExportRoutes`."""
+"""Exports as routes of an aiohttp application.
 
+exports = ExportRoutes(secret=SECRET, owner=current_user, may_export=may_export)
+exports.setup(app, prefix="/api/v1")
+"""
+
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from inspect import isawaitable
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
+from itwin_export_async import AuthenticationType, ExportClient, ExportError
+from itwin_export_async.web._body import parse_json
+from itwin_export_async.web._describe import describe_health
+from itwin_export_async.web._events import EVENT_HEADERS
+from itwin_export_async.web._page import PAGE_HEADERS, example_page
 from itwin_export_async.web._problems import http_error
-from itwin_export_async.web._service import ExportService
+from itwin_export_async.web._service import ExportService, MayExport
 
-OwnerOf = Callable[[web.Request], "str | Awaitable[str]"]
-"""Called with the request; returns who owns the export, or raises an `HTTPException`."""
+OwnerOf: TypeAlias = "Callable[[web.Request], str | Awaitable[str]]"
+"""Called with the request; returns the owner, or raises an `HTTPException`. May be async."""
+
+NO_STORE = {"Cache-Control": "no-store"}
+LEFT_INTERVAL = 1.0  # seconds between two looks for visitors who have left
 
 
 class ExportRoutes:
     """The export endpoints of an aiohttp application.
 
-        exports = ExportRoutes(secret=SECRET, owner=current_user, may_export=may_export)
-        exports.setup(app, prefix="/api/v1")
-
-    `owner(request)`: the visitor, sync or async. The other arguments are those of `ExportService`.
+    `owner(request)`: the owner of what this request starts or reads. `page`: whether
+    `/exports/page` is the example page. The other arguments are those of `ExportService`.
     """
 
-    def __init__(self, *, owner: OwnerOf, **options: Any) -> None:
-        self.service = ExportService(**options)
+    def __init__(
+        self,
+        *,
+        secret: str | bytes | Iterable[str | bytes],
+        owner: OwnerOf,
+        may_export: MayExport,
+        client: Callable[[], ExportClient] = ExportClient.from_env,
+        display_name: str = "itwin-export",
+        authentication_type: AuthenticationType | str | None = None,
+        start_timeout: float = 10.0,
+        heartbeat: float = 15.0,
+        max_age: float | None = None,
+        page: bool = False,
+    ) -> None:
+        self.service = ExportService(
+            secret=secret,
+            may_export=may_export,
+            client=client,
+            display_name=display_name,
+            authentication_type=authentication_type,
+            start_timeout=start_timeout,
+            heartbeat=heartbeat,
+            max_age=max_age,
+        )
         self._owner = owner
+        self._has_page = page
+        self._streams: dict[asyncio.Task[Any], web.Request] = {}
 
     def setup(self, app: web.Application, prefix: str = "") -> None:
-        """Add the routes below `prefix`, and open the client while the application runs."""
+        """Add the routes below `prefix`, and keep a client open while the application runs."""
         base = f"{prefix.rstrip('/')}/exports"
-        app.add_routes(
-            [
-                web.post(base, self._start),
-                web.get(f"{base}/health", self._health),
-                web.get(f"{base}/{{id}}", self._status),
-                web.get(f"{base}/{{id}}/events", self._events),
-                web.get(f"{base}/{{id}}/file", self._file),  # HEAD too
-            ]
-        )
+        app.router.add_post(base, self._start)
+        app.router.add_get(f"{base}/health", self._health)
+        if self._has_page:
+            app.router.add_get(f"{base}/page", self._page)
+        app.router.add_get(f"{base}/{{id}}", self._status)
+        app.router.add_get(f"{base}/{{id}}/events", self._events, allow_head=False)
+        app.router.add_get(f"{base}/{{id}}/file", self._file)  # and HEAD
         app.cleanup_ctx.append(self._lifespan)
         app.on_shutdown.append(self._on_shutdown)
 
     async def _lifespan(self, _: web.Application) -> AsyncIterator[None]:
         async with self.service.lifespan():
-            yield
+            watcher = asyncio.create_task(self._end_streams_of_those_who_left())
+            try:
+                yield
+            finally:
+                watcher.cancel()
 
     async def _on_shutdown(self, _: web.Application) -> None:
-        self.service.stop()
+        self.service.stop()  # before the server waits for open streams
+
+    async def _owner_of(self, request: web.Request) -> str:
+        owner = self._owner(request)
+        return await owner if isawaitable(owner) else owner
 
     async def _start(self, request: web.Request) -> web.Response:
         owner = await self._owner_of(request)
         try:
-            body = await request.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return _problem(http_error(ValueError("the body is not JSON")))
-        try:
+            body = parse_json(await request.read(), request.headers.get("Content-Type", ""))
             started = await self.service.start(owner, body)
-        except _ANSWERED as error:
-            return _problem(http_error(error))
-        url = f"{request.path.rstrip('/')}/{started.id}"
-        return web.json_response(
-            started_body(started.id, url, joined=started.joined),
-            status=202,
-            headers={"Location": url},
-        )
+        except ExportError as error:
+            return _problem(error)
+        # one slash in front, or it would be the address of a host
+        url = f"/{request.rel_url.raw_path.strip('/')}/{started.id}"
+        return web.json_response(started.body(url), status=202, headers={"Location": url})
 
     async def _status(self, request: web.Request) -> web.Response:
         owner = await self._owner_of(request)
         try:
-            return web.json_response(await self.service.describe(owner, request.match_info["id"]))
-        except _ANSWERED as error:
-            return _problem(http_error(error))
+            body = await self.service.describe(owner, request.match_info["id"])
+        except ExportError as error:
+            return _problem(error)
+        return web.json_response(body, headers=NO_STORE)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         owner = await self._owner_of(request)
-        last_event_id = request.headers.get("Last-Event-ID")
         try:
             events = self.service.events(
-                owner, request.match_info["id"], last_event_id=last_event_id
+                owner,
+                request.match_info["id"],
+                last_event_id=request.headers.get("Last-Event-ID"),
             )
-        except _ANSWERED as error:
-            return _problem(http_error(error))
+        except ExportError as error:
+            return _problem(error)
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams[task] = request
         response = web.StreamResponse(headers=EVENT_HEADERS)
         try:
-            await response.prepare(request)
-            async for event in events:
-                await response.write(event)
-        except ConnectionError:
-            pass  # the visitor has left
+            with suppress(ConnectionError):  # the visitor has left
+                await response.prepare(request)
+                async for event in events:
+                    await response.write(event)
         finally:
+            del self._streams[task]
             await events.aclose()
         return response
+
+    async def _end_streams_of_those_who_left(self) -> None:
+        """Cancel their handlers, which aiohttp does by itself only where it is configured to."""
+        while True:
+            await asyncio.sleep(LEFT_INTERVAL)
+            for task, request in self._streams.items():
+                if request.transport is None:
+                    task.cancel()
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         owner = await self._owner_of(request)
@@ -100,22 +149,28 @@ class ExportRoutes:
             request.match_info["id"],
             range_header=request.headers.get("Range"),
             if_range=request.headers.get("If-Range"),
+            is_head=request.method == "HEAD",
         )
-        try:
-            file = await opening.__aenter__()
-        except _ANSWERED as error:
-            return _problem(http_error(error))
-        try:
+        async with AsyncExitStack() as stack:
+            try:
+                file = await stack.enter_async_context(opening)
+            except ExportError as error:
+                return _problem(error)
             response = web.StreamResponse(status=file.answer.status, headers=file.answer.headers)
-            await response.prepare(request)
-            if request.method != "HEAD":
-                with suppress(ConnectionError):  # the visitor has left
-                    async for chunk in file.chunks:
-                        await response.write(chunk)
+            with suppress(ConnectionError):  # the visitor has left
+                await response.prepare(request)
+                async for chunk in file.chunks:
+                    await response.write(chunk)
             return response
-        finally:
-            await opening.__aexit__(None, None, None)
 
     async def _health(self, _: web.Request) -> web.Response:
-        body, status = health_body(self.service)
-        return web.json_response(body, status=status)
+        body = describe_health(self.service.health())
+        return web.json_response(body, status=200 if body["ok"] else 503, headers=NO_STORE)
+
+    async def _page(self, _: web.Request) -> web.Response:
+        return web.Response(text=example_page(), headers=PAGE_HEADERS)
+
+
+def _problem(error: ExportError) -> web.Response:
+    answer = http_error(error)
+    return web.Response(status=answer.status, headers=answer.headers, body=json.dumps(answer.body))

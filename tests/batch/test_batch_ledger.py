@@ -24,8 +24,9 @@ from itwin_export_async import (
     StartTimeout,
     TransportError,
 )
-from itwin_export_async._batch.entries import Entry, State
+from itwin_export_async._batch.entries import Entry, EntryState
 from itwin_export_async._batch.ledger import Ledger
+from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async.emulator import Emulator
 from itwin_export_async.transport import Response
 from tests.support.batches import (
@@ -78,15 +79,18 @@ async def test_what_is_done_is_told_again_without_a_request(
     assert set(states(path).values()) == {"in place"}
 
 
-async def test_the_services_clock_is_asked_now_and_then(
+async def test_clock_of_the_service_is_read_before_the_first_start_only(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
-    requests = make(6)
-    for request in requests:
-        emulator.plan_next_run(request.imodel_id, duration=400)
-    await collect(client, requests, ledger=path, concurrency=2)
-    assert asyncio.get_running_loop().time() > 1200
-    assert emulator.count("get_connection") == 2
+    requests = [evolve(request, revision="a") for request in make(6)]
+    await collect(client, requests, ledger=path, authentication_type="Service")
+    changed = [evolve(request, revision="b") for request in requests]
+    await asyncio.sleep(3600)
+    before = emulator.count("get_connection"), emulator.count("list_connections")
+    await collect(client, changed, ledger=path, authentication_type="Service", concurrency=1)
+    after = emulator.count("get_connection"), emulator.count("list_connections")
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 0)
+    assert emulator.count("create_connection") == 6
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
@@ -134,14 +138,14 @@ async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
 async def test_a_step_that_was_written_when_the_time_was_over_is_not_taken_back(
     client: ExportClient, make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Ledger.write
+    write = Ledger.write_outcome
 
-    async def late(self: Ledger, entry: Entry) -> None:
-        await write(self, entry)
-        if entry.state is State.IN_PLACE:
-            await asyncio.sleep(10_000)  # what the disk says comes late
+    async def late(self: Ledger, entry: Entry, line: HistoryLine) -> None:
+        await write(self, entry, line)
+        if entry.state is EntryState.IN_PLACE and line.error is None:
+            await asyncio.sleep(10_000)  # the disk answers late
 
-    monkeypatch.setattr(Ledger, "write", late)
+    monkeypatch.setattr(Ledger, "write_outcome", late)
     (outcome,) = await collect(client, make(1), ledger=path, timeout=5000.0)
     assert isinstance(outcome.error, RunTimeout)
     assert states(path) == {"k0": "in place"}
@@ -238,8 +242,8 @@ async def test_a_changed_request_and_a_key_given_twice_are_outcomes(
     outcomes = await collect(client, [changed, requests[1], requests[1]], ledger=path)
     errors = sorted(str(o.error) for o in outcomes if o.error)
     assert len(outcomes) == 3
-    assert "'k0': the request has changed: options" in errors[0]
-    assert "'k1': the key was given twice in one call" in errors[1]
+    assert "'k0': the request has changed since the last call: options" in errors[0]
+    assert "'k1': two requests of this call have this key" in errors[1]
     assert all(isinstance(o.error, LedgerError) for o in outcomes if o.error)
     assert len(emulator.requests) == before
 
@@ -285,9 +289,10 @@ async def test_no_secret_is_in_the_ledger(client: ExportClient, make: Make, path
 
 @pytest.fixture
 async def hasty(emulator: Emulator) -> AsyncIterator[ExportClient]:
-    """A client that asks once and no more."""
-    retry = RetryPolicy(attempts=1)
-    async with ExportClient(emulator.token(), transport=emulator, retry=retry) as client:
+    """A client that sends each request once, and waits out no outage."""
+    async with ExportClient(
+        emulator.token(), transport=emulator, retry=RetryPolicy(attempts=1), max_outage=0
+    ) as client:
         yield client
 
 
@@ -412,7 +417,7 @@ async def test_a_run_that_was_refused_is_not_looked_for(
     (request,) = make(1)
     emulator.inject("create_run", answer(403, "{}"))
     await collect(hasty, [request], ledger=path)
-    assert states(path) == {"k0": "known"}
+    assert states(path) == {"k0": "new"}
     emulator.plan_next_run(
         request.imodel_id, duration=30
     )  # it is not followed for so long that it asks
@@ -461,15 +466,15 @@ async def test_what_is_found_for_another_that_waits_is_not_started_again(
 
 
 @pytest.mark.parametrize(
-    "untaken", [[ConnectionRefusedError()] * 5, [answer(429, "{}", Retry_After="1000")]]
+    "untaken", [ConnectionRefusedError(), answer(429, "{}", Retry_After="1000")]
 )
 async def test_a_run_that_was_surely_not_started_is_not_looked_for(
-    client: ExportClient, emulator: Emulator, make: Make, path: Path, untaken: list[Outcome]
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path, untaken: Outcome
 ) -> None:
     (request,) = make(1)
-    emulator.inject("create_run", *untaken)
-    await collect(client, [request], ledger=path)
-    assert states(path) == {"k0": "known"}
+    emulator.inject("create_run", untaken)
+    await collect(hasty, [request], ledger=path)
+    assert states(path) == {"k0": "new"}
 
 
 @pytest.mark.parametrize("last", [answer(403, "{}"), answer(422, "{}"), answer(404, "{}")])
@@ -493,7 +498,8 @@ async def test_a_run_may_have_been_started_before_the_service_could_not_be_reach
     (request,) = make(1)
     emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
     emulator.inject("create_run", *[ConnectionRefusedError()] * 4)
-    await collect(client, [request], ledger=path)
+    async with ExportClient(emulator.token(), transport=emulator, max_outage=0) as impatient:
+        await collect(impatient, [request], ledger=path)
     assert states(path) == {"k0": "starting"}
     (outcome,) = await collect(client, [request], ledger=path)
     check(emulator, outcome)

@@ -1,4 +1,4 @@
-"""What a ledger says of a request, and what it says to do next."""
+"""Entries of a ledger: their steps, their windows, and what changes between two calls."""
 
 import json
 from datetime import timedelta
@@ -7,24 +7,25 @@ from typing import Any
 import pytest
 from attrs import evolve
 from hypothesis import given
-from hypothesis import strategies as st
 
 from itwin_export_async._batch.entries import (
     STEPS,
     Entry,
+    EntryState,
     OutputFile,
-    State,
     Step,
-    differences,
+    changed_fields,
     failed,
     fingerprint,
     finished,
-    forgotten,
-    found,
     in_place,
     new_entry,
+    reset,
     started,
     starting,
+    waiting,
+    with_claimed_path,
+    with_revision,
 )
 from itwin_export_async._errors import (
     DownloadError,
@@ -40,7 +41,6 @@ from itwin_export_async._models import (
     ExportRequest,
     InputOptions,
     OutputOptions,
-    Run,
     RunOrigin,
 )
 from itwin_export_async._protocol.runs import Service
@@ -48,8 +48,8 @@ from itwin_export_async._runs.resume_token import ResumeToken
 from tests.support.samples import NOW, export_options, run
 
 REQUEST = ExportRequest(imodel_id="m1", destination="out/")
-KNOWN = new_entry(REQUEST)
-STARTING = starting(KNOWN, "c1", NOW)
+NEW = new_entry(REQUEST)
+STARTING = starting(NEW, "c1", NOW, None)
 TOKEN = ResumeToken(service=Service.EXPORT, connection_id="c1", run_id="r1").to_string()
 STARTED = started(STARTING, TOKEN, RunOrigin.STARTED)
 ENDED = run(start_date_time=NOW, end_date_time=NOW + timedelta(minutes=7))
@@ -69,40 +69,40 @@ def signed(signature: str) -> ExportOptions:
     )
 
 
-def test_a_request_walks_from_step_to_step() -> None:
-    walk = [KNOWN, STARTING, STARTED, FINISHED, IN_PLACE]
+def test_request_goes_from_step_to_step() -> None:
+    walk = [NEW, STARTING, STARTED, FINISHED, IN_PLACE]
     assert [STEPS[entry.state] for entry in walk] == [
         Step.START,
-        Step.FIND,
-        Step.FOLLOW,
-        Step.FETCH,
+        Step.RECOVER,
+        Step.WAIT,
+        Step.DOWNLOAD,
         Step.REPORT,
     ]
-    assert set(STEPS) == set(State)
+    assert set(STEPS) == set(EntryState)
 
 
-def test_the_run_is_told_from_the_entry_once_it_has_ended() -> None:
+def test_entry_has_its_run_once_that_has_finished() -> None:
     assert STARTED.run is None
-    told = IN_PLACE.run
-    assert told is not None
-    assert (told.id, told.connection_id, told.result) == ("r1", "c1", ExecutionResult.SUCCESS)
-    assert told.is_final
-    assert told.duration == 420
+    known = IN_PLACE.run
+    assert known is not None
+    assert (known.id, known.connection_id, known.result) == ("r1", "c1", ExecutionResult.SUCCESS)
+    assert known.is_final
+    assert known.duration == 420
 
 
-def test_the_outcome_that_is_kept_is_the_true_one() -> None:
+def test_entry_keeps_the_outcome_of_the_run() -> None:
     skipped = finished(STARTED, run(result="Skipped"))
     assert skipped.run is not None
     assert skipped.run.outcome is ExecutionResult.SKIPPED
 
 
-def test_another_start_leaves_nothing_of_the_run_before() -> None:
-    again = starting(evolve(IN_PLACE, state=State.FAILED, error="x"), "c2", NOW)
-    assert again == evolve(STARTING, connection_id="c2")
+def test_starting_entry_has_nothing_of_the_earlier_run() -> None:
+    again = starting(evolve(IN_PLACE, state=EntryState.FAILED, error="x"), "c2", NOW, None)
+    assert again == evolve(STARTING, connection_id="c2", files=IN_PLACE.files)
 
 
 @given(export_options(), export_options())
-def test_options_are_equal_when_their_fingerprints_are(
+def test_fingerprints_are_equal_for_equal_options_only(
     one: ExportOptions, other: ExportOptions
 ) -> None:
     assert fingerprint(one) == fingerprint(evolve(one))
@@ -121,7 +121,7 @@ def unsigned(options: ExportOptions) -> str:
     return text + json.dumps([url and url.partition("?")[0].partition("#")[0] for url in urls])
 
 
-def test_a_new_signature_is_no_change_and_another_blob_is_one() -> None:
+def test_fingerprint_ignores_signatures_but_not_blobs() -> None:
     assert fingerprint(signed("one")) == fingerprint(signed("two"))
     other = evolve(
         signed("one"),
@@ -131,7 +131,7 @@ def test_a_new_signature_is_no_change_and_another_blob_is_one() -> None:
     assert "planted" not in fingerprint(signed("planted"))
 
 
-def test_an_address_that_is_nothing_but_a_query_has_a_fingerprint() -> None:
+def test_fingerprint_exists_for_a_url_that_is_only_a_query() -> None:
     assert fingerprint(ExportOptions(input=InputOptions(mappingfile_blob_url="?sig=1")))
 
 
@@ -144,19 +144,36 @@ def test_an_address_that_is_nothing_but_a_query_has_a_fingerprint() -> None:
         (REQUEST, ()),
     ],
 )
-def test_a_change_is_named(changed: ExportRequest, names: tuple[str, ...]) -> None:
-    assert differences(IN_PLACE, changed) == names
+def test_changed_fields_are_named(changed: ExportRequest, names: tuple[str, ...]) -> None:
+    assert changed_fields(IN_PLACE, new_entry(changed)) == names
 
 
-def test_the_default_name_of_a_connection_may_be_told_or_left_out() -> None:
-    told = evolve(REQUEST, display_name="itwin-export")
-    assert new_entry(told) == KNOWN
-    assert differences(IN_PLACE, told) == ()
-    assert KNOWN.display_name == "itwin-export"
+def test_default_connection_name_may_be_left_out() -> None:
+    named = evolve(REQUEST, display_name="itwin-export")
+    assert new_entry(named) == NEW
+    assert changed_fields(IN_PLACE, new_entry(named)) == ()
+    assert NEW.display_name == "itwin-export"
 
 
-def test_what_is_forgotten_is_not_looked_for_in_the_past() -> None:
-    assert forgotten(STARTING) == evolve(STARTING, state=State.KNOWN, since=None)
+def test_reset_entry_has_no_window() -> None:
+    assert reset(STARTING) == evolve(STARTING, state=EntryState.NEW, since=None, until=None)
+    assert reset(STARTING).window is None
+
+
+def test_waiting_entry_has_no_run_and_no_window() -> None:
+    entry = waiting(STARTING)
+    assert (entry.state, entry.window, entry.has_run) == (EntryState.WAITING, None, False)
+    assert STEPS[entry.state] is Step.START
+
+
+def test_starting_entry_keeps_the_first_uncertain_request() -> None:
+    later = NOW + timedelta(minutes=1)
+    again = starting(STARTING, "c1", later, STARTING.since)
+    assert again.window is not None
+    assert (again.window.since, again.window.until) == (NOW, later)
+    certain = starting(STARTING, "c1", later, None)
+    assert certain.window is not None
+    assert (certain.window.since, certain.window.until) == (later, later)
 
 
 FACTS: dict[str, Any] = {"connection_id": "c1", "run_id": "r1"}
@@ -165,113 +182,96 @@ FACTS: dict[str, Any] = {"connection_id": "c1", "run_id": "r1"}
 @pytest.mark.parametrize(
     ("entry", "error", "state"),
     [
-        (STARTED, RunFailed(run=run(result="Error"), **FACTS), State.FAILED),
-        (STARTED, RunPartlyFailed(**FACTS), State.FAILED),
-        (STARTED, GONE, State.FAILED),
-        (FINISHED, GONE, State.FAILED),
-        (STARTED, GATEWAY, State.STARTED),
-        (STARTED, RunTimeout(**FACTS), State.STARTED),
-        (STARTED, TransportError(message="reset"), State.STARTED),
-        (FINISHED, DownloadError(message="no space"), State.FINISHED),
-        (STARTING, GONE, State.STARTING),
-        (KNOWN, GONE, State.KNOWN),
-        (evolve(STARTED, state=State.FAILED), GONE, State.FAILED),
+        (STARTED, RunFailed(run=run(result="Error"), **FACTS), EntryState.FAILED),
+        (STARTED, RunPartlyFailed(**FACTS), EntryState.FAILED),
+        (STARTED, GONE, EntryState.FAILED),
+        (FINISHED, GONE, EntryState.FAILED),
+        (STARTED, GATEWAY, EntryState.STARTED),
+        (STARTED, RunTimeout(**FACTS), EntryState.STARTED),
+        (
+            STARTED,
+            TransportError(message="reset", method="GET", url="https://x/y"),
+            EntryState.STARTED,
+        ),
+        (FINISHED, DownloadError(message="no space"), EntryState.FINISHED),
+        (STARTING, GONE, EntryState.STARTING),
+        (NEW, GONE, EntryState.NEW),
+        (evolve(STARTED, state=EntryState.FAILED), GONE, EntryState.FAILED),
     ],
 )
-def test_only_a_run_that_failed_or_is_gone_makes_room_for_another(
-    entry: Entry, error: Exception, state: State
+def test_run_that_failed_or_was_deleted_makes_room_for_another(
+    entry: Entry, error: Exception, state: EntryState
 ) -> None:
     after = failed(entry, error, was_finished=True)
     assert after.state is state
     assert after.error == str(error)
 
 
-def test_an_output_that_is_gone_makes_room_unless_it_may_be_late() -> None:
+def test_missing_output_makes_room_unless_it_may_be_late() -> None:
     error = DownloadError(message="no such file, tried as f1 for 30 s", reason="not_available")
-    assert failed(FINISHED, error, was_finished=True).state is State.FAILED
-    assert failed(FINISHED, error, was_finished=False).state is State.FINISHED
+    assert failed(FINISHED, error, was_finished=True).state is EntryState.FAILED
+    assert failed(FINISHED, error, was_finished=False).state is EntryState.FINISHED
 
 
-def test_what_no_file_can_hold_is_spelled_out() -> None:
+def test_entry_spells_out_what_is_not_utf8() -> None:
     odd = ExportRequest(imodel_id="m1", destination="br\udcfccke/")
     assert new_entry(odd).destination == "br\\udcfccke/"
-    assert differences(new_entry(odd), odd) == ()
-    told = failed(KNOWN, OSError("name \ud800 is bad"), was_finished=False).error
-    assert told == "name \\ud800 is bad"
+    assert changed_fields(new_entry(odd), new_entry(odd)) == ()
+    text = failed(NEW, OSError("name \ud800 is bad"), was_finished=False).error
+    assert text == "name \\ud800 is bad"
 
 
-def test_how_a_failed_run_ended_is_kept() -> None:
+def test_failed_entry_keeps_the_result_of_the_run() -> None:
     error = RunFailed(run=run(result="Error", start_date_time=NOW), **FACTS)
     after = failed(STARTED, error, was_finished=False)
-    assert (after.result, after.began) == ("Error", NOW)
+    assert (after.result, after.started_at) == ("Error", NOW)
 
 
-def test_an_error_is_kept_without_secrets_and_without_length() -> None:
+def test_error_is_kept_short_and_without_secrets() -> None:
     error = OSError("https://x/y?sig=planted " + "no" * 5000)
-    told = failed(KNOWN, error, was_finished=False).error
-    assert told is not None
-    assert "planted" not in told
-    assert len(told) <= 2000
+    text = failed(NEW, error, was_finished=False).error
+    assert text is not None
+    assert "planted" not in text
+    assert len(text) <= 2000
 
 
-def left(key: str, seconds: float) -> Entry:
-    return evolve(STARTING, key=key, since=NOW + timedelta(seconds=seconds))
+def revised(revision: str | None, **changes: Any) -> Entry:
+    return new_entry(evolve(REQUEST, revision=revision, **changes))
 
 
-def began(id: str, seconds: float, result: str | None = "Success") -> Run:
-    state = "Executing" if result is None else "Completed"
-    moment = NOW + timedelta(seconds=seconds)
-    return run(id=id, state=state, result=result, start_date_time=moment)
+def test_new_revision_starts_again_and_keeps_the_files() -> None:
+    before = evolve(IN_PLACE, revision="a", pushed_at="1")
+    after = with_revision(before, revised("b"))
+    assert after == evolve(revised("b"), files=IN_PLACE.files)
+    assert after.state is EntryState.NEW
 
 
-def whose(entries: list[Entry], runs: list[Run], owned: set[str] | None = None) -> dict[str, str]:
-    pairs = found(entries, runs, owned or set())
-    return {entry.key: run.id for entry, run in pairs}
+def test_same_revision_continues_where_it_was() -> None:
+    before = evolve(IN_PLACE, revision="a", pushed_at="1")
+    assert with_revision(before, revised("a")) == before
+    pushed = evolve(revised("a"), pushed_at="2")
+    assert with_revision(before, pushed) == evolve(before, pushed_at="2")
 
 
-@pytest.mark.parametrize("result", [None, "Success", "Skipped"])
-def test_a_run_that_began_since_then_is_the_one(result: str | None) -> None:
-    assert whose([left("a", 0)], [began("old", -60), began("new", 1, result)]) == {"a": "new"}
-
-
-def test_clocks_may_differ_a_little() -> None:
-    assert whose([left("a", 0)], [began("r", -4)]) == {"a": "r"}
-    assert whose([left("a", 0)], [began("r", -6)]) == {}
-
-
-def test_of_several_it_is_the_first_since_then() -> None:
-    runs = [began("later", 900), began("before", -1), began("first", 2)]
-    assert whose([left("a", 0)], runs) == {"a": "first"}
-    assert whose([left("a", 0)], runs, {"first", "later"}) == {"a": "before"}
-    waiting = run(id="waiting", state="Queued", result=None)
-    assert whose([left("a", 0)], [*runs, waiting], {"first", "later"}) == {"a": "waiting"}
-
-
-@pytest.mark.parametrize("result", ["Error", "Canceled", "PartialSuccess"])
-def test_a_run_that_failed_is_nobodys(result: str) -> None:
-    assert whose([left("a", 0)], [began("r", 1, result)]) == {}
-
-
-def test_a_run_of_another_request_is_not_taken_from_it() -> None:
-    assert whose([left("a", 0)], [began("r", 1)], {"r"}) == {}
-
-
-def test_several_that_were_left_get_each_its_own() -> None:
-    entries = [left("early", 0), left("late", 100)]
-    assert whose(entries, [began("r1", 1), began("r2", 101)]) == {"late": "r2", "early": "r1"}
-    assert whose(entries, [began("r1", 1)]) == {"early": "r1"}
-    assert whose(entries, [began("r2", 101)]) == {"late": "r2"}
-
-
-@given(st.lists(st.floats(-50, 50), max_size=4), st.lists(st.floats(-50, 50), max_size=4))
-def test_no_run_has_two_owners_and_none_began_before(
-    moments: list[float], starts: list[float]
+@pytest.mark.parametrize(
+    ("revision", "changes", "names"),
+    [
+        ("b", {"destination": "in/", "display_name": "x"}, ()),
+        ("b", {"options": ExportOptions(ifc_version="IFC4.3")}, ()),
+        ("a", {"options": ExportOptions(ifc_version="IFC4.3")}, ("options",)),
+        ("b", {"imodel_id": "m2", "key": REQUEST.identity}, ("imodel_id",)),
+    ],
+)
+def test_new_revision_may_change_everything_but_the_imodel(
+    revision: str, changes: dict[str, Any], names: tuple[str, ...]
 ) -> None:
-    entries = [left(str(n), at) for n, at in enumerate(moments)]
-    runs = [began(str(n), at) for n, at in enumerate(starts)]
-    pairs = list(found(entries, runs, set()))
-    assert len({mine.id for _, mine in pairs}) == len(pairs)
-    for entry, mine in pairs:
-        assert mine.start_date_time is not None
-        assert entry.since is not None
-        assert mine.start_date_time >= entry.since - timedelta(seconds=5)
+    before = evolve(IN_PLACE, revision="a")
+    assert changed_fields(before, revised(revision, **changes)) == names
+
+
+def test_claimed_path_is_noted_once_without_a_size() -> None:
+    entry = with_claimed_path(with_claimed_path(IN_PLACE, "/out/b.ifc"), "/out/a.ifc")
+    assert entry.files == (
+        OutputFile(path="/out/b.ifc", size=-1),
+        OutputFile(path="/out/a.ifc", size=-1),
+    )

@@ -1,4 +1,4 @@
-"""An emulator, and a client so plain that it can only say what HTTP says."""
+"""An emulator, and a client that does nothing but HTTP."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ JSON = "application/vnd.bentley.itwin-platform.v1+json"
 
 @frozen
 class Caller:
-    """Asks an emulator for paths of its API, with a good token unless told otherwise."""
+    """Calls the API of an emulator, with a valid token unless headers replace it."""
 
     emulator: Emulator
     token: str

@@ -1,4 +1,4 @@
-"""How answers are compared with the service's documented ones: by everything but the values."""
+"""Comparison of answers with the documented ones: everything but the values."""
 
 import json
 from typing import Any

@@ -41,7 +41,7 @@ def started(call: Caller, emulator: Emulator) -> tuple[str, str]:
     return f"/export/connections/{connection_id}/runs", call.start(connection_id)
 
 
-def test_equal_seeds_and_requests_meet_equal_faults(caller_of: CallerOf) -> None:
+def test_chaos_with_equal_seeds_gives_equal_faults(caller_of: CallerOf) -> None:
     def faults(seed: int) -> list[str | None]:
         emulator = Emulator(seed=1)
         emulator.chaos = Chaos(seed=seed, races=0.3, unknown_young_runs=0.3)
@@ -67,7 +67,7 @@ def test_equal_seeds_and_requests_meet_equal_faults(caller_of: CallerOf) -> None
     assert len(set(faults(3))) > 8
 
 
-def test_no_chaos_is_none(call: Caller, emulator: Emulator) -> None:
+def test_chaos_can_be_switched_off(call: Caller, emulator: Emulator) -> None:
     assert emulator.chaos is None
     chaos = only()
     emulator.chaos = chaos
@@ -84,9 +84,7 @@ def test_no_chaos_is_none(call: Caller, emulator: Emulator) -> None:
             Chaos(errors=wrong)
 
 
-def test_in_a_storm_every_call_is_refused_until_it_is_over(
-    call: Caller, emulator: Emulator
-) -> None:
+def test_storm_refuses_every_call_until_its_end(call: Caller, emulator: Emulator) -> None:
     path, address = started(call, emulator)
     blob = Request(method="GET", url=emulator.user_blob("a", content=b"a"))
 
@@ -108,7 +106,7 @@ def test_in_a_storm_every_call_is_refused_until_it_is_over(
     assert [r.fault for r in emulator.requests if r.status == 429] == ["storm", "storm"]
 
 
-def test_errors_come_in_all_shapes_before_and_after_the_effect(caller_of: CallerOf) -> None:
+def test_errors_have_all_forms_before_and_after_the_effect(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call = caller_of(emulator)
     emulator.chaos = only(errors=1.0)
@@ -123,10 +121,15 @@ def test_errors_come_in_all_shapes_before_and_after_the_effect(caller_of: Caller
         seen[answer.status, "Retry-After" in answer.headers, kind, made > before] += 1
     assert {status for status, *_ in seen} == {500, 502, 503, 504}
     assert {kind for _, _, kind, _ in seen} == {"", "text/html", "application/json"}
-    refused = {effect for status, asked, _, effect in seen if status == 503 and asked}
+    refused = {
+        effect for status, has_retry_after, _, effect in seen if status == 503 and has_retry_after
+    }
     assert refused == {False}, "a 503 with Retry-After was not processed"
     assert {effect for status, *_, effect in seen if status == 502} == {False, True}
-    assert {asked for status, asked, *_ in seen if status == 500} == {False, True}
+    assert {has_retry_after for status, has_retry_after, *_ in seen if status == 500} == {
+        False,
+        True,
+    }
     assert {record.fault for record in emulator.requests} == {"500", "502", "503", "504"}
 
 
@@ -142,7 +145,7 @@ def test_connections_are_reset_before_and_after_the_effect(
     assert call("POST", path, {"exportType": "IFC"}).status == again
 
 
-def test_answers_are_cut_and_late(call: Caller, emulator: Emulator) -> None:
+def test_answers_are_truncated_and_delayed(call: Caller, emulator: Emulator) -> None:
     _, address = started(call, emulator)
     emulator.chaos = only(truncations=1.0)
     for _ in range(20):
@@ -159,7 +162,7 @@ def test_answers_are_cut_and_late(call: Caller, emulator: Emulator) -> None:
     assert {r.fault for r in emulator.requests} == {None, "truncated answer", "late answer"}
 
 
-def test_a_token_dies_and_no_other(caller_of: CallerOf) -> None:
+def test_revocation_ends_one_token_only(caller_of: CallerOf) -> None:
     emulator = Emulator()
     first, second = caller_of(emulator), caller_of(emulator)
     connection_id = first.connect(emulator.add_imodel())
@@ -180,7 +183,7 @@ def test_a_token_dies_and_no_other(caller_of: CallerOf) -> None:
     assert [r.fault for r in emulator.requests].count("dead token") == 1
 
 
-def test_starts_race_and_young_runs_are_unknown(caller_of: CallerOf) -> None:
+def test_starts_conflict_and_young_runs_are_unknown(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=100)
     call = caller_of(emulator)
     path, address = started(call, emulator)
@@ -204,7 +207,7 @@ def test_starts_race_and_young_runs_are_unknown(caller_of: CallerOf) -> None:
     assert [r.fault for r in emulator.requests if r.fault] == ["race", "young run"]
 
 
-def test_so_it_is_with_synchronizations(caller_of: CallerOf) -> None:
+def test_starts_of_synchronizations_conflict_too(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=100)
     call = caller_of(emulator)
     source = {"storageFileId": emulator.add_file("a.dwg", b"a"), "connectorType": "DWG"}
@@ -219,11 +222,11 @@ def test_so_it_is_with_synchronizations(caller_of: CallerOf) -> None:
     assert call("GET", address).status == 404
 
 
-def test_addresses_of_blobs_expire_early(call: Caller, emulator: Emulator) -> None:
+def test_signed_urls_expire_early(call: Caller, emulator: Emulator) -> None:
     blob = Request(method="GET", url=emulator.user_blob("a", content=b"a"))
     emulator.chaos = only(expired_signatures=1.0)
     answer: Response = emulator.handle(blob)
     assert (answer.status, answer.headers["x-ms-error-code"]) == (403, "AuthenticationFailed")
     assert call("GET", "/export/connections/x").status == 404
     emulator.inject("get_blob", None)
-    assert emulator.handle(blob).body == b"a", "what is laid down comes before chance"
+    assert emulator.handle(blob).body == b"a", "injected faults come before random ones"

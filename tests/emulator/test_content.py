@@ -1,4 +1,4 @@
-"""Files of any length in the emulator, which nobody holds in memory."""
+"""Files of any length in the emulator, which take no memory."""
 
 import asyncio
 import tracemalloc
@@ -25,11 +25,11 @@ WHOLE = CONTENT[:]
 
 
 @given(st.integers(0, SIZE + 10), st.integers(0, SIZE + 10))
-def test_every_slice_is_a_part_of_the_whole(first: int, stop: int) -> None:
+def test_slice_of_a_content_equals_the_slice_of_its_bytes(first: int, stop: int) -> None:
     assert CONTENT[first:stop] == WHOLE[first:stop]
 
 
-def test_a_content_has_the_length_it_is_told() -> None:
+def test_content_has_its_configured_size() -> None:
     assert len(WHOLE) == len(CONTENT) == SIZE
     assert SparseContent(0)[:] == b""
     assert len(SparseContent(5000 * GIB)) == 5000 * GIB
@@ -37,7 +37,7 @@ def test_a_content_has_the_length_it_is_told() -> None:
         SparseContent(-1)
 
 
-def test_no_part_of_a_content_stands_for_another() -> None:
+def test_parts_of_a_content_differ() -> None:
     blocks = [WHOLE[start : start + 4096] for start in range(0, SIZE, 4096)]
     assert len(set(blocks)) == len(blocks)
     assert SparseContent(SIZE)[:] == WHOLE
@@ -45,7 +45,7 @@ def test_no_part_of_a_content_stands_for_another() -> None:
     assert SparseContent(2**40)[2**40 - 5 :] != WHOLE[-5:]
 
 
-def test_a_content_goes_on_byte_by_byte() -> None:
+def test_slice_of_a_content_has_step_1() -> None:
     with pytest.raises(ValueError, match="step 1, got 2"):
         CONTENT[::2]
 
@@ -57,7 +57,7 @@ def address_of(call: Caller, emulator: Emulator, content: SparseContent) -> str:
     return location
 
 
-def test_a_sparse_file_is_a_file_without_a_checksum(call: Caller, emulator: Emulator) -> None:
+def test_sparse_file_has_no_checksum(call: Caller, emulator: Emulator) -> None:
     url = address_of(call, emulator, CONTENT)
     answer = emulator.handle(Request(method="GET", url=url))
     assert answer.body == WHOLE
@@ -75,7 +75,7 @@ def test_a_sparse_file_is_a_file_without_a_checksum(call: Caller, emulator: Emul
     assert b'"size": 50000' in call("GET", f"/storage/files/{file_id}").body
 
 
-def test_a_large_file_is_streamed_in_flat_memory(call: Caller, emulator: Emulator) -> None:
+def test_large_file_is_streamed_in_flat_memory(call: Caller, emulator: Emulator) -> None:
     url = address_of(call, emulator, SparseContent(2 * GIB))
     end = {"Range": f"bytes={2 * GIB - 40_000_000}-"}
 
@@ -94,7 +94,7 @@ def test_a_large_file_is_streamed_in_flat_memory(call: Caller, emulator: Emulato
         tracemalloc.stop()
 
 
-def test_a_scripted_answer_is_streamed_too(call: Caller, emulator: Emulator) -> None:
+def test_injected_answer_is_streamed_too(call: Caller, emulator: Emulator) -> None:
     async def main() -> None:
         request = call.request("GET", "/export/connections")
         async with emulator.stream(request) as stream:
@@ -105,7 +105,7 @@ def test_a_scripted_answer_is_streamed_too(call: Caller, emulator: Emulator) -> 
 
 
 @pytest.mark.usefixtures("integration")
-async def test_a_large_file_is_served_in_flat_memory(
+async def test_large_file_is_served_in_flat_memory(
     caller_of: Callable[[Emulator], Any],
 ) -> None:
     emulator = Emulator()
@@ -148,7 +148,7 @@ async def test_uploads_and_own_blobs_over_real_sockets() -> None:
 
 
 @pytest.mark.usefixtures("integration")
-async def test_a_client_that_goes_away_in_the_middle_is_no_error(
+async def test_client_that_disconnects_is_no_error(
     caplog: pytest.LogCaptureFixture, caller_of: Callable[[Emulator], Any]
 ) -> None:
     emulator = Emulator()
@@ -158,8 +158,8 @@ async def test_a_client_that_goes_away_in_the_middle_is_no_error(
         path = f"{served.base_url}/storage/files/{file_id}/download"
         location = urlsplit(call("GET", path).headers["Location"])
         reader, writer = await asyncio.open_connection(location.hostname, location.port)
-        asked = f"GET {location.path}?{location.query} HTTP/1.1\r\nHost: blobs\r\n\r\n"
-        writer.write(asked.encode())
+        request = f"GET {location.path}?{location.query} HTTP/1.1\r\nHost: blobs\r\n\r\n"
+        writer.write(request.encode())
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.transport.abort()
         async with aiohttp.ClientSession() as http, http.get(f"{served.base_url}/x") as answer:

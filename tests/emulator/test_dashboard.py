@@ -1,4 +1,4 @@
-"""The page that shows what a served emulator does, asked with plain aiohttp and a real browser."""
+"""The dashboard of a served emulator, read with aiohttp and a browser."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def set_forward(seconds: float) -> None:
 
 @define
 class Watched:
-    """A served emulator, and someone who uses its API and looks at its page."""
+    """A served emulator, and a client of its API and its dashboard."""
 
     emulator: Emulator
     served: ServerAddress
@@ -90,7 +90,7 @@ async def watched(**settings: Any) -> AsyncIterator[Watched]:
         yield Watched(emulator, served, http)
 
 
-async def test_an_emulator_in_which_nothing_has_happened() -> None:
+async def test_dashboard_of_an_empty_emulator() -> None:
     async with watched() as it:
         state = await it.state()
         page = await it.page()
@@ -103,7 +103,7 @@ async def test_an_emulator_in_which_nothing_has_happened() -> None:
     assert "Violations" not in page
 
 
-async def test_looking_is_free() -> None:
+async def test_dashboard_makes_no_requests() -> None:
     async with watched() as it:
         await it.page()
         await it.state()
@@ -112,7 +112,7 @@ async def test_looking_is_free() -> None:
     assert it.emulator.requests == []
 
 
-async def test_only_the_api_of_a_served_emulator_has_it() -> None:
+async def test_dashboard_is_on_the_api_port_only() -> None:
     async with watched() as it:
         blobs = it.emulator.user_blob("x").partition("/exports")[0]
         for path in ("/", "/emulator/state"):
@@ -156,15 +156,15 @@ async def in_course(it: Watched) -> None:
     assert (state["totals"]["activeRuns"], state["totals"]["runs"]) == (0, 1)
 
 
-def test_a_run_is_seen_as_far_as_it_has_come() -> None:
-    async def look() -> None:
+def test_state_shows_the_progress_of_a_run() -> None:
+    async def check() -> None:
         async with watched(run_seconds=420) as it:
             await in_course(it)
 
-    run_ahead(look())
+    run_ahead(check())
 
 
-async def test_a_synchronization_has_its_jobs() -> None:
+async def test_state_shows_the_jobs_of_a_synchronization() -> None:
     async with watched(run_seconds=0) as it:
         imodel_id = it.emulator.add_imodel("Bridge")
         sources = [
@@ -189,7 +189,7 @@ async def test_a_synchronization_has_its_jobs() -> None:
     assert "IFC" in page
 
 
-async def test_what_went_wrong_is_told() -> None:
+async def test_dashboard_shows_errors_of_runs() -> None:
     async with watched(run_seconds=0) as it:
         imodel_id = it.emulator.add_imodel()
         connection_id = await it.connect(imodel_id)
@@ -208,7 +208,7 @@ async def test_what_went_wrong_is_told() -> None:
         assert f'class="result">{result}<' in page
 
 
-async def test_connections_imodels_and_requests() -> None:
+async def test_state_has_connections_imodels_and_requests() -> None:
     async with watched() as it:
         imodel_id = it.emulator.add_imodel("Bridge")
         secret_id = it.emulator.add_imodel("Bunker", authorized=False)
@@ -244,8 +244,8 @@ async def test_connections_imodels_and_requests() -> None:
     assert "no access" in page
 
 
-def test_calls_age() -> None:
-    async def look() -> None:
+def test_calls_leave_their_windows() -> None:
+    async def check() -> None:
         async with watched() as it:
             imodel_id = it.emulator.add_imodel()
             await it.connect(imodel_id)
@@ -257,10 +257,10 @@ def test_calls_age() -> None:
             calls = (await it.state())["calls"]
             assert (calls["lastMinute"]["made"], calls["lastHour"]["made"]) == (0, 0)
 
-    run_ahead(look())
+    run_ahead(check())
 
 
-async def test_the_tier_and_what_is_left_of_it() -> None:
+async def test_dashboard_shows_the_tier_and_its_calls() -> None:
     async with watched(tier="Community") as it:
         imodel_id = it.emulator.add_imodel()
         for _ in range(3):
@@ -279,8 +279,8 @@ async def test_the_tier_and_what_is_left_of_it() -> None:
     assert (calls["lastMinute"]["allowed"], calls["lastHour"]["allowed"]) == (5000, None)
 
 
-def test_a_call_over_the_limit_is_a_sin_and_does_not_count() -> None:
-    async def look() -> None:
+def test_call_over_the_limit_is_a_violation_and_does_not_count() -> None:
+    async def check() -> None:
         async with watched(tier="Community") as it:
             imodel_id = it.emulator.add_imodel()
             for _ in range(501):
@@ -288,19 +288,19 @@ def test_a_call_over_the_limit_is_a_sin_and_does_not_count() -> None:
             state = await it.state()
             page = await it.page()
         assert state["calls"]["lastMinute"]["made"] == 500
-        (sin,) = state["violations"]
-        assert (sin["operation"], sin["method"]) == ("list_connections", "GET")
-        assert sin["path"] == "/export/connections"
-        assert "more calls than the tier allows" in sin["message"]
+        (violation,) = state["violations"]
+        assert (violation["operation"], violation["method"]) == ("list_connections", "GET")
+        assert violation["path"] == "/export/connections"
+        assert "more calls than the tier allows" in violation["message"]
         assert state["totals"]["violations"] == 1
         assert state["requests"][0]["status"] == 429
         assert 'id="violations">Violations' in page
         assert "more calls than the tier allows" in page
 
-    run_ahead(look())
+    run_ahead(check())
 
 
-async def test_what_befell_a_request() -> None:
+async def test_dashboard_shows_the_fault_of_a_request() -> None:
     busy = Response(status=429, headers={"Retry-After": "1"})
     async with watched() as it:
         it.emulator.inject("list_connections", busy, delay=0.05)
@@ -343,7 +343,7 @@ async def hostile(it: Watched) -> None:
     await it.ask("GET", "/export/<script>alert(1)</script>")
 
 
-async def test_names_are_text_and_no_more() -> None:
+async def test_names_are_escaped() -> None:
     async with watched(run_seconds=0) as it:
         await hostile(it)
         page = await it.page()
@@ -373,7 +373,7 @@ async def test_no_secret_is_shown() -> None:
         assert secret not in seen
 
 
-async def test_the_page_needs_nothing_from_elsewhere() -> None:
+async def test_page_loads_nothing_from_other_origins() -> None:
     async with watched() as it:
         page = await it.page()
         async with it.http.get(f"{it.served.base_url}/") as answer:
@@ -395,11 +395,11 @@ async def test_a_browser_shows_the_states_a_run_goes_through(browser: Browser) -
                     await page.advance(1.5)  # the page looks every second
                     await page.until(f"({STATES}).join() === {','.join(expected)!r}")
                     doms.append(await page.html())
-            asked = len(it.emulator.requests)
+            requests = len(it.emulator.requests)
         for dom in doms:
             assert run_id in dom
             assert "Live" in dom
-        assert asked == 2
+        assert requests == 2
 
     await asyncio.to_thread(run_ahead, look())
 
@@ -427,10 +427,10 @@ async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) 
         await it.start(await it.connect(imodel_id, displayName="nightly"))
         async with it.http.get(f"{it.served.base_url}/emulator/dashboard") as shown:
             after = await shown.text()
-    asked: list[str] = []
+    paths: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        paths.append(request.path)
         if request.path == "/":
             return web.Response(text=before, content_type="text/html")
         return web.Response(text=after, content_type="text/html")
@@ -438,7 +438,7 @@ async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) 
     async with web_server(answer) as url, browser.page(url) as page:
         await page.value(AT_WORK)
         await page.until("document.body.innerText.includes('Tunnel')")
-        looked = len(asked)
+        requested = len(paths)
         await page.advance(2.5)
         assert await page.value(UNDISTURBED)
         dom = await page.html()
@@ -446,9 +446,9 @@ async def test_the_page_follows_the_state_and_disturbs_nobody(browser: Browser) 
     assert dom.count("Tunnel") >= 3
     assert dom.count('class="run"') == 2
     assert "<title>taken" not in dom
-    assert asked.count("/") == 1
-    assert len(asked) > looked
-    assert {*asked} <= {"/", "/emulator/dashboard", "/favicon.ico"}
+    assert paths.count("/") == 1
+    assert len(paths) > requested
+    assert {*paths} <= {"/", "/emulator/dashboard", "/favicon.ico"}
 
 
 async def test_the_page_says_when_the_emulator_has_gone(browser: Browser) -> None:
@@ -467,7 +467,7 @@ async def test_the_page_says_when_the_emulator_has_gone(browser: Browser) -> Non
 @pytest.mark.parametrize(
     ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
 )
-def test_a_missing_browser_fails_where_it_must_not_be_missing(
+def test_missing_browser_fails_in_ci(
     monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -489,7 +489,7 @@ def process() -> Iterator["subprocess.Popen[str]"]:
         process.send_signal(signal.SIGINT)
 
 
-def test_the_command_line_says_where_it_is(process: "subprocess.Popen[str]") -> None:
+def test_command_prints_the_address_of_the_dashboard(process: "subprocess.Popen[str]") -> None:
     assert process.stdout is not None
     said = next(line for line in process.stdout if "browser" in line)
     address = re.search(r"http://\S+/", said)

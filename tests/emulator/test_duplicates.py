@@ -1,4 +1,4 @@
-"""Runs and connections made twice: when it is a violation, and when nobody could have known."""
+"""Runs and connections made twice: when it is a violation, and when the client could not know."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ class Exports:
         return f"{self.path}/runs/{run['id']}"
 
 
-def test_a_lost_start_whose_run_has_ended_is_nobodys_fault() -> None:
+def test_lost_start_of_an_ended_run_is_no_violation() -> None:
     for lose in (Exports.start_and_lose, Exports.start_and_be_misinformed):
         for once in (False, True):
             exports = Exports(once=once)
@@ -70,7 +70,7 @@ def test_a_lost_start_whose_run_has_ended_is_nobodys_fault() -> None:
             exports.emulator.assert_no_violations()
 
 
-def test_who_was_shown_the_lost_run_must_not_start_another() -> None:
+def test_client_that_listed_a_lost_run_must_not_start_another() -> None:
     exports = Exports()
 
     async def main() -> None:
@@ -88,7 +88,7 @@ def test_who_was_shown_the_lost_run_must_not_start_another() -> None:
 
 
 @pytest.mark.parametrize("result", ["Error", "Canceled"])
-def test_a_run_that_failed_may_be_started_again(result: str) -> None:
+def test_failed_run_may_be_started_again(result: str) -> None:
     for once in (False, True):
         exports = Exports(once=once, result=result)
 
@@ -103,7 +103,7 @@ def test_a_run_that_failed_may_be_started_again(result: str) -> None:
         exports.emulator.assert_no_violations()
 
 
-def test_who_has_taken_up_the_lost_run_may_want_it_again() -> None:
+def test_client_that_polled_a_lost_run_may_start_another() -> None:
     async def found_by_starting(exports: Exports) -> None:
         assert exports.start().status == 303
         exports.list()
@@ -125,7 +125,7 @@ def test_who_has_taken_up_the_lost_run_may_want_it_again() -> None:
             assert kinds(exports.emulator) == violations
 
 
-def test_a_new_start_that_was_answered_settles_the_lost_one() -> None:
+def test_answered_start_settles_the_lost_one() -> None:
     exports = Exports()
 
     async def main() -> None:
@@ -140,7 +140,7 @@ def test_a_new_start_that_was_answered_settles_the_lost_one() -> None:
     exports.emulator.assert_no_violations()
 
 
-def test_the_same_again_is_a_sin_only_where_it_is_wanted_once() -> None:
+def test_repeat_run_is_a_violation_only_with_forbid_repeat_runs() -> None:
     for once, violations in ((False, []), (True, ["run started twice"])):
         exports = Exports(once=once)
 
@@ -154,7 +154,7 @@ def test_the_same_again_is_a_sin_only_where_it_is_wanted_once() -> None:
         assert kinds(exports.emulator) == violations
 
 
-def test_a_link_to_the_last_run_tells_of_it_too() -> None:
+def test_link_to_the_last_run_names_a_lost_run_too() -> None:
     exports = Exports(once=True)
 
     async def main() -> None:
@@ -167,7 +167,7 @@ def test_a_link_to_the_last_run_tells_of_it_too() -> None:
     assert kinds(exports.emulator) == ["run started twice"]
 
 
-def test_the_active_run_of_another_connection_is_told_of_there() -> None:
+def test_303_names_a_lost_run_of_another_connection() -> None:
     exports = Exports(once=True)
     imodel_id = next(iter(exports.emulator.imodels))
 
@@ -184,7 +184,7 @@ def test_the_active_run_of_another_connection_is_told_of_there() -> None:
     assert kinds(exports.emulator) == ["run started twice"]
 
 
-def test_a_303_to_a_run_that_nobody_lost_is_nothing() -> None:
+def test_303_to_a_run_that_was_not_lost_is_ignored() -> None:
     exports = Exports()
     exports.start_and_lose()
     other = exports.emulator.add_imodel()
@@ -194,7 +194,7 @@ def test_a_303_to_a_run_that_nobody_lost_is_nothing() -> None:
     exports.emulator.assert_no_violations()
 
 
-def test_who_gave_up_on_a_late_answer_has_lost_it(caller_of: CallerOf) -> None:
+def test_client_that_gives_up_has_lost_the_answer(caller_of: CallerOf) -> None:
     exports = Exports(once=True)
     call = caller_of(exports.emulator)
 
@@ -210,7 +210,7 @@ def test_who_gave_up_on_a_late_answer_has_lost_it(caller_of: CallerOf) -> None:
     exports.emulator.assert_no_violations()
 
 
-def test_synchronizations_are_watched_alike(caller_of: CallerOf) -> None:
+def test_duplicate_synchronizations_are_detected_too(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=100)
     emulator.forbid_repeat_runs = True
     call = caller_of(emulator)
@@ -258,7 +258,7 @@ def connections(caller_of: CallerOf) -> Connections:
     return Connections(caller_of)
 
 
-def test_a_lost_connection_must_be_looked_for(connections: Connections) -> None:
+def test_lost_connection_must_be_listed_first(connections: Connections) -> None:
     connections.list()
     connections.lose()
     connections.create()
@@ -267,7 +267,7 @@ def test_a_lost_connection_must_be_looked_for(connections: Connections) -> None:
     assert len(connections.emulator.violations) == 1
 
 
-def test_a_connection_made_with_an_error_for_an_answer_is_lost_too(
+def test_connection_created_behind_an_error_is_lost_too(
     connections: Connections,
 ) -> None:
     emulator = connections.emulator
@@ -278,7 +278,9 @@ def test_a_connection_made_with_an_error_for_an_answer_is_lost_too(
     assert kinds(emulator) == ["connection made twice"]
 
 
-def test_who_was_shown_the_lost_connection_must_not_make_another(connections: Connections) -> None:
+def test_client_that_listed_a_lost_connection_must_not_create_another(
+    connections: Connections,
+) -> None:
     connections.list()
     connections.lose()
     assert len(connections.list()) == 1
@@ -286,7 +288,7 @@ def test_who_was_shown_the_lost_connection_must_not_make_another(connections: Co
     assert kinds(connections.emulator) == ["connection made twice"]
 
 
-def test_a_connection_that_was_not_made_may_be_made(connections: Connections) -> None:
+def test_connection_that_was_not_created_may_be_created(connections: Connections) -> None:
     connections.lose(after=False)
     assert connections.list() == []
     connections.create()
@@ -294,7 +296,7 @@ def test_a_connection_that_was_not_made_may_be_made(connections: Connections) ->
     connections.emulator.assert_no_violations()
 
 
-def test_a_lost_connection_that_is_deleted_may_be_made_again(connections: Connections) -> None:
+def test_deleted_connection_may_be_created_again(connections: Connections) -> None:
     connections.lose()
     (connection_id,) = connections.list()
     connections.call("DELETE", f"{CONNECTIONS}/{connection_id}")
@@ -302,7 +304,7 @@ def test_a_lost_connection_that_is_deleted_may_be_made_again(connections: Connec
     connections.emulator.assert_no_violations()
 
 
-def test_another_who_had_looked_before_could_not_know(connections: Connections) -> None:
+def test_client_that_listed_before_the_creation_is_not_blamed(connections: Connections) -> None:
     assert connections.list() == []
     assert connections.list() == []
     connections.lose()
@@ -310,7 +312,7 @@ def test_another_who_had_looked_before_could_not_know(connections: Connections) 
     connections.emulator.assert_no_violations()
 
 
-def test_another_creation_under_way_could_not_know(connections: Connections) -> None:
+def test_concurrent_creation_is_not_blamed(connections: Connections) -> None:
     emulator, call = connections.emulator, connections.call
 
     async def send(wait: float) -> int:

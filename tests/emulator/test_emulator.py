@@ -13,7 +13,6 @@ import pytest
 
 from itwin_export_async._protocol.messages import Request, Response, Transport, TransportError
 from itwin_export_async.emulator import Emulator, RequestRecord, run_virtual
-from itwin_export_async.emulator._clock import Clock
 
 Example = Callable[[str], Any]
 Caller = Any
@@ -38,30 +37,30 @@ def history(emulator: Emulator, call: Caller) -> list[bytes]:
     return run_virtual(main())
 
 
-def test_equal_seeds_make_equal_worlds(caller_of: CallerOf) -> None:
+def test_equal_seeds_give_equal_answers(caller_of: CallerOf) -> None:
     epoch = datetime(2026, 1, 1, tzinfo=UTC)
-    worlds = [Emulator(seed=seed, epoch=epoch) for seed in (5, 5, 6)]
-    one, same, other = [history(world, caller_of(world)) for world in worlds]
+    emulators = [Emulator(seed=seed, epoch=epoch) for seed in (5, 5, 6)]
+    one, same, other = [history(emulator, caller_of(emulator)) for emulator in emulators]
     assert one == same
     assert one != other
-    assert worlds[0].client_secret == worlds[1].client_secret != worlds[2].client_secret
+    assert emulators[0].client_secret == emulators[1].client_secret != emulators[2].client_secret
 
 
-def test_a_token_more_does_not_change_the_course_of_runs(caller_of: CallerOf) -> None:
+def test_additional_token_does_not_change_runs(caller_of: CallerOf) -> None:
     def states(tokens: int) -> list[str]:
         emulator = Emulator(seed=5)
         for _ in range(tokens):
             emulator.token()
-        looks = history(emulator, caller_of(emulator))[:30]
-        return [json.loads(look)["run"]["state"] for look in looks]
+        answers = history(emulator, caller_of(emulator))[:30]
+        return [json.loads(answer)["run"]["state"] for answer in answers]
 
     assert states(0) == states(3)
 
 
-def test_the_clock_of_the_service_starts_at_its_epoch(caller_of: CallerOf) -> None:
+def test_clock_starts_at_its_epoch(caller_of: CallerOf) -> None:
     emulator = Emulator()
-    told = parsedate_to_datetime(caller_of(emulator)("GET", PATH).headers["Date"])
-    assert abs(datetime.now(UTC) - told) < timedelta(seconds=10)
+    date = parsedate_to_datetime(caller_of(emulator)("GET", PATH).headers["Date"])
+    assert abs(datetime.now(UTC) - date) < timedelta(seconds=10)
     with pytest.raises(ValueError, match="time zone"):
         Emulator(epoch=datetime(2026, 1, 1))
 
@@ -76,11 +75,20 @@ def test_the_clock_of_the_service_starts_at_its_epoch(caller_of: CallerOf) -> No
         (0.99999999, "2026-01-01T00:00:01Z"),
     ],
 )
-def test_stamps_have_up_to_seven_digits(at: float, stamp: str) -> None:
-    assert Clock(datetime(2026, 1, 1, tzinfo=UTC)).stamp(at) == stamp
+def test_stamps_have_up_to_seven_digits(caller_of: CallerOf, at: float, stamp: str) -> None:
+    emulator = Emulator(epoch=datetime(2026, 1, 1, tzinfo=UTC), token_lifetime=1e6)
+    call = caller_of(emulator)
+
+    async def main() -> str:
+        connection_id = call.connect(emulator.add_imodel())
+        await asyncio.sleep(at)
+        location = call.start(connection_id)
+        return str(json.loads(call("GET", location).body)["run"]["startDateTime"])
+
+    assert run_virtual(main()) == stamp
 
 
-def test_time_goes_on_from_loop_to_loop(caller_of: CallerOf) -> None:
+def test_clock_continues_from_loop_to_loop(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call = caller_of(emulator)
 
@@ -116,7 +124,7 @@ def test_time_goes_on_from_loop_to_loop(caller_of: CallerOf) -> None:
         ("GET", "https://ims.bentley.com/export/connections", {}),
     ],
 )
-def test_the_gateway_knows_no_such_operation(
+def test_unknown_operations_get_the_404_of_the_gateway(
     call: Caller,
     emulator: Emulator,
     example: Example,
@@ -130,9 +138,7 @@ def test_the_gateway_knows_no_such_operation(
     assert emulator.count("unknown") == 1
 
 
-def test_letter_case_of_paths_does_not_matter_that_of_ids_does(
-    call: Caller, emulator: Emulator
-) -> None:
+def test_paths_ignore_letter_case_and_ids_do_not(call: Caller, emulator: Emulator) -> None:
     connection_id = call.connect(emulator.add_imodel())
     assert call("GET", f"/Export/CONNECTIONS/{connection_id}/").status == 200
     assert call("GET", f"https://API.bentley.com{PATH}/{connection_id}").status == 200
@@ -141,7 +147,7 @@ def test_letter_case_of_paths_does_not_matter_that_of_ids_does(
     assert call("GET", f"/export/connections/{escaped}").status == 200
 
 
-def test_all_stages_are_there_and_nobody_else(call: Caller, emulator: Emulator) -> None:
+def test_all_stages_exist_and_no_other_host(call: Caller, emulator: Emulator) -> None:
     connection_id = call.connect(emulator.add_imodel())
     assert call("GET", f"https://qa-api.bentley.com{PATH}/{connection_id}").status == 200
     with pytest.raises(ConnectionRefusedError, match=r"example\.com"):
@@ -172,7 +178,9 @@ def test_imodels_are_named(emulator: Emulator) -> None:
     uuid.UUID(bridge)
 
 
-def test_scripted_answers_come_in_order_then_the_truth(call: Caller, emulator: Emulator) -> None:
+def test_injected_answers_come_in_order_before_the_real_one(
+    call: Caller, emulator: Emulator
+) -> None:
     busy = Response(status=503, headers={"Retry-After": "7"})
     dated = Response(status=500, headers={"date": "Sun, 06 Nov 1994 08:49:37 GMT"})
     emulator.inject("list_connections", busy, dated, ConnectionResetError())
@@ -188,7 +196,7 @@ def test_scripted_answers_come_in_order_then_the_truth(call: Caller, emulator: E
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_lost_answer_has_had_its_effect(call: Caller, emulator: Emulator, after: bool) -> None:
+def test_lost_answer_can_have_an_effect(call: Caller, emulator: Emulator, after: bool) -> None:
     connection_id = call.connect(emulator.add_imodel())
     emulator.inject("create_run", TimeoutError(), apply_effect=after)
     path = f"/export/connections/{connection_id}/runs"
@@ -201,12 +209,12 @@ def test_a_lost_answer_has_had_its_effect(call: Caller, emulator: Emulator, afte
 @pytest.mark.parametrize(
     ("failure", "sent"),
     [
-        (ConnectionRefusedError("nobody"), False),
+        (ConnectionRefusedError("no server"), False),
         (ConnectionResetError("gone"), True),
         (TimeoutError(), True),
     ],
 )
-def test_a_broken_connection_is_a_transport_error(
+def test_broken_connection_is_a_transport_error(
     call: Caller, emulator: Emulator, failure: ConnectionError | TimeoutError, sent: bool
 ) -> None:
     emulator.inject("list_connections", failure)
@@ -218,7 +226,7 @@ def test_a_broken_connection_is_a_transport_error(
     assert caught.value.__cause__ is failure
 
 
-def test_the_emulator_is_a_transport(emulator: Emulator) -> None:
+def test_emulator_is_a_transport(emulator: Emulator) -> None:
     content = bytes(200_000)
     transport: Transport = emulator
 
@@ -246,7 +254,7 @@ def test_the_emulator_is_a_transport(emulator: Emulator) -> None:
     run_virtual(main())
 
 
-def test_mistakes_in_tests_are_told(emulator: Emulator) -> None:
+def test_mistakes_in_tests_are_named(emulator: Emulator) -> None:
     with pytest.raises(
         ValueError, match=r"unknown operation 'create_runs' \(did you mean create_run\?\)"
     ):
@@ -265,7 +273,7 @@ def test_mistakes_in_tests_are_told(emulator: Emulator) -> None:
         Emulator(page_size=0)
 
 
-def test_a_plan_may_be_for_several_runs_or_for_all(caller_of: CallerOf) -> None:
+def test_plan_may_be_for_several_runs_or_for_all(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=0)
     call = caller_of(emulator)
     imodel_id = emulator.add_imodel()
@@ -285,10 +293,42 @@ def test_expired_tokens_are_forgotten(caller_of: CallerOf) -> None:
     assert call("GET", PATH).status == 422
 
 
-def test_thousands_of_runs_at_once_are_no_burden(caller_of: CallerOf) -> None:
+def test_thousands_of_runs_at_once_are_fast(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call = caller_of(emulator)
     began = time.monotonic()
     for _ in range(2000):
         call("GET", call.start(call.connect(emulator.add_imodel())))
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("stage", ["api", "qa-api", "dev-api"])
+def test_links_name_the_stage_that_was_called(call: Caller, emulator: Emulator, stage: str) -> None:
+    base = f"https://{stage}.bentley.com"
+    body = {"iModelId": emulator.add_imodel()}
+    connection = json.loads(call("POST", f"{base}{PATH}", body).body)["connection"]
+    assert connection["_links"]["iModel"]["href"].startswith(f"{base}/imodels/")
+    run = call("POST", f"{base}{PATH}/{connection['id']}/runs", {"exportType": "IFC"})
+    assert run.headers["Location"].startswith(f"{base}{PATH}/")
+    assert call("GET", run.headers["Location"]).status == 200
+
+
+def test_a_new_connection_can_be_absent_from_lists_for_a_while(caller_of: CallerOf) -> None:
+    emulator = Emulator(connection_visibility_delay=3)
+    call = caller_of(emulator)
+
+    async def main() -> None:
+        imodel_id = emulator.add_imodel()
+        path = f"{PATH}?imodelId={imodel_id}"
+        body = {"iModelId": imodel_id}
+        emulator.inject("create_connection", TimeoutError(), apply_effect=True)
+        with pytest.raises(TimeoutError):
+            call("POST", PATH, body)
+        assert json.loads(call("GET", path).body)["connections"] == []
+        connection_id = call.connect(imodel_id)
+        assert call("GET", f"{PATH}/{connection_id}").status == 200
+        emulator.assert_no_violations()  # the first connection was not visible yet
+        await asyncio.sleep(3)
+        assert len(json.loads(call("GET", path).body)["connections"]) == 2
+
+    run_virtual(main())

@@ -74,7 +74,7 @@ def test_the_last_run_is_linked_once_there_is_one(
     assert read(answer)["connection"]["_links"]["lastRun"]["href"] == location
 
 
-def test_what_is_left_out_of_a_connection(call: Caller, emulator: Emulator) -> None:
+def test_optional_members_of_a_connection_have_defaults(call: Caller, emulator: Emulator) -> None:
     answer = call("POST", "/export/connections", {"iModelId": emulator.add_imodel()})
     connection = read(answer)["connection"]
     assert connection["authenticationType"] == "User"
@@ -119,7 +119,7 @@ def test_an_unknown_imodel_is_not_found(call: Caller) -> None:
     assert read(answer)["error"]["code"] == "iModelNotFound"
 
 
-def test_an_imodel_of_others_is_forbidden(
+def test_imodel_without_access_is_forbidden(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     imodel_id = emulator.add_imodel(authorized=False)
@@ -211,9 +211,7 @@ def test_a_connection_in_use_cannot_be_deleted(
     run_virtual(main())
 
 
-def test_what_is_no_connection_id_is_invalid_where_documented(
-    call: Caller, example: Example
-) -> None:
+def test_malformed_connection_id_is_a_422_where_documented(call: Caller, example: Example) -> None:
     deleted = call("DELETE", "/export/connections/nonsense")
     assert deleted.status == 422
     assert read(deleted) == example("export.delete_connection.422")
@@ -280,13 +278,13 @@ def test_a_run_is_refused_with_the_reason(
     assert call("GET", f"/export/connections/{connection_id}").status == 200
 
 
-def test_a_run_of_nothing_is_not_found(call: Caller, example: Example) -> None:
+def test_run_of_an_unknown_connection_is_not_found(call: Caller, example: Example) -> None:
     answer = call("POST", RUNS_OF_A_STRANGER, {"exportType": "IFC"})
     assert answer.status == 404
     assert read(answer) == example("export.create_run.404")
 
 
-def test_an_active_run_is_pointed_to_from_every_connection_of_its_imodel(
+def test_active_run_causes_303_on_every_connection_of_its_imodel(
     call: Caller, emulator: Emulator
 ) -> None:
     async def main() -> None:
@@ -344,7 +342,7 @@ def tasks_of(payload: Any) -> Any:
     return payload["run"]["jobs"][0]["tasks"]
 
 
-def test_runs_can_contradict_themselves_as_the_documented_ones_do(
+def test_runs_can_contradict_themselves_as_documented(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -393,7 +391,7 @@ def test_a_run_without_success_has_no_file(
     run_virtual(main())
 
 
-def test_a_run_for_the_callers_own_store_names_no_file(call: Caller, emulator: Emulator) -> None:
+def test_run_with_user_blob_storage_names_no_file(call: Caller, emulator: Emulator) -> None:
     async def main() -> None:
         location = call.start(
             call.connect(emulator.add_imodel()),
@@ -411,22 +409,22 @@ FAMILY = ["Queued", "NotStarted", "WaitingToExecute", "Executing", "Finalizing",
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_run_goes_through_its_states(caller_of: Callable[[Emulator], Any], seed: int) -> None:
+def test_run_passes_its_states(caller_of: Callable[[Emulator], Any], seed: int) -> None:
     emulator = Emulator(seed=seed, run_seconds=100)
     call = caller_of(emulator)
 
     async def main() -> list[Any]:
         location = call.start(call.connect(emulator.add_imodel()))
-        looks = []
+        polls = []
         for _ in range(203):
-            looks.append(read(call("GET", location))["run"])
+            polls.append(read(call("GET", location))["run"])
             await asyncio.sleep(0.5)
-        return looks
+        return polls
 
-    looks = run_virtual(main())
-    states = list(dict.fromkeys(run["state"] for run in looks))
+    polls = run_virtual(main())
+    states = list(dict.fromkeys(run["state"] for run in polls))
     assert states in (FAMILY, [state for state in FAMILY if state != "NotStarted"])
-    for run in looks:
+    for run in polls:
         is_final = run["state"] == "Completed"
         assert (run["result"] == "Undetermined") is not is_final
         assert ("endDateTime" in run) is is_final
@@ -436,12 +434,12 @@ def test_a_run_goes_through_its_states(caller_of: Callable[[Emulator], Any], see
             assert ("tasks" in job) is (run["state"] != "WaitingToExecute")
             for task in job.get("tasks", []):
                 assert ("exportOutputFileId" in task) is (task["state"] == "Completed")
-    last = looks[199]
+    last = polls[199]
     assert [last["state"], *(job["state"] for job in last["jobs"])] == ["Finalizing", "Completed"]
     assert last["jobs"][0]["result"] == last["jobs"][0]["tasks"][0]["result"] == "Success"
-    assert looks[0]["state"] == "Queued"
-    assert looks[199]["state"] == "Finalizing"
-    assert looks[200]["state"] == "Completed"
+    assert polls[0]["state"] == "Queued"
+    assert polls[199]["state"] == "Finalizing"
+    assert polls[200]["state"] == "Completed"
 
 
 def test_some_runs_pass_not_started(caller_of: Callable[[Emulator], Any]) -> None:
@@ -464,7 +462,7 @@ def test_some_runs_pass_not_started(caller_of: Callable[[Emulator], Any]) -> Non
     assert 300 < sorted(seconds)[25] < 560
 
 
-def test_speed_and_spread_of_runs(caller_of: Callable[[Emulator], Any]) -> None:
+def test_speed_divides_the_duration_of_runs(caller_of: Callable[[Emulator], Any]) -> None:
     emulator = Emulator(speed=10, run_seconds=(100, 200))
     call = caller_of(emulator)
 
@@ -491,9 +489,9 @@ def test_dates_are_utc_and_agree_with_the_date_header(call: Caller, emulator: Em
         task = tasks_of({"run": run})[0]
         dates = [run["startDateTime"], task["startDateTime"], task["endDateTime"]]
         assert dates == sorted(dates)
-        told = parsedate_to_datetime(answer.headers["Date"])
+        date = parsedate_to_datetime(answer.headers["Date"])
         assert answer.headers["Date"] == "Sun, 01 Mar 2026 12:08:21 GMT"
-        assert told - datetime.fromisoformat(run["endDateTime"]) < timedelta(seconds=80)
+        assert date - datetime.fromisoformat(run["endDateTime"]) < timedelta(seconds=80)
 
     run_virtual(main())
 
@@ -536,7 +534,7 @@ def test_an_unknown_run_is_not_found(call: Caller, emulator: Emulator, example: 
 
 
 @pytest.mark.parametrize("consents", [True, False])
-def test_the_consent_page_comes_back_to_the_caller(
+def test_consent_page_returns_to_the_caller(
     call: Caller, emulator: Emulator, example: Example, consents: bool
 ) -> None:
     emulator.user_authorized = consents
@@ -551,7 +549,7 @@ def test_the_consent_page_comes_back_to_the_caller(
 @pytest.mark.parametrize(
     "query", ["", "?redirectUrl=", "?redirectUrl=%2Fback", "?redirectUrl=http:%2F%2F["]
 )
-def test_the_way_back_must_be_an_absolute_url(call: Caller, example: Example, query: str) -> None:
+def test_redirect_url_must_be_absolute(call: Caller, example: Example, query: str) -> None:
     answer = call("GET", f"/export/authorizationinformation{query}")
     assert answer.status == 422
     assert read(answer) == example("export.authorization_information.422")

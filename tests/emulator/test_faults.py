@@ -1,4 +1,4 @@
-"""Faults laid down beforehand: broken bodies, late answers, and the truth in between."""
+"""Injected faults: truncated bodies, delayed answers, and real answers between them."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ from yarl import URL
 
 from itwin_export_async._protocol.messages import Request, Response, TransportError
 from itwin_export_async.emulator import Emulator, SparseContent, run_virtual
-from itwin_export_async.emulator._http.request_log import RequestLog, RequestRecord
 
 Caller = Any
 CallerOf = Callable[[Emulator], Any]
@@ -36,7 +35,7 @@ async def read(emulator: Emulator, request: Request) -> bytes:
 
 @pytest.mark.parametrize("content", [CONTENT, SparseContent(300_000)])
 @pytest.mark.parametrize("after_bytes", [0, 1, 100_000])
-def test_a_body_breaks_after_so_many_bytes(
+def test_connection_breaks_after_so_many_bytes(
     emulator: Emulator, content: bytes | SparseContent, after_bytes: int
 ) -> None:
     request = blob_of(emulator, content)
@@ -46,7 +45,7 @@ def test_a_body_breaks_after_so_many_bytes(
     assert emulator.handle(request).body == content[:]
 
 
-def test_a_broken_body_is_a_broken_connection_for_who_wants_it_whole(emulator: Emulator) -> None:
+def test_truncated_body_is_a_broken_connection_for_send(emulator: Emulator) -> None:
     request = blob_of(emulator)
     emulator.inject("get_blob", None, None, truncate_after=7)
     with pytest.raises(ConnectionResetError, match="within the answer"):
@@ -59,7 +58,7 @@ def test_a_broken_body_is_a_broken_connection_for_who_wants_it_whole(emulator: E
     assert emulator.handle(request).body == b"short"
 
 
-def test_a_late_answer_comes_late_and_has_had_its_effect(caller_of: CallerOf) -> None:
+def test_delayed_answer_has_its_effect_first(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=100)
     call = caller_of(emulator)
     connection_id = call.connect(emulator.add_imodel())
@@ -87,7 +86,7 @@ def test_a_late_answer_comes_late_and_has_had_its_effect(caller_of: CallerOf) ->
     assert (broken.status, broken.answered_at, broken.fault) == (None, None, "injected")
 
 
-def test_the_truth_can_stand_between_faults(call: Caller, emulator: Emulator) -> None:
+def test_real_answer_can_stand_between_faults(call: Caller, emulator: Emulator) -> None:
     connection_id = call.connect(emulator.add_imodel())
     busy = Response(status=503)
     emulator.inject("get_connection", busy, None, busy)
@@ -95,7 +94,7 @@ def test_the_truth_can_stand_between_faults(call: Caller, emulator: Emulator) ->
     assert [call("GET", path).status for _ in range(4)] == [503, 200, 503, 200]
 
 
-def test_races_of_simultaneous_creations_have_one_winner(caller_of: CallerOf) -> None:
+def test_simultaneous_starts_have_one_winner(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=100)
     emulator.create_conflict_window = 0.5
     call = caller_of(emulator)
@@ -140,28 +139,21 @@ def test_an_export_without_consent_fails_as_a_synchronization_does(caller_of: Ca
     run_virtual(main())
 
 
-def test_records_are_kept_within_bounds_and_counted_beyond(call: Caller) -> None:
-    log = RequestLog(max_records=100)
+def test_records_are_kept_within_bounds_and_counted_beyond(
+    call: Caller, emulator: Emulator
+) -> None:
+    emulator.max_recorded_requests = 100
     for number in range(1, 501):
-        record = RequestRecord(
-            number=log.next_number,
-            at=0.0,
-            operation="get_run",
-            method="GET",
-            path="/",
-            status=200,
-            answered_at=0.0,
-        )
-        log.add(record)
-        assert log.records[-1].number == number
-        assert len(log.records) <= 110
-    assert len(log.records) >= 100
-    assert log.counts["get_run"] == 500
-    assert log.counts["get_connection"] == 0
+        call("GET", "/export/connections")
+        assert emulator.requests[-1].number == number
+        assert len(emulator.requests) <= 110
+    assert len(emulator.requests) >= 100
+    assert emulator.count("list_connections") == 500
+    assert emulator.count("get_connection") == 0
 
 
 @pytest.mark.usefixtures("integration")
-async def test_bodies_break_and_answers_are_late_over_sockets_too() -> None:
+async def test_served_bodies_break_and_answers_are_delayed() -> None:
     emulator = Emulator()
     async with emulator.serve(), aiohttp.ClientSession() as http:
         sparse = SparseContent(2_000_000)

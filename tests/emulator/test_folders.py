@@ -54,7 +54,7 @@ def test_a_new_folder_has_the_documented_members(call: Caller, root: str, exampl
     assert read(found) == read(created)
 
 
-def test_the_path_tells_where_things_are(call: Caller, emulator: Emulator, root: str) -> None:
+def test_path_names_the_folders_above(call: Caller, emulator: Emulator, root: str) -> None:
     inner = make_folder(call, make_folder(call, root, "folderName"), "inner")
     assert read(call("GET", f"/storage/folders/{inner}"))["folder"]["path"] == "folderName/inner"
     top = emulator.add_file("a.ifc", b"", itwin_id=ITWIN)
@@ -119,7 +119,7 @@ def test_a_list_of_one_kind_is_the_documented_one(
     }
 
 
-def test_the_root_folder_is_named_by_a_link_only(
+def test_root_folder_is_named_by_a_link_only(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     golden = example("storage.get_top_level.empty.200")
@@ -142,7 +142,7 @@ def test_links_keep_the_parameter_that_was_used(call: Caller, root: str) -> None
     }
 
 
-def test_the_top_level_is_that_of_a_known_itwin(call: Caller, example: Example) -> None:
+def test_top_level_needs_a_known_itwin(call: Caller, example: Example) -> None:
     assert call("GET", "/storage").status == 422
     assert call("GET", "/storage?iTwinId=").status == 404
     unknown = call("GET", f"/storage/?iTwinId={uuid.UUID(int=1)}")
@@ -150,7 +150,7 @@ def test_the_top_level_is_that_of_a_known_itwin(call: Caller, example: Example) 
     assert read(unknown) == example("storage.get_folder.404")
 
 
-def test_a_page_begins_where_it_is_asked_to(call: Caller, emulator: Emulator, root: str) -> None:
+def test_page_begins_at_skip(call: Caller, emulator: Emulator, root: str) -> None:
     ids = [emulator.add_file(f"{n}", b"", itwin_id=ITWIN) for n in range(5)]
     path = f"/storage/folders/{root}/list"
     shown = read(call("GET", f"{path}?$skip=1&$top=3"))["items"]
@@ -168,14 +168,14 @@ def test_pages_have_limits(call: Caller, root: str, example: Example, query: str
     assert (read(answer) == golden) is (query == "$top=1001")
 
 
-def test_a_search_finds_what_is_below(
+def test_search_finds_items_at_any_depth(
     call: Caller, emulator: Emulator, root: str, example: Example
 ) -> None:
     folder = make_folder(call, root, "search-string")
     inner = make_folder(call, folder, "other")
-    asked = call("POST", f"/storage/folders/{inner}/files", {"displayName": "Search 3.txt"})
+    announced = call("POST", f"/storage/folders/{inner}/files", {"displayName": "Search 3.txt"})
     upload, complete = (
-        read(asked)["_links"][name]["href"] for name in ("uploadUrl", "completeUrl")
+        read(announced)["_links"][name]["href"] for name in ("uploadUrl", "completeUrl")
     )
     put = {"x-ms-blob-type": "BlockBlob", "Authorization": ""}
     assert call("PUT", upload, b"x", headers=put).status == 201
@@ -208,7 +208,7 @@ def test_a_search_finds_what_is_below(
         {"displayName": "a", "description": 7},
     ],
 )
-def test_names_have_rules(
+def test_forbidden_names_are_refused(
     call: Caller, root: str, example: Example, kind: str, body: object
 ) -> None:
     answer = call("POST", f"/storage/folders/{root}/{kind}", body)
@@ -218,7 +218,7 @@ def test_names_have_rules(
     assert (read(answer) == golden) is (kind == "files")
 
 
-def test_a_deleted_folder_is_gone_with_all_in_it(
+def test_deleted_folder_takes_its_content_along(
     call: Caller, emulator: Emulator, root: str
 ) -> None:
     folder = make_folder(call, root)
@@ -241,9 +241,7 @@ def test_a_deleted_folder_is_gone_with_all_in_it(
     assert call("DELETE", f"/storage/folders/{root}").status == 422
 
 
-def test_an_export_goes_into_the_folder_it_is_told(
-    call: Caller, emulator: Emulator, root: str
-) -> None:
+def test_export_writes_to_its_folder(call: Caller, emulator: Emulator, root: str) -> None:
     folder = make_folder(call, root)
     imodel_id = next(iter(emulator.imodels))
 
@@ -260,7 +258,7 @@ def test_an_export_goes_into_the_folder_it_is_told(
 
 
 @pytest.mark.parametrize("replace", [True, False])
-def test_an_export_replaces_the_older_file_of_its_imodel_if_it_is_told(
+def test_export_replaces_the_older_file_on_request(
     call: Caller, emulator: Emulator, root: str, replace: bool
 ) -> None:
     imodel_id = next(iter(emulator.imodels))

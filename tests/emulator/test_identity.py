@@ -67,9 +67,7 @@ def test_a_token_for_id_and_secret_in_the_header(emulator: Emulator) -> None:
         ({"grant_type": "client_credentials", "basic": "YTpi"}, "invalid_client"),
     ],
 )
-def test_no_token_without_the_right_words(
-    emulator: Emulator, form: dict[str, str], reason: str
-) -> None:
+def test_wrong_grants_get_no_token(emulator: Emulator, form: dict[str, str], reason: str) -> None:
     answer = ask(emulator, **form)
     assert answer.status == 400
     assert json.loads(answer.body) == {"error": reason}
@@ -87,7 +85,7 @@ def test_service_tokens_have_no_user_scopes(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("has_secret", [True, False])
-def test_a_refresh_token_is_changed_for_a_token_and_the_next(
+def test_refresh_token_gives_a_token_and_the_next_refresh_token(
     call: Caller, emulator: Emulator, has_secret: bool
 ) -> None:
     secret = {"client_secret": emulator.client_secret} if has_secret else {}
@@ -112,7 +110,7 @@ def test_a_refresh_token_is_changed_for_a_token_and_the_next(
     assert json.loads(again.body)["scope"] == "itwin-platform offline_access"
 
 
-def test_a_refresh_token_is_good_for_one_use(emulator: Emulator) -> None:
+def test_refresh_token_can_be_used_once(emulator: Emulator) -> None:
     used = emulator.refresh_token()
     assert used != emulator.refresh_token()
     form = {"grant_type": "refresh_token", "client_id": emulator.client_id}
@@ -122,7 +120,7 @@ def test_a_refresh_token_is_good_for_one_use(emulator: Emulator) -> None:
         assert (answer.status, json.loads(answer.body)) == (400, {"error": "invalid_grant"})
 
 
-def test_a_refusal_does_not_use_up_a_refresh_token(emulator: Emulator) -> None:
+def test_refused_refresh_token_can_still_be_used(emulator: Emulator) -> None:
     token = emulator.refresh_token()
     form = {"grant_type": "refresh_token", "refresh_token": token}
     for wrong in (
@@ -136,7 +134,7 @@ def test_a_refusal_does_not_use_up_a_refresh_token(emulator: Emulator) -> None:
     assert ask(emulator, **form, client_id=emulator.client_id).status == 200
 
 
-def test_tokens_are_not_got(emulator: Emulator) -> None:
+def test_token_endpoint_refuses_get(emulator: Emulator) -> None:
     assert ask(emulator, method="GET").status == 404
 
 
@@ -176,7 +174,7 @@ def test_a_token_without_the_scope_is_denied(call: Caller, emulator: Emulator) -
     assert json.loads(answer.body)["error"]["code"] == "RequiredScopeMissing"
 
 
-def test_a_token_ends(call: Caller, emulator: Emulator) -> None:
+def test_token_expires(call: Caller, emulator: Emulator) -> None:
     async def main() -> None:
         header = {"Authorization": f"Bearer {emulator.token(lifetime=10)}"}
         await asyncio.sleep(9.9)

@@ -19,7 +19,7 @@ FULL = V2 | {"Prefer": "return=representation"}
 
 @pytest.fixture
 def get(call: Caller) -> Callable[..., Any]:
-    """Read a path with the Accept header of v2; `full` asks for the full form of items."""
+    """Read a path with the Accept header of v2; `full` requests the full form of items."""
 
     def get(path: str, *, full: bool = False) -> Any:
         answer = call("GET", path, headers=FULL if full else V2)

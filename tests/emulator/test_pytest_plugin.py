@@ -6,6 +6,8 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
+pytestmark = pytest.mark.usefixtures("integration")
+
 HEAD = """
 import asyncio
 import pytest

@@ -15,7 +15,7 @@ Caller = Any
 RUN = {"exportType": "IFC"}
 
 
-def told(answer: Response) -> Any:
+def read_json(answer: Response) -> Any:
     return json.loads(answer.body)
 
 
@@ -26,10 +26,10 @@ def started(call: Caller, emulator: Emulator) -> tuple[str, str]:
     return f"/export/connections/{connection_id}", call.start(connection_id)
 
 
-def looks(
+def poll(
     call: Caller, emulator: Emulator, address: str, *quirks: str, at: tuple[float, ...]
 ) -> list[Any]:
-    """The run, as it is told after so many seconds each."""
+    """The run at these moments, in seconds."""
 
     async def main() -> list[Any]:
         call("GET", address)  # from here on the loop's time counts
@@ -37,13 +37,13 @@ def looks(
         for seconds in at:
             await asyncio.sleep(began + seconds - asyncio.get_running_loop().time())
             emulator.quirks = quirks
-            seen.append(told(call("GET", address))["run"])
+            seen.append(read_json(call("GET", address))["run"])
         return seen
 
     return run_virtual(main())
 
 
-def test_there_are_none_unless_asked_for(emulator: Emulator) -> None:
+def test_quirks_are_off_by_default(emulator: Emulator) -> None:
     assert emulator.quirks == frozenset()
     emulator.quirks = "all"
     assert emulator.quirks == QUIRKS.keys()
@@ -53,63 +53,63 @@ def test_there_are_none_unless_asked_for(emulator: Emulator) -> None:
         Emulator(quirks={"nonsense", "cancelled"})
 
 
-def test_results_and_states(call: Caller, emulator: Emulator) -> None:
+def test_quirks_of_results_and_states(call: Caller, emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     emulator.plan_next_run(imodel_id, "Canceled")
     address = call.start(call.connect(imodel_id))
     quirks = ("cancelled", "unknown_states", "unknown_results")
-    begun, finalizing, ended = looks(call, emulator, address, *quirks, at=(1, 395, 421))
-    assert begun["result"] == "Pending"
+    started_run, finalizing, ended = poll(call, emulator, address, *quirks, at=(1, 395, 421))
+    assert started_run["result"] == "Pending"
     assert (finalizing["state"], finalizing["result"]) == ("Publishing", "Pending")
     assert (ended["state"], ended["result"]) == ("Completed", "Cancelled")
     assert ended["jobs"][0]["result"] == ended["jobs"][0]["tasks"][0]["result"] == "Cancelled"
-    (lower,) = looks(call, emulator, address, "letter_case", at=(0,))
+    (lower,) = poll(call, emulator, address, "letter_case", at=(0,))
     assert (lower["state"], lower["result"]) == ("completed", "canceled")
 
 
-def test_members(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
+def test_quirks_of_members(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
     path, address = started
-    (short,) = looks(call, emulator, address, "missing_members", at=(1,))
+    (short,) = poll(call, emulator, address, "missing_members", at=(1,))
     assert short.keys() == {"id", "state", "startDateTime"}
-    assert "iTwinId" not in told(call("GET", path))["connection"]
-    (more,) = looks(call, emulator, address, "unknown_members", at=(421,))
+    assert "iTwinId" not in read_json(call("GET", path))["connection"]
+    (more,) = poll(call, emulator, address, "unknown_members", at=(421,))
     assert more["introducedLater"] == {"of": ["a", "newer", None, 1]}
     assert "introducedLater" in more["jobs"][0]["tasks"][0]
-    assert "introducedLater" in told(call("GET", path))
+    assert "introducedLater" in read_json(call("GET", path))
 
 
-def test_null_lists(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
+def test_quirk_null_lists(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
     path, address = started
-    begun, waiting = looks(call, emulator, address, "null_lists", at=(0, 35))
-    assert begun["jobs"] is None
+    started_run, waiting = poll(call, emulator, address, "null_lists", at=(0, 35))
+    assert started_run["jobs"] is None
     assert waiting["jobs"][0]["tasks"] is None
-    empty = told(call("GET", f"{path}/runs?$skip=5"))
+    empty = read_json(call("GET", f"{path}/runs?$skip=5"))
     assert empty["runs"] is None
     root = emulator.root_folder(emulator.itwin_id(next(iter(emulator.imodels))))
-    assert told(call("GET", f"/storage/folders/{root}/folders"))["folders"] is None
+    assert read_json(call("GET", f"/storage/folders/{root}/folders"))["folders"] is None
 
 
-def test_links(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
+def test_quirks_of_links(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
     path, _ = started
     itwin_id = emulator.itwin_id(next(iter(emulator.imodels)))
     top, upload = f"/storage/?iTwinId={itwin_id}", {"displayName": "a.json"}
     files = f"/storage/folders/{emulator.root_folder(itwin_id)}/files"
     consent = "/export/authorizationinformation?redirectUrl=https:%2F%2Fexample.com"
     emulator.quirks = "null_links"
-    assert told(call("GET", path))["connection"]["_links"] is None
-    assert told(call("GET", f"{path}/runs"))["_links"] is None
-    assert told(call("GET", consent))["authorizationInformation"]["_links"] is None
+    assert read_json(call("GET", path))["connection"]["_links"] is None
+    assert read_json(call("GET", f"{path}/runs"))["_links"] is None
+    assert read_json(call("GET", consent))["authorizationInformation"]["_links"] is None
     emulator.quirks = "absent_links"
-    assert "_links" not in told(call("GET", path))["connection"]
+    assert "_links" not in read_json(call("GET", path))["connection"]
     emulator.user_authorized = False
     for quirk in ("null_links", "absent_links"):
         emulator.quirks = quirk
-        needed = told(call("GET", consent))["authorizationInformation"]["_links"]
+        needed = read_json(call("GET", consent))["authorizationInformation"]["_links"]
         assert needed["authorizationUrl"]["href"]
-        assert told(call("GET", top))["_links"]["folder"]["href"]
-        assert told(call("POST", files, upload))["_links"]["uploadUrl"]["href"]
+        assert read_json(call("GET", top))["_links"]["folder"]["href"]
+        assert read_json(call("POST", files, upload))["_links"]["uploadUrl"]["href"]
     emulator.quirks = "project_link"
-    links = told(call("GET", path))["connection"]["_links"]
+    links = read_json(call("GET", path))["connection"]["_links"]
     assert links.keys() == {"project", "iModel", "lastRun"}
 
 
@@ -122,7 +122,7 @@ def test_links(call: Caller, emulator: Emulator, started: tuple[str, str]) -> No
         ("dates_offset", "2026-03-01T12:00:00.5+00:00"),
     ],
 )
-def test_dates(quirk: str, stamp: str) -> None:
+def test_quirks_of_dates(quirk: str, stamp: str) -> None:
     emulator = Emulator(epoch=EPOCH, quirks=quirk)
 
     async def main() -> None:  # whose clock stands still
@@ -133,47 +133,50 @@ def test_dates(quirk: str, stamp: str) -> None:
         }
         url = f"https://api.bentley.com/storage/files/{file_id}"
         answer = emulator.handle(Request(method="GET", url=url, headers=headers))
-        written = told(answer)["file"]["createdDateTime"]
+        written = read_json(answer)["file"]["createdDateTime"]
         assert written.replace("+00:00", "Z") == stamp.replace("+00:00", "Z")
         assert written.endswith("+00:00"), "as Storage has it"
 
     run_virtual(main())
 
 
-def test_dates_of_runs_take_turns_and_none_is_year_one(
+def test_quirks_of_dates_take_turns(
     call: Caller, emulator: Emulator, started: tuple[str, str]
 ) -> None:
     quirks = ("dates_0", "dates_7", "dates_offset", "year_one")
-    begun, ended = looks(call, emulator, started[1], *quirks, at=(0, 421))
-    assert begun["endDateTime"] == "0001-01-01T00:00:00"
-    assert len(begun["startDateTime"]) == len("2026-03-01T12:00:00Z")
+    started_run, ended = poll(call, emulator, started[1], *quirks, at=(0, 421))
+    assert started_run["endDateTime"] == "0001-01-01T00:00:00"
+    assert len(started_run["startDateTime"]) == len("2026-03-01T12:00:00Z")
     job, task = ended["jobs"][0], ended["jobs"][0]["tasks"][0]
     assert len(task["startDateTime"]) == len("2026-03-01T12:00:00Z")
     assert len(task["endDateTime"]) == len("2026-03-01T12:00:00.1234567Z")
     assert job["startDateTime"].endswith("+00:00")
     emulator.quirks = "dates_6"
-    (odd,) = looks(call, emulator, started[1], "dates_6", "year_one", at=(0,))
+    (odd,) = poll(call, emulator, started[1], "dates_6", "year_one", at=(0,))
     assert len(odd["endDateTime"]) == len("2026-03-01T12:00:00.123456Z")
 
 
-def test_a_date_that_is_none_stays_as_it_is(call: Caller, emulator: Emulator) -> None:
+def test_quirks_keep_text_that_is_no_date(call: Caller, emulator: Emulator) -> None:
     body = b'{"run": {"startDateTime": "soon", "endDateTime": null}}'
     answer = Response(status=200, headers={"Content-Type": "application/json"}, body=body)
     emulator.quirks = "dates_6"
     emulator.inject("get_run", answer)
-    told_run = told(call("GET", "/export/connections/x/runs/y"))["run"]
-    assert told_run == {"startDateTime": "soon", "endDateTime": None}
+    run = read_json(call("GET", "/export/connections/x/runs/y"))["run"]
+    assert run == {"startDateTime": "soon", "endDateTime": None}
 
 
-def test_errors(call: Caller, emulator: Emulator) -> None:
+def test_quirks_of_errors(call: Caller, emulator: Emulator) -> None:
     code, message = "ConnectionNotFound", "Requested Connection is not available."
     emulator.quirks = "flat_errors"
-    assert told(call("GET", "/export/connections/x")) == {"code": code, "message": message}
+    assert read_json(call("GET", "/export/connections/x")) == {"code": code, "message": message}
     emulator.quirks = "status_errors"
-    assert told(call("GET", "/export/connections/x")) == {"statusCode": 404, "message": message}
+    assert read_json(call("GET", "/export/connections/x")) == {
+        "statusCode": 404,
+        "message": message,
+    }
     emulator.quirks = "null_errors"
     error = {"code": code, "message": None, "target": None, "details": None}
-    assert told(call("GET", "/export/connections/x")) == {"error": error}
+    assert read_json(call("GET", "/export/connections/x")) == {"error": error}
     emulator.quirks = "empty_errors"
     answer = call("GET", "/export/connections/x")
     assert (answer.status, answer.body) == (404, b"")
@@ -184,11 +187,11 @@ def test_errors(call: Caller, emulator: Emulator) -> None:
     assert answer.body.startswith(b"<html>")
 
 
-def test_errors_take_turns_and_what_is_none_of_theirs_stays(
+def test_quirks_of_errors_take_turns_and_keep_other_bodies(
     call: Caller, emulator: Emulator
 ) -> None:
     emulator.quirks = {"flat_errors", "status_errors", "null_errors"}
-    kinds = [told(call("GET", "/export/connections/x")).keys() for _ in range(4)]
+    kinds = [read_json(call("GET", "/export/connections/x")).keys() for _ in range(4)]
     assert [len(kind) for kind in kinds] == [2, 2, 1, 2]
     page, odd = Response(status=500, body=b"<html>"), Response(status=500, body=b"[1]")
     emulator.inject("get_connection", page, odd, page)
@@ -198,12 +201,12 @@ def test_errors_take_turns_and_what_is_none_of_theirs_stays(
         page.body,
     ]
     wrong = call("POST", "https://ims.bentley.com/connect/token", b"x=1")
-    assert told(wrong) == {"error": "invalid_request"}
+    assert read_json(wrong) == {"error": "invalid_request"}
     emulator.quirks = "cancelled"
-    assert told(call("GET", "/export/connections/x"))["error"]["code"] == "ConnectionNotFound"
+    assert read_json(call("GET", "/export/connections/x"))["error"]["code"] == "ConnectionNotFound"
 
 
-def test_locations(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
+def test_quirks_of_locations(call: Caller, emulator: Emulator, started: tuple[str, str]) -> None:
     path, address = started
     emulator.quirks = "relative_location"
     answer = call("POST", f"{path}/runs", RUN)
@@ -219,29 +222,29 @@ def test_locations(call: Caller, emulator: Emulator, started: tuple[str, str]) -
     answer = call("POST", f"{path}/runs", RUN)
     assert answer.headers["Content-Type"] == "application/json"
     run_id = address.rpartition("/")[2]
-    assert told(answer) == {"run": {"id": run_id, "state": "Queued"}}
+    assert read_json(answer) == {"run": {"id": run_id, "state": "Queued"}}
     fresh = call("POST", f"/export/connections/{call.connect(emulator.add_imodel())}/runs", RUN)
-    assert (fresh.status, told(fresh)["run"]["state"]) == (202, "Queued")
+    assert (fresh.status, read_json(fresh)["run"]["state"]) == (202, "Queued")
 
 
 def call_base() -> str:
     return "https://api.bentley.com"
 
 
-def test_downloads_keep_their_location(call: Caller, emulator: Emulator) -> None:
+def test_quirks_keep_the_location_of_downloads(call: Caller, emulator: Emulator) -> None:
     emulator.quirks = "all"
     answer = call("GET", f"/storage/files/{emulator.add_file('a.ifc', b'a')}/download")
     assert answer.status == 302
     assert emulator.handle(Request(method="GET", url=answer.headers["Location"])).body == b"a"
 
 
-def test_consent_without_its_wrapping(call: Caller, emulator: Emulator) -> None:
+def test_quirk_unwrapped_authorization(call: Caller, emulator: Emulator) -> None:
     emulator.quirks = "unwrapped_authorization"
     path = "/export/authorizationinformation?redirectUrl=https:%2F%2Fexample.com"
-    assert told(call("GET", path)).keys() == {"isUserAuthorized", "_links"}
+    assert read_json(call("GET", path)).keys() == {"isUserAuthorized", "_links"}
 
 
-def test_the_older_rate_limit(call: Caller, emulator: Emulator, example: Any) -> None:
+def test_quirk_old_rate_limit(call: Caller, emulator: Emulator, example: Any) -> None:
     headers = {"Retry-After": "7", "ITwinPlatform-RateLimited-Tier": "Standard"}
     refusal = Response(
         status=429, headers=headers, body=b'{"error": {"code": "RateLimitExceeded"}}'
@@ -250,15 +253,15 @@ def test_the_older_rate_limit(call: Caller, emulator: Emulator, example: Any) ->
     emulator.quirks = {"old_rate_limit", "flat_errors"}
     emulator.inject("get_connection", refusal, refusal, bare, refusal)
     answer = call("GET", "/export/connections/x")
-    assert told(answer) == example("platform.error.429.legacy_unnested")
+    assert read_json(answer) == example("platform.error.429.legacy_unnested")
     assert answer.headers["Retry-After"] == "7"
     assert answer.headers["iTwinPlatform-RateLimit-Retry-After-Seconds"] == "7"
     assert answer.headers["iTwinPlatform-Tier"] == "Standard"
     assert "ITwinPlatform-RateLimited-Tier" not in answer.headers
     emulator.quirks = {"retry_date"}
-    asked = call("GET", "/export/connections/x").headers
-    assert asked["Retry-After"].endswith(" GMT")
-    assert asked["Retry-After"] != asked["Date"]
+    headers = call("GET", "/export/connections/x").headers
+    assert headers["Retry-After"].endswith(" GMT")
+    assert headers["Retry-After"] != headers["Date"]
     assert "Retry-After" not in call("GET", "/export/connections/x").headers
     emulator.quirks = ()
     assert call("GET", "/export/connections/x").headers["Retry-After"] == "7"

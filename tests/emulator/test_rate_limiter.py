@@ -20,7 +20,7 @@ def statuses(caller: Any, times: int) -> Counter[int]:
     return Counter(caller("GET", PATH).status for _ in range(times))
 
 
-def test_a_minute_is_a_sliding_window(caller_of: CallerOf) -> None:
+def test_minute_is_a_sliding_window(caller_of: CallerOf) -> None:
     emulator = Emulator(tier="Community")
     call = caller_of(emulator)
 
@@ -37,7 +37,7 @@ def test_a_minute_is_a_sliding_window(caller_of: CallerOf) -> None:
     run_virtual(main())
 
 
-def test_an_hour_is_another(caller_of: CallerOf) -> None:
+def test_hour_is_a_sliding_window_too(caller_of: CallerOf) -> None:
     emulator = Emulator(tier="Community", token_lifetime=1e6)
     call = caller_of(emulator)
 
@@ -52,7 +52,7 @@ def test_an_hour_is_another(caller_of: CallerOf) -> None:
     run_virtual(main())
 
 
-def test_the_refusal_is_the_documented_one(caller_of: CallerOf, example: Example) -> None:
+def test_429_is_the_documented_one(caller_of: CallerOf, example: Example) -> None:
     emulator = Emulator(tier="Standard")
     call = caller_of(emulator)
 
@@ -70,7 +70,7 @@ def test_the_refusal_is_the_documented_one(caller_of: CallerOf, example: Example
     run_virtual(main())
 
 
-def test_blobs_tokens_and_what_is_no_operation_do_not_count(caller_of: CallerOf) -> None:
+def test_blobs_tokens_and_unknown_operations_do_not_count(caller_of: CallerOf) -> None:
     emulator = Emulator(tier="Community")
     call = caller_of(emulator)
     blob = emulator.user_blob("a", content=b"a")
@@ -85,7 +85,7 @@ def test_blobs_tokens_and_what_is_no_operation_do_not_count(caller_of: CallerOf)
     run_virtual(main())
 
 
-def test_all_operations_count_alike_and_a_tier_can_be_changed(caller_of: CallerOf) -> None:
+def test_all_operations_count_and_the_tier_can_be_changed(caller_of: CallerOf) -> None:
     emulator = Emulator(tier="Community")
     call = caller_of(emulator)
     paths = ("/storage/files/x", "/synchronization/imodels/storageconnections", PATH)
@@ -103,7 +103,7 @@ def test_all_operations_count_alike_and_a_tier_can_be_changed(caller_of: CallerO
         Emulator(tier="Trial")
 
 
-def test_a_tier_may_have_windows_of_its_own(caller_of: CallerOf) -> None:
+def test_tier_may_have_windows_of_its_own(caller_of: CallerOf) -> None:
     emulator = Emulator(tier={6.0: 50, 360.0: 60})
     call = caller_of(emulator)
 

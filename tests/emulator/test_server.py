@@ -1,4 +1,4 @@
-"""The emulator behind real sockets, asked with plain aiohttp."""
+"""The emulator behind real sockets, called with aiohttp."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def headers_with(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}", "Accept": JSON}
 
 
-async def test_an_export_over_real_sockets() -> None:
+async def test_export_over_real_sockets() -> None:
     emulator = Emulator(run_seconds=0)
     imodel_id = emulator.add_imodel()
     async with emulator.serve() as served, aiohttp.ClientSession() as http:
@@ -67,7 +67,7 @@ async def test_an_export_over_real_sockets() -> None:
     assert emulator.count("create_run") == 1
 
 
-async def test_blobs_come_from_another_origin_by_their_address_as_it_is() -> None:
+async def test_blobs_have_another_origin_and_need_the_unchanged_url() -> None:
     emulator = Emulator()
     file_id = emulator.add_file("a.ifc", b"content")
     async with emulator.serve() as served, aiohttp.ClientSession() as http:
@@ -92,7 +92,9 @@ async def test_blobs_come_from_another_origin_by_their_address_as_it_is() -> Non
 
 
 @pytest.mark.parametrize("failure", [ConnectionResetError(), TimeoutError()])
-async def test_a_broken_connection_breaks(failure: ConnectionError | TimeoutError) -> None:
+async def test_injected_break_aborts_the_connection(
+    failure: ConnectionError | TimeoutError,
+) -> None:
     emulator = Emulator()
     emulator.inject("create_connection", failure, Response(status=503, body=b"busy"))
     async with emulator.serve() as served, aiohttp.ClientSession() as http:
@@ -200,7 +202,7 @@ def test_serve_refuses_virtual_time() -> None:
         run_virtual(main())
 
 
-async def test_it_closes_at_once_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+async def test_server_closes_at_once_and_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()
     emulator.inject("create_connection", ConnectionResetError())
     with caplog.at_level(logging.WARNING):
@@ -220,7 +222,7 @@ async def test_it_closes_at_once_and_in_silence(caplog: pytest.LogCaptureFixture
     assert caplog.records == []
 
 
-async def test_it_does_not_wait_for_those_who_do_not_read() -> None:
+async def test_server_does_not_wait_for_clients_that_do_not_read() -> None:
     emulator = Emulator()
     file_id = emulator.add_file("large.ifc", bytes(32 * 1024**2))
     async with emulator.serve() as served, aiohttp.ClientSession() as http:
@@ -229,8 +231,8 @@ async def test_it_does_not_wait_for_those_who_do_not_read() -> None:
         async with http.get(url, headers=headers, allow_redirects=False) as answer:
             location = urlsplit(answer.headers["Location"])
         reader, writer = await asyncio.open_connection(location.hostname, location.port)
-        asked = f"GET {location.path}?{location.query} HTTP/1.1\r\nHost: blobs\r\n\r\n"
-        writer.write(asked.encode())
+        request = f"GET {location.path}?{location.query} HTTP/1.1\r\nHost: blobs\r\n\r\n"
+        writer.write(request.encode())
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
     assert time.monotonic() - began < 20

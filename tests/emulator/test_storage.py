@@ -116,7 +116,7 @@ def test_the_output_of_a_run_is_found_under_both_its_ids(call: Caller, emulator:
     run_virtual(main())
 
 
-def test_an_output_is_not_there_before_its_time(call: Caller, emulator: Emulator) -> None:
+def test_output_is_absent_before_the_end_of_its_run(call: Caller, emulator: Emulator) -> None:
     emulator.output_visibility_delay = 3.0
 
     async def main() -> None:
@@ -141,12 +141,12 @@ def test_a_pdf_export_is_a_pdf(call: Caller, emulator: Emulator) -> None:
     run_virtual(main())
 
 
-def test_nothing_has_no_content(emulator: Emulator) -> None:
+def test_unknown_file_has_no_content(emulator: Emulator) -> None:
     with pytest.raises(KeyError):
         emulator.read_file("nonsense")
 
 
-def test_a_signed_address_gives_the_file(emulator: Emulator, address: str) -> None:
+def test_signed_url_gives_the_file(emulator: Emulator, address: str) -> None:
     answer = fetch(emulator, address)
     assert (answer.status, answer.body) == (200, CONTENT)
     assert answer.headers["Content-Length"] == str(len(CONTENT))
@@ -156,7 +156,7 @@ def test_a_signed_address_gives_the_file(emulator: Emulator, address: str) -> No
     assert answer.headers["Content-Disposition"].endswith("Br%C3%BCcke%201.ifc")
 
 
-def test_a_signature_is_hard_on_careless_clients(emulator: Emulator, address: str) -> None:
+def test_signature_breaks_when_its_url_is_encoded_again(emulator: Emulator, address: str) -> None:
     signature = address.partition("&sig=")[2]
     assert "%2F" in signature
     assert "%2B" in signature
@@ -175,7 +175,7 @@ def test_a_signature_is_hard_on_careless_clients(emulator: Emulator, address: st
         assert answer.headers["x-ms-error-code"] == "AuthenticationFailed"
 
 
-def test_a_signature_is_good_for_one_file(emulator: Emulator, address: str) -> None:
+def test_signature_grants_one_file(emulator: Emulator, address: str) -> None:
     base, _, query = address.partition("?")
     other = emulator.add_file("other", b"")
     own = str(uuid.UUID(bytes_le=base64.urlsafe_b64decode(other + "=")[16:]))
@@ -197,21 +197,21 @@ def test_a_signature_expires(call: Caller, emulator: Emulator) -> None:
     run_virtual(main())
 
 
-def test_blobs_are_refused_to_those_who_show_a_token(emulator: Emulator, address: str) -> None:
+def test_blobs_refuse_a_bearer_token(emulator: Emulator, address: str) -> None:
     answer = fetch(emulator, address, authorization="Bearer x")
     assert answer.status == 400
     assert answer.headers["Content-Type"] == "application/xml"
 
 
 @pytest.mark.parametrize(
-    ("asked", "first", "last"),
+    ("requested", "first", "last"),
     [("bytes=0-0", 0, 0), ("bytes=1000-", 1000, 1023), ("bytes=10-5000", 10, 1023)],
 )
-def test_a_part_of_a_blob(
-    emulator: Emulator, address: str, asked: str, first: int, last: int
+def test_range_gives_a_part_of_a_blob(
+    emulator: Emulator, address: str, requested: str, first: int, last: int
 ) -> None:
     tag = fetch(emulator, address).headers["ETag"]
-    answer = fetch(emulator, address, Range=asked, If_Match=tag)
+    answer = fetch(emulator, address, Range=requested, If_Match=tag)
     assert answer.status == 206
     assert answer.body == CONTENT[first : last + 1]
     assert answer.headers["Content-Range"] == f"bytes {first}-{last}/1024"
@@ -220,16 +220,16 @@ def test_a_part_of_a_blob(
     assert answer.headers["ETag"] == tag
 
 
-@pytest.mark.parametrize("asked", ["bytes=1024-", "bytes=9-3"])
-def test_a_part_beyond_the_end(emulator: Emulator, address: str, asked: str) -> None:
-    answer = fetch(emulator, address, Range=asked)
+@pytest.mark.parametrize("requested", ["bytes=1024-", "bytes=9-3"])
+def test_range_beyond_the_end_is_a_416(emulator: Emulator, address: str, requested: str) -> None:
+    answer = fetch(emulator, address, Range=requested)
     assert answer.status == 416
     assert answer.headers["Content-Range"] == "bytes */1024"
 
 
-def test_a_range_not_understood_is_ignored(emulator: Emulator, address: str) -> None:
+def test_malformed_range_is_ignored(emulator: Emulator, address: str) -> None:
     assert fetch(emulator, address, Range="lines=1-2").status == 200
 
 
-def test_a_changed_blob_is_not_continued(emulator: Emulator, address: str) -> None:
+def test_changed_blob_fails_if_match(emulator: Emulator, address: str) -> None:
     assert fetch(emulator, address, Range="bytes=5-", If_Match='"0xOLD"').status == 412

@@ -13,7 +13,7 @@ Example = Callable[[str], Any]
 Caller = Any
 
 PATH = "/synchronization/imodels/storageconnections"
-NOBODY = str(uuid.UUID(int=1))
+UNKNOWN = str(uuid.UUID(int=1))
 WHOLE = {"Prefer": "return=representation"}
 
 
@@ -80,14 +80,14 @@ def test_letter_case_of_the_path_does_not_matter(call: Caller, emulator: Emulato
 
 
 @pytest.mark.parametrize("body", [b"", None])
-def test_a_connection_is_not_made_of_nothing(call: Caller, body: bytes | None) -> None:
+def test_connection_needs_a_body(call: Caller, body: bytes | None) -> None:
     answer = call("POST", PATH, body)
     assert answer.status == 422
     assert read(answer)["error"]["code"] == "MissingRequestBody"
 
 
-GOOD_FILE = {"storageFileId": NOBODY, "connectorType": "DWG"}
-GOOD = {"iModelId": NOBODY, "sourceFiles": [GOOD_FILE]}
+GOOD_FILE = {"storageFileId": UNKNOWN, "connectorType": "DWG"}
+GOOD = {"iModelId": UNKNOWN, "sourceFiles": [GOOD_FILE]}
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ GOOD = {"iModelId": NOBODY, "sourceFiles": [GOOD_FILE]}
     [
         (b"{", [0]),
         (b"[]", [0]),
-        ({"iModelId": NOBODY}, [1]),
-        ({"iModelId": NOBODY, "sourceFiles": []}, [2]),
-        (GOOD | {"sourceFiles": [{"storageFileId": NOBODY}]}, [3]),
+        ({"iModelId": UNKNOWN}, [1]),
+        ({"iModelId": UNKNOWN, "sourceFiles": []}, [2]),
+        (GOOD | {"sourceFiles": [{"storageFileId": UNKNOWN}]}, [3]),
         (GOOD | {"sourceFiles": [{"connectorType": "DWG"}]}, [4]),
         ({"sourceFiles": [GOOD_FILE]}, [5]),
         (GOOD | {"sourceFiles": [GOOD_FILE | {"connectorType": "PAPER"}]}, [6]),
@@ -128,7 +128,7 @@ def test_a_connection_is_refused_with_the_documented_reasons(
         ({"sourceFiles": ["a.dgn"]}, "sourceFiles"),
     ],
 )
-def test_a_connection_has_proper_values(
+def test_values_of_a_connection_are_checked(
     call: Caller, emulator: Emulator, members: dict[str, object], target: str
 ) -> None:
     body = {"iModelId": emulator.add_imodel(), "sourceFiles": [source(emulator)]}
@@ -138,7 +138,7 @@ def test_a_connection_has_proper_values(
     assert (line["code"], line["target"]) == ("InvalidValue", target)
 
 
-def test_a_connection_is_made_for_an_imodel_one_may_use(
+def test_connection_needs_access_to_its_imodel(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     unknown = call("POST", PATH, GOOD)
@@ -151,7 +151,7 @@ def test_a_connection_is_made_for_an_imodel_one_may_use(
     assert read(created) == read(listed) == example("platform.error.403")
 
 
-def test_a_file_goes_into_an_imodel_once(
+def test_file_is_mapped_to_an_imodel_once(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     imodel_id, file = emulator.add_imodel(), source(emulator)
@@ -173,15 +173,15 @@ def test_a_file_goes_into_an_imodel_once(
 
 def test_an_unknown_connection_is_not_found(call: Caller, example: Example) -> None:
     for method, path, body in (
-        ("GET", f"{PATH}/{NOBODY}", None),
-        ("PUT", f"{PATH}/{NOBODY}", {}),
-        ("DELETE", f"{PATH}/{NOBODY}", None),
-        ("POST", f"{PATH}/{NOBODY}/run", None),
-        ("GET", f"{PATH}/{NOBODY}/runs", None),
-        ("GET", f"{PATH}/{NOBODY}/runs/{NOBODY}", None),
-        ("POST", f"{PATH}/{NOBODY}/sourcefiles", GOOD_FILE),
-        ("GET", f"{PATH}/{NOBODY}/sourcefiles", None),
-        ("GET", f"{PATH}/{NOBODY}/sourcefiles/{NOBODY}", None),
+        ("GET", f"{PATH}/{UNKNOWN}", None),
+        ("PUT", f"{PATH}/{UNKNOWN}", {}),
+        ("DELETE", f"{PATH}/{UNKNOWN}", None),
+        ("POST", f"{PATH}/{UNKNOWN}/run", None),
+        ("GET", f"{PATH}/{UNKNOWN}/runs", None),
+        ("GET", f"{PATH}/{UNKNOWN}/runs/{UNKNOWN}", None),
+        ("POST", f"{PATH}/{UNKNOWN}/sourcefiles", GOOD_FILE),
+        ("GET", f"{PATH}/{UNKNOWN}/sourcefiles", None),
+        ("GET", f"{PATH}/{UNKNOWN}/sourcefiles/{UNKNOWN}", None),
         ("GET", f"{PATH}/nonsense", None),
     ):
         answer = call(method, path, body)
@@ -189,7 +189,7 @@ def test_an_unknown_connection_is_not_found(call: Caller, example: Example) -> N
         assert read(answer) == example("sync.get_storage_connection.404")
 
 
-def test_what_is_no_id_is_invalid_where_something_is_to_be_done(call: Caller) -> None:
+def test_malformed_id_is_a_422_for_writes(call: Caller) -> None:
     for method, path in (
         ("PUT", f"{PATH}/nonsense"),
         ("DELETE", f"{PATH}/nonsense"),
@@ -239,9 +239,7 @@ def test_a_deleted_connection_is_gone_with_its_runs(
     assert call("POST", f"{other}/run").status == 202
 
 
-def test_a_list_tells_the_least_by_default(
-    call: Caller, emulator: Emulator, example: Example
-) -> None:
+def test_list_is_minimal_by_default(call: Caller, emulator: Emulator, example: Example) -> None:
     imodel_id = emulator.add_imodel()
     paths = [connect(call, emulator, imodel_id, displayName=str(n)) for n in range(12)]
     connect(call, emulator)
@@ -259,7 +257,7 @@ def test_a_list_tells_the_least_by_default(
     }
 
 
-def test_a_list_shows_whole_items_when_asked_to(
+def test_list_shows_full_items_on_request(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     path = connect(call, emulator, displayName="30")
@@ -270,7 +268,7 @@ def test_a_list_shows_whole_items_when_asked_to(
     assert read(minimal)["connections"] == [{"id": item["id"], "displayName": "30"}]
 
 
-def test_a_list_without_an_imodel_has_all_that_one_may_see(
+def test_list_without_an_imodel_has_all_that_the_caller_may_read(
     call: Caller, emulator: Emulator
 ) -> None:
     connect(call, emulator)
@@ -284,7 +282,7 @@ def test_a_list_without_an_imodel_has_all_that_one_may_see(
         "next": f"https://api.bentley.com{PATH}?$skip=1&$top=1",
     }
     assert len(read(call("GET", f"{PATH}?$top=5"))["connections"]) == 2
-    assert call("GET", f"{PATH}?imodelId={NOBODY}").status == 404
+    assert call("GET", f"{PATH}?imodelId={UNKNOWN}").status == 404
     limits = call("GET", f"{PATH}?$top=0")
     assert limits.status == 422
     assert read(limits)["error"]["code"] == "InvalidStorageConnectionRequest"
@@ -307,7 +305,7 @@ def test_an_added_source_file_has_the_documented_members(
     assert read(found) == read(answer)
 
 
-def test_the_name_of_a_file_that_storage_does_not_have_is_not_known(
+def test_name_of_an_unknown_file_is_absent(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     path = connect(call, emulator)
@@ -317,7 +315,7 @@ def test_the_name_of_a_file_that_storage_does_not_have_is_not_known(
     del golden["sourceFile"]["lastKnownFileName"]
     assert shape(read(answer)) == shape(golden)
     plain = call("POST", f"{path}/sourcefiles", GOOD_FILE)
-    assert read(plain)["sourceFile"]["_links"]["file"]["href"].endswith(f"/files/{NOBODY}")
+    assert read(plain)["sourceFile"]["_links"]["file"]["href"].endswith(f"/files/{UNKNOWN}")
 
 
 def test_an_updated_source_file_is_the_documented_one(
@@ -382,7 +380,7 @@ def test_a_file_that_is_mapped_cannot_be_mapped_again(
     ("body", "line"),
     [
         (b"{", 0),
-        ({"storageFileId": NOBODY}, 3),
+        ({"storageFileId": UNKNOWN}, 3),
         ({"connectorType": "DWG"}, 4),
         (GOOD_FILE | {"connectorType": "PAPER"}, 6),
         (GOOD_FILE | {"storageFileId": "nonsense"}, 8),
@@ -408,9 +406,13 @@ def test_the_consent_page_of_synchronization(
     assert answer.status == 200
     assert read(answer) == example("sync.authorization_information.200")
     emulator.user_authorized = True
-    told = read(call("GET", f"{path}?redirectUrl=https%3A%2F%2Fmy.com"))["authorizationInformation"]
-    assert told["isUserAuthorized"] is True
-    assert told["_links"]["authorizationUrl"]["href"].endswith("?redirect_url=https://my.com")
+    information = read(call("GET", f"{path}?redirectUrl=https%3A%2F%2Fmy.com"))[
+        "authorizationInformation"
+    ]
+    assert information["isUserAuthorized"] is True
+    assert information["_links"]["authorizationUrl"]["href"].endswith(
+        "?redirect_url=https://my.com"
+    )
     wrong = call("GET", f"{path}?redirectUrl=back")
     assert wrong.status == 422
     assert read(wrong) == example("sync.authorization_information.422")

@@ -68,9 +68,7 @@ def test_a_run_of_a_partial_success_is_the_documented_one(
     run_virtual(main())
 
 
-def test_a_run_the_user_has_not_consented_to_fails_for_it(
-    call: Caller, emulator: Emulator, example: Example
-) -> None:
+def test_run_without_consent_fails(call: Caller, emulator: Emulator, example: Example) -> None:
     emulator.user_authorized = False
     imodel_id = emulator.add_imodel()
 
@@ -101,9 +99,9 @@ def test_a_run_has_a_job_for_each_connector_and_a_task_for_each_file(
         await asyncio.sleep(421)
         jobs = read(call("GET", location))["run"]["jobs"]
         assert [job["connectorType"] for job in jobs] == ["DWG", "MSTN"]
-        told = [[task["storageFileId"] for task in job["tasks"]] for job in jobs]
+        file_ids = [[task["storageFileId"] for task in job["tasks"]] for job in jobs]
         ids = [file["storageFileId"] for file in files]
-        assert told == [[ids[0], ids[2]], [ids[1]]]
+        assert file_ids == [[ids[0], ids[2]], [ids[1]]]
         names = {job["id"] for job in jobs} | {t["id"] for job in jobs for t in job["tasks"]}
         assert len(names) == 5
         assert all("exportOutputFileId" not in task for job in jobs for task in job["tasks"])
@@ -111,17 +109,17 @@ def test_a_run_has_a_job_for_each_connector_and_a_task_for_each_file(
     run_virtual(main())
 
 
-def test_a_run_goes_through_its_states(call: Caller, emulator: Emulator) -> None:
+def test_run_passes_its_states(call: Caller, emulator: Emulator) -> None:
     async def main() -> list[Any]:
         location = start(call, connect(call, emulator, emulator.add_imodel()))
-        looks = []
+        polls = []
         for _ in range(430):
-            looks.append(read(call("GET", location))["run"])
+            polls.append(read(call("GET", location))["run"])
             await asyncio.sleep(1)
-        return looks
+        return polls
 
-    looks = run_virtual(main())
-    states = list(dict.fromkeys(run["state"] for run in looks))
+    polls = run_virtual(main())
+    states = list(dict.fromkeys(run["state"] for run in polls))
     assert [state for state in states if state != "NotStarted"] == [
         "Queued",
         "WaitingToExecute",
@@ -129,8 +127,8 @@ def test_a_run_goes_through_its_states(call: Caller, emulator: Emulator) -> None
         "Finalizing",
         "Completed",
     ]
-    assert list(dict.fromkeys(run["phase"] for run in looks)) == ["Preprocessor", "MasterFile"]
-    for run in looks:
+    assert list(dict.fromkeys(run["phase"] for run in polls)) == ["Preprocessor", "MasterFile"]
+    for run in polls:
         assert (run["result"] == "Undetermined") is (run["state"] != "Completed")
         assert ("jobs" in run) is (run["state"] not in ("Queued", "NotStarted"))
         for job in run.get("jobs", []):
@@ -140,7 +138,7 @@ def test_a_run_goes_through_its_states(call: Caller, emulator: Emulator) -> None
 
 
 @pytest.mark.parametrize("result", ["Error", "TimedOut", "Canceled"])
-def test_a_run_ends_as_it_was_laid_down(call: Caller, emulator: Emulator, result: str) -> None:
+def test_run_ends_as_planned(call: Caller, emulator: Emulator, result: str) -> None:
     imodel_id = emulator.add_imodel()
     emulator.plan_next_run(imodel_id, result, duration=10, service="synchronization")
 
@@ -159,7 +157,7 @@ def test_a_run_ends_as_it_was_laid_down(call: Caller, emulator: Emulator, result
     run_virtual(main())
 
 
-def test_one_run_at_a_time_for_each_imodel_and_service(
+def test_each_imodel_has_one_active_run_in_each_service(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     emulator.create_conflict_window = 2.0
@@ -182,7 +180,7 @@ def test_one_run_at_a_time_for_each_imodel_and_service(
     run_virtual(main())
 
 
-def test_runs_are_listed_in_short_by_default(
+def test_list_of_runs_is_minimal_by_default(
     call: Caller, emulator: Emulator, example: Example
 ) -> None:
     emulator.run_seconds = 1
@@ -218,7 +216,7 @@ def test_an_unknown_run_is_not_found(call: Caller, emulator: Emulator, example: 
     assert read(unknown) == example("sync.get_run.older.404")
 
 
-def test_requests_are_counted_by_what_they_do(call: Caller, emulator: Emulator) -> None:
+def test_requests_are_counted_by_operation(call: Caller, emulator: Emulator) -> None:
     path = connect(call, emulator, emulator.add_imodel())
     location = start(call, path)
     call("GET", location)

@@ -71,14 +71,14 @@ def md5_of(content: bytes) -> str:
     return base64.b64encode(md5(content, usedforsecurity=False).digest()).decode()
 
 
-def test_an_upload_from_beginning_to_end(
+def test_upload_from_start_to_end(
     call: Caller, emulator: Emulator, root: str, example: Example
 ) -> None:
     body = example("storage.create_file.request")
-    asked = call("POST", f"/storage/folders/{root}/files", body)
-    assert asked.status == 202
-    assert shape(read(asked)) == shape(example("storage.create_file.202"))
-    upload, complete = (read(asked)["_links"][n]["href"] for n in ("uploadUrl", "completeUrl"))
+    announced = call("POST", f"/storage/folders/{root}/files", body)
+    assert announced.status == 202
+    assert shape(read(announced)) == shape(example("storage.create_file.202"))
+    upload, complete = (read(announced)["_links"][n]["href"] for n in ("uploadUrl", "completeUrl"))
     file_id = complete.split("/")[-2]
     created = put_whole(emulator, upload, b"12345678")
     assert (created.status, created.body) == (201, b"")
@@ -107,7 +107,7 @@ def test_an_upload_from_beginning_to_end(
     assert emulator.count("complete_file") == 1
 
 
-def test_nothing_is_complete_without_a_content(
+def test_file_without_content_cannot_be_completed(
     call: Caller, emulator: Emulator, addresses: tuple[str, str], example: Example
 ) -> None:
     upload, complete = addresses
@@ -136,10 +136,10 @@ def test_a_new_content_for_a_file(call: Caller, emulator: Emulator, example: Exa
         file_id = emulator.add_file("mapping.json", b"old", itwin_id=ITWIN)
         before = read(call("GET", f"/storage/files/{file_id}"))["file"]
         await asyncio.sleep(5)
-        asked = call("POST", f"/storage/files/{file_id}/updatecontent")
-        assert asked.status == 202
-        assert shape(read(asked)) == shape(example("storage.update_file_content.202"))
-        links = read(asked)["_links"]
+        announced = call("POST", f"/storage/files/{file_id}/updatecontent")
+        assert announced.status == 202
+        assert shape(read(announced)) == shape(example("storage.update_file_content.202"))
+        links = read(announced)["_links"]
         assert put_whole(emulator, links["uploadUrl"]["href"], b"newer").status == 201
         assert emulator.read_file(file_id) == b"old"
         after = read(call("POST", links["completeUrl"]["href"]))["file"]
@@ -182,7 +182,7 @@ def test_a_blob_is_put_with_the_right_headers_only(
     assert put_whole(emulator, upload, b"x", Content_MD5=md5_of(b"x")).status == 201
 
 
-def test_what_is_too_large_to_be_put_at_once_is_put_in_blocks(
+def test_large_content_is_put_in_blocks(
     call: Caller, emulator: Emulator, addresses: tuple[str, str]
 ) -> None:
     upload, complete = addresses
@@ -206,7 +206,7 @@ def test_what_is_too_large_to_be_put_at_once_is_put_in_blocks(
     assert counts == [1, 4, 1]
 
 
-def test_a_blob_of_blocks_has_the_checksum_its_sender_gives(emulator: Emulator) -> None:
+def test_blob_of_blocks_has_the_checksum_of_its_sender(emulator: Emulator) -> None:
     url = emulator.user_blob("a.ifc")
     put_block(emulator, url, block_name(0), b"x")
     body = f"<BlockList>\n <Uncommitted>{block_name(0)}</Uncommitted>\n</BlockList>".encode()
@@ -220,7 +220,7 @@ def test_a_blob_of_blocks_has_the_checksum_its_sender_gives(emulator: Emulator) 
     assert whole.headers["Content-MD5"] == "given"
 
 
-def test_a_list_sent_twice_does_no_harm(emulator: Emulator) -> None:
+def test_block_list_can_be_sent_twice(emulator: Emulator) -> None:
     url = emulator.user_blob("a.ifc")
     put_block(emulator, url, block_name(0), b"ab")
     put_block(emulator, url, block_name(1), b"cd")
@@ -234,7 +234,7 @@ def test_a_list_sent_twice_does_no_harm(emulator: Emulator) -> None:
     assert refusal(again) == (400, "InvalidBlockList")
 
 
-def test_a_blob_put_whole_forgets_the_blocks(emulator: Emulator) -> None:
+def test_whole_blob_discards_uncommitted_blocks(emulator: Emulator) -> None:
     url = emulator.user_blob("a.ifc")
     put_block(emulator, url, block_name(0), b"x")
     put_whole(emulator, url, b"whole")
@@ -254,7 +254,7 @@ def test_a_blob_put_whole_forgets_the_blocks(emulator: Emulator) -> None:
         ("comp=block&blockid=QUJD", "InvalidBlobOrBlock"),
     ],
 )
-def test_blocks_have_proper_names(emulator: Emulator, query: str, code: str) -> None:
+def test_block_ids_are_checked(emulator: Emulator, query: str, code: str) -> None:
     url = emulator.user_blob("a.ifc")
     put_block(emulator, url, block_name(0), b"x")
     assert refusal(put(emulator, f"{url}&{query}", b"x")) == (400, code)
@@ -263,16 +263,16 @@ def test_blocks_have_proper_names(emulator: Emulator, query: str, code: str) -> 
 @pytest.mark.parametrize(
     "body", [b"", b"<BlockList>", b"<BlockList><Newest>x</Newest></BlockList>"]
 )
-def test_a_list_is_a_document(emulator: Emulator, body: bytes) -> None:
+def test_block_list_must_be_xml(emulator: Emulator, body: bytes) -> None:
     answer = put(emulator, f"{emulator.user_blob('a')}&comp=blocklist", body)
     assert refusal(answer) == (400, "InvalidXmlDocument")
 
 
-def test_the_store_knows_nothing_else_to_do(emulator: Emulator) -> None:
+def test_blob_store_refuses_other_operations(emulator: Emulator) -> None:
     assert put(emulator, f"{emulator.user_blob('a')}&comp=tier").status == 404
 
 
-def test_an_address_is_good_for_what_it_was_signed_for(
+def test_signed_url_grants_its_rights_only(
     call: Caller, emulator: Emulator, addresses: tuple[str, str]
 ) -> None:
     upload, _ = addresses
@@ -291,7 +291,7 @@ def test_an_address_is_good_for_what_it_was_signed_for(
         assert refusal(put_block(emulator, damaged, block_name(0), b"x"))[0] == 403
 
 
-def test_an_address_for_an_upload_expires(call: Caller, emulator: Emulator, root: str) -> None:
+def test_url_of_an_upload_expires(call: Caller, emulator: Emulator, root: str) -> None:
     emulator.download_lifetime = 60.0
 
     async def main() -> None:
@@ -304,7 +304,7 @@ def test_an_address_for_an_upload_expires(call: Caller, emulator: Emulator, root
     run_virtual(main())
 
 
-def test_a_callers_own_blob(emulator: Emulator) -> None:
+def test_user_blob_can_be_read_and_written(emulator: Emulator) -> None:
     url = emulator.user_blob("exports/Brücke 1.ifc")
     assert urlsplit(url).netloc == "callersblobs.blob.core.windows.net"
     nothing = emulator.handle(Request(method="GET", url=url))
@@ -328,9 +328,7 @@ def start(call: Caller, emulator: Emulator, **options: object) -> str:
     return location
 
 
-def test_an_export_is_written_to_the_callers_address_when_it_ends(
-    call: Caller, emulator: Emulator
-) -> None:
+def test_export_writes_to_the_sas_url_at_its_end(call: Caller, emulator: Emulator) -> None:
     url = emulator.user_blob("bridge.ifc", content=b"older")
     logs = emulator.user_blob("bridge.log")
 
@@ -406,7 +404,7 @@ def test_an_export_fails_when_it_cannot_write(call: Caller, emulator: Emulator, 
     run_virtual(main())
 
 
-def test_a_run_that_makes_nothing_needs_nowhere_to_write(call: Caller, emulator: Emulator) -> None:
+def test_skipped_run_needs_no_sas_url(call: Caller, emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     emulator.plan_next_run(imodel_id, "Canceled", duration=1)
 
@@ -419,7 +417,7 @@ def test_a_run_that_makes_nothing_needs_nowhere_to_write(call: Caller, emulator:
     run_virtual(main())
 
 
-def test_the_logs_address_alone_saves_no_logs(call: Caller, emulator: Emulator) -> None:
+def test_logs_sas_url_without_save_logs_saves_no_log(call: Caller, emulator: Emulator) -> None:
     url, logs = emulator.user_blob("bridge.ifc"), emulator.user_blob("bridge.log")
 
     async def main() -> None:

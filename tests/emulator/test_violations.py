@@ -29,7 +29,7 @@ def busy(status: int, seconds: str) -> Response:
     return Response(status=status, headers={"Retry-After": seconds})
 
 
-def test_a_whole_export_well_done_is_clean(caller_of: CallerOf) -> None:
+def test_correct_export_has_no_violations(caller_of: CallerOf) -> None:
     emulator = Emulator(run_seconds=100, tier="Community")
     call = caller_of(emulator)
 
@@ -49,22 +49,24 @@ def test_a_whole_export_well_done_is_clean(caller_of: CallerOf) -> None:
     emulator.assert_no_violations()
 
 
-def test_sins_are_named_for_people(call: Caller, emulator: Emulator) -> None:
+def test_violations_are_named_in_the_assertion(call: Caller, emulator: Emulator) -> None:
     call("GET", PATH, headers={"User-Agent": "", "Accept": "application/json"})
     with pytest.raises(AssertionError) as caught:
         emulator.assert_no_violations()
-    told = str(caught.value)
-    assert told.startswith("2 violations of the client:\n  ")
-    assert "no User-Agent header" in told
-    assert "Accept is 'application/json', so that the request does not match get_connection" in told
-    assert f"GET {PATH} (unknown)" in told
+    message = str(caught.value)
+    assert message.startswith("2 violations of the client:\n  ")
+    assert "no User-Agent header" in message
+    assert (
+        "Accept is 'application/json', so that the request does not match get_connection" in message
+    )
+    assert f"GET {PATH} (unknown)" in message
     first = emulator.violations[0]
     assert (first.kind, first.method, first.path) == ("no User-Agent", "GET", PATH)
     assert first.operation == "unknown"
     assert first.at == emulator.requests[0].at
 
 
-def test_each_cause_is_told_once(call: Caller, emulator: Emulator) -> None:
+def test_each_cause_is_recorded_once(call: Caller, emulator: Emulator) -> None:
     for _ in range(100):
         call("GET", PATH, headers={"User-Agent": "", "Accept": ""})
     assert kinds(emulator) == ["no User-Agent", "wrong Accept"]
@@ -87,7 +89,7 @@ def test_each_cause_is_told_once(call: Caller, emulator: Emulator) -> None:
         ("/x/runs", [1], []),
     ],
 )
-def test_members_that_do_not_belong(
+def test_unknown_and_null_members_are_violations(
     call: Caller, emulator: Emulator, path: str, body: object, violations: list[str]
 ) -> None:
     call("POST", f"/export/connections{path}", body)
@@ -95,7 +97,7 @@ def test_members_that_do_not_belong(
     assert kinds(emulator) == violations
 
 
-def test_a_token_on_foreign_hosts(call: Caller, emulator: Emulator) -> None:
+def test_token_to_a_foreign_host_is_a_violation(call: Caller, emulator: Emulator) -> None:
     headers = {"Authorization": f"Bearer {call.token}"}
     own = emulator.user_blob("a", content=b"a")
     emulator.handle(Request(method="GET", url=own))
@@ -115,13 +117,13 @@ def test_a_token_on_foreign_hosts(call: Caller, emulator: Emulator) -> None:
     assert emulator.violations[2].message.endswith("went to ims.bentley.com")
 
 
-def test_a_redirect_followed_with_the_token(call: Caller, emulator: Emulator) -> None:
+def test_redirect_followed_with_the_token_is_a_violation(call: Caller, emulator: Emulator) -> None:
     found = call("GET", f"/storage/files/{emulator.add_file('a.ifc', b'a')}/download")
     call("GET", found.headers["Location"])
     assert kinds(emulator) == ["redirect with token"]
 
 
-def test_too_soon_after_a_refusal_of_all_calls(caller_of: CallerOf) -> None:
+def test_call_before_the_end_of_a_429_pause_is_a_violation(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call, other = caller_of(emulator), caller_of(emulator)
 
@@ -146,7 +148,7 @@ def test_too_soon_after_a_refusal_of_all_calls(caller_of: CallerOf) -> None:
     assert emulator.violations[0].message.startswith("1.00 s sooner than the Retry-After")
 
 
-def test_too_soon_after_a_refusal_of_one_request(caller_of: CallerOf) -> None:
+def test_repetition_before_the_end_of_a_503_pause_is_a_violation(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call = caller_of(emulator)
 
@@ -174,7 +176,7 @@ def test_too_soon_after_a_refusal_of_one_request(caller_of: CallerOf) -> None:
     assert emulator.violations[0].operation == "list_runs"
 
 
-def test_another_who_asks_for_the_same_repeats_nothing(caller_of: CallerOf) -> None:
+def test_equal_request_of_another_task_is_no_repetition(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call = caller_of(emulator)
     emulator.inject("get_connection", busy(503, "10"))
@@ -194,7 +196,7 @@ def test_another_who_asks_for_the_same_repeats_nothing(caller_of: CallerOf) -> N
     assert kinds(emulator) == ["called too soon"]
 
 
-def test_outside_of_tasks_all_is_one_caller(call: Caller, emulator: Emulator) -> None:
+def test_code_outside_of_tasks_is_one_caller(call: Caller, emulator: Emulator) -> None:
     emulator.inject("get_connection", busy(503, "10"))
     call("GET", PATH)
     emulator.assert_no_violations()
@@ -202,14 +204,14 @@ def test_outside_of_tasks_all_is_one_caller(call: Caller, emulator: Emulator) ->
     assert kinds(emulator) == ["called too soon"]
 
 
-def test_what_was_under_way_is_not_too_soon(caller_of: CallerOf) -> None:
+def test_concurrent_requests_are_not_too_soon(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call = caller_of(emulator)
     emulator.inject("get_connection", busy(429, "10"))
 
     async def main() -> None:
-        asked = [emulator.send(call.request("GET", PATH)) for _ in range(5)]
-        answers = await asyncio.gather(*asked)
+        requests = [emulator.send(call.request("GET", PATH)) for _ in range(5)]
+        answers = await asyncio.gather(*requests)
         assert [answer.status for answer in answers] == [429, 404, 404, 404, 404]
         emulator.assert_no_violations()
         await emulator.send(call.request("GET", PATH))
@@ -237,7 +239,7 @@ def test_the_latest_of_many_pauses_and_refused_tokens_are_remembered(caller_of: 
     assert kinds(emulator) == ["called too soon", "refused token used again"]
 
 
-def test_more_calls_than_the_tier_allows(caller_of: CallerOf) -> None:
+def test_call_over_the_limit_is_a_violation(caller_of: CallerOf) -> None:
     emulator = Emulator(tier="Community")
     call = caller_of(emulator)
 
@@ -257,7 +259,7 @@ def test_more_calls_than_the_tier_allows(caller_of: CallerOf) -> None:
     assert emulator.violations[0].message.startswith("more calls than the tier allows")
 
 
-def test_a_token_used_again_after_it_was_refused(caller_of: CallerOf) -> None:
+def test_refused_token_used_again_is_a_violation(caller_of: CallerOf) -> None:
     emulator = Emulator()
     call, other = caller_of(emulator), caller_of(emulator)
     emulator.inject("get_connection", Response(status=401))
@@ -278,7 +280,7 @@ def test_a_token_used_again_after_it_was_refused(caller_of: CallerOf) -> None:
     assert kinds(emulator) == ["refused token used again"]
 
 
-def test_bodies_left_unread(emulator: Emulator) -> None:
+def test_unread_body_is_a_violation(emulator: Emulator) -> None:
     request = Request(method="GET", url=emulator.user_blob("a", content=bytes(200_000)))
     empty = Request(method="GET", url=emulator.user_blob("b", content=b""))
     missing = Request(method="GET", url=emulator.user_blob("c"))
@@ -325,7 +327,7 @@ async def served(emulator: Emulator) -> AsyncIterator[tuple[ServerAddress, aioht
 
 
 @pytest.mark.usefixtures("integration")
-async def test_sins_over_sockets() -> None:
+async def test_violations_are_found_over_sockets() -> None:
     emulator = Emulator()
     async with served(emulator) as (there, http):
         url = f"{there.base_url}/export/connections/x"
@@ -349,7 +351,7 @@ async def test_sins_over_sockets() -> None:
 
 
 @pytest.mark.usefixtures("integration")
-async def test_who_gives_up_over_sockets_has_lost_the_answer() -> None:
+async def test_client_that_gives_up_over_sockets_has_lost_the_answer() -> None:
     emulator = Emulator()
     async with served(emulator) as (there, http):
         url = f"{there.base_url}/export/connections"

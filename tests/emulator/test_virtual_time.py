@@ -11,7 +11,7 @@ import pytest
 from itwin_export_async.emulator import VirtualTimeLoop, run_virtual
 
 
-def test_an_hour_passes_at_once() -> None:
+def test_hour_of_virtual_time_takes_no_time() -> None:
     async def main() -> float:
         await asyncio.sleep(3600)
         return asyncio.get_running_loop().time()
@@ -21,7 +21,7 @@ def test_an_hour_passes_at_once() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_timers_go_off_in_their_order_and_at_their_time() -> None:
+def test_timers_fire_in_order_and_on_time() -> None:
     async def main() -> list[tuple[int, float]]:
         loop = asyncio.get_running_loop()
         seen = []
@@ -38,7 +38,7 @@ def test_timers_go_off_in_their_order_and_at_their_time() -> None:
     assert run_virtual(main()) == [(1, 1), (2, 2), (3, 3), (500_000, 500_000)]
 
 
-def test_the_time_stands_still_while_a_thread_works() -> None:
+def test_time_stands_still_while_a_thread_works() -> None:
     released = threading.Event()
 
     async def main() -> tuple[bool, float]:
@@ -54,7 +54,7 @@ def test_the_time_stands_still_while_a_thread_works() -> None:
     assert run_virtual(main()) == (True, 0)
 
 
-def test_a_limit_on_a_thread_is_kept_for_real() -> None:
+def test_timeout_of_a_thread_holds_in_real_time() -> None:
     released = threading.Event()
 
     async def main() -> float:
@@ -69,7 +69,7 @@ def test_a_limit_on_a_thread_is_kept_for_real() -> None:
     assert 0.04 < time.monotonic() - began < 5
 
 
-def test_many_jobs_deliver_before_the_time_goes_on() -> None:
+def test_jobs_deliver_before_the_time_advances() -> None:
     async def main() -> float:
         async with asyncio.timeout(1):
             for _ in range(20):
@@ -80,7 +80,7 @@ def test_many_jobs_deliver_before_the_time_goes_on() -> None:
     assert run_virtual(main()) == 0
 
 
-def test_executors_of_ones_own() -> None:
+def test_custom_executors_are_supported() -> None:
     def name() -> str:
         return threading.current_thread().name
 
@@ -96,7 +96,7 @@ def test_executors_of_ones_own() -> None:
     assert in_default.startswith("default")
 
 
-def test_a_job_may_outlive_the_loop() -> None:
+def test_job_may_outlive_the_loop() -> None:
     released = threading.Event()
     loop = VirtualTimeLoop()
     with ThreadPoolExecutor() as given:
@@ -112,7 +112,7 @@ def test_a_job_may_outlive_the_loop() -> None:
     assert loop.is_closed()
 
 
-def test_the_time_stands_still_while_a_socket_may_speak() -> None:
+def test_time_stands_still_while_a_socket_may_become_readable() -> None:
     async def main() -> tuple[bytes, float]:
         loop = asyncio.get_running_loop()
         here, there = socket.socketpair()
@@ -125,7 +125,7 @@ def test_the_time_stands_still_while_a_socket_may_speak() -> None:
     assert run_virtual(main()) == (b"hello", 0)
 
 
-def test_a_deadlock_is_told() -> None:
+def test_deadlock_is_an_error() -> None:
     async def main() -> None:
         await asyncio.Event().wait()
 

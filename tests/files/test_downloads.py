@@ -295,9 +295,9 @@ async def raw_blob(path: Path, body: bytes, *headers: str, version: str = "HTTP/
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        retry = RetryPolicy(attempts=1)
-        async with ExportClient("t", base_url=base_url, retry=retry) as client:
+        port = server.sockets[0].getsockname()[1]
+        base_url = f"http://127.0.0.1:{port}"
+        async with ExportClient("t", base_url=base_url, retry=RetryPolicy(attempts=1)) as client:
             try:
                 await client.storage.download_blob(f"{base_url}/f", path)
             except DownloadError:

@@ -119,6 +119,7 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
+@pytest.mark.usefixtures("integration")
 def test_process_that_dies_before_the_rename_leaves_no_final_name(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DIES, str(tmp_path / "f.ifc")]
     assert subprocess.run(command, check=False, timeout=60).returncode == 7

@@ -162,7 +162,7 @@ def test_values_show_no_signature_and_keep_it_for_workers() -> None:
 async def test_token_goes_to_the_api_alone(tmp_path: Path) -> None:
     transport = Answers(answer(302, Location=SIGNED), answer(200, "content", Content_Length="7"))
     async with ExportClient(TOKEN, transport=transport) as client:
-        await client.storage.download("f1", tmp_path / "x")
+        await client.storage.download("f1", tmp_path / "x.ifc")
     blob = transport.requests[1]
     assert blob.url == SIGNED
     assert TOKEN not in str(dict(blob.headers))

@@ -263,7 +263,7 @@ async def test_late_refusals_do_not_renew_twice() -> None:
         soon = session.send(GET)
         late = session.send(Request(method="GET", url="/late"))
         assert [a.status for a in await asyncio.gather(soon, late)] == [204, 204]
-    assert provider.calls == 2
+    assert provider.fetches == 2
 
 
 async def test_waiting_request_does_not_send_a_refused_token() -> None:
@@ -307,7 +307,7 @@ async def test_fixed_token_is_not_sent_again_after_a_401(emulator: Emulator) -> 
 
 
 async def test_wrong_credentials_are_a_token_error(emulator: Emulator) -> None:
-    auth = ClientCredentials("unknown", "the-secret")
+    auth = ClientCredentials("nobody", "the-secret")
     async with ExportClient(auth, transport=emulator) as client:
         with pytest.raises(TokenError, match="invalid_client") as caught:
             await client.create_connection(emulator.add_imodel())
@@ -345,20 +345,20 @@ class Provider:
     """A provider whose tokens are good for an hour."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.fetches = 0
 
     async def get_token(self) -> AccessToken:
-        self.calls += 1
-        return AccessToken(f"token{self.calls}", datetime.now(UTC) + timedelta(hours=1))
+        self.fetches += 1
+        return AccessToken(f"token{self.fetches}", datetime.now(UTC) + timedelta(hours=1))
 
 
 def calls(provider: Provider) -> dict[str, tuple[Any, int]]:
     """Every form of auth, and how often three requests ask it."""
-    calls_made: list[None] = []
+    fetches: list[None] = []
 
     def count() -> str:
-        calls_made.append(None)
-        return f"token{len(calls_made)}"
+        fetches.append(None)
+        return f"token{len(fetches)}"
 
     async def later() -> str:
         return count()

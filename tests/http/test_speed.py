@@ -29,6 +29,7 @@ def test_export_runs_on_uvloop(tmp_path: Path) -> None:
         assert runner.run(export()).read_bytes().startswith(b"ISO-10303-21")
 
 
+@pytest.mark.usefixtures("integration")
 def test_library_works_without_orjson() -> None:
     hide = "import sys; sys.modules['orjson'] = None; "
     check = "from itwin_export_async._protocol.codec import orjson; sys.exit(orjson is not None)"

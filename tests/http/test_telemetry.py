@@ -45,11 +45,12 @@ async def test_run_is_one_span_with_events(
     assert span.attributes is not None
     assert span.attributes["itwin.run_id"] == run.run_id
     names = [event.name for event in span.events]
-    assert names.count("look") + names.count("retry") == emulator.count("get_run") - 1
-    assert names.count("look failed") == 1
+    assert names.count("poll") + names.count("retry") == emulator.count("get_run") - 1
+    assert names.count("poll failed") == 1
     assert dict(span.events[-1].attributes or {})["itwin.outcome"] == "Success"
 
 
+@pytest.mark.usefixtures("integration")
 def test_library_works_without_opentelemetry() -> None:
     hide = "import sys; sys.modules['opentelemetry'] = None; "
     check = "from itwin_export_async._http.telemetry import trace; sys.exit(trace is not None)"

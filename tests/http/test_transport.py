@@ -152,11 +152,11 @@ async def test_unknown_host_is_named() -> None:
 
 @pytest.mark.parametrize(("size", "fits"), [(BODY_LIMIT, True), (BODY_LIMIT + 1, False)])
 async def test_body_has_at_most_16_mib(size: int, fits: bool) -> None:
-    count = 0
+    requests_sent = 0
 
     async def big(request: web.Request) -> web.StreamResponse:
-        nonlocal count
-        count += 1
+        nonlocal requests_sent
+        requests_sent += 1
         return web.Response(body=bytes(size))
 
     async with web_server(big) as url:
@@ -166,7 +166,7 @@ async def test_body_has_at_most_16_mib(size: int, fits: bool) -> None:
             with pytest.raises(ProtocolError, match="more than 16 MiB") as caught:
                 await get(url, retry=RetryPolicy(initial=0.01))
             assert caught.value.url == f"{url}/x"
-            assert count == 1
+            assert requests_sent == 1
 
 
 async def test_transport_follows_no_redirect_and_keeps_no_cookie() -> None:
@@ -196,16 +196,16 @@ async def test_url_is_sent_byte_for_byte() -> None:
 
 @pytest.mark.parametrize(("body", "kind"), [(None, None), (b"{}", "application/json")])
 async def test_content_type_is_sent_only_with_a_body(body: bytes | None, kind: str | None) -> None:
-    types: list[str | None] = []
+    kinds: list[str | None] = []
 
     async def note(request: web.Request) -> web.StreamResponse:
-        types.append(request.headers.get("Content-Type"))
+        kinds.append(request.headers.get("Content-Type"))
         return web.Response(status=204)
 
     headers = {"Content-Type": kind} if kind else {}
     async with web_server(note) as url, Session("t", base_url=url) as session:
         await session.send(Request(method="POST", url="/x", headers=headers, body=body))
-    assert types == [kind]
+    assert kinds == [kind]
 
 
 async def test_borrowed_session_is_used_and_left_open() -> None:
@@ -377,14 +377,16 @@ async def test_timeout_shows_no_token_in_the_locals_of_our_frames() -> None:
         response = web.StreamResponse(headers={"Content-Length": "1000"})
         await response.prepare(request)
         await response.write(f'{{"access_token": "{SECRET}'.encode())
-        await asyncio.sleep(60)
+        await done.wait()
         return response
 
+    done = asyncio.Event()
     async with web_server(halfway) as url:
         async with Session(SECRET, base_url=url, retry=ONCE) as session:
             with pytest.raises(TimeoutError) as caught:
                 async with asyncio.timeout(0.3):
                     await session.send(Request(method="GET", url="/x"))
+        done.set()
     shown = "".join(our_locals(caught.value))
     assert "chunks" in shown
     assert SECRET not in shown

@@ -407,7 +407,9 @@ async def test_a_signal_ends_the_legs_and_reaches_the_previous_handler(
     try:
         queue.is_worker_process = True
         async with working(queue, emulator) as tasks:
-            await tasks.export_imodel.kiq(emulator.add_imodel(), "out/")
+            imodel_id = emulator.add_imodel()
+            emulator.plan_next_run(imodel_id, duration=1000)
+            await tasks.export_imodel.kiq(imodel_id, "out/")
             await until(lambda: len(queue.sent) == 2)
             queue.is_held = True
             os.kill(os.getpid(), signal.SIGTERM)

@@ -26,7 +26,8 @@ from itwin_export_async import (
 )
 from itwin_export_async._models import ExecutionResult, ExecutionState, Run
 from itwin_export_async._polling.history import RunHistory
-from itwin_export_async._polling.poller import RunKey, RunPoller
+from itwin_export_async._polling.poll_task import RunKey
+from itwin_export_async._polling.poller import RunPoller
 from itwin_export_async._polling.state import PollFailed, PollMissed, Snapshot, Throttled
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async.emulator import Emulator

@@ -253,7 +253,7 @@ def check_empty_top_level(name: str) -> None:
 
 def check_upload_links(name: str) -> None:
     body = example(name)
-    upload = parse_created_file(answer(body, 202))
+    upload = parse_created_file(answer(body, 202), base_url=BASE)
     assert upload.file_id == "TYJsPN0xtkWId0yUrXkS5pN5AQzuullIkxz5aDnDJSI"
     assert upload.complete_url == f"{BASE}/storage/files/{upload.file_id}/complete"
     assert upload.upload_url == body["_links"]["uploadUrl"]["href"]  # kept byte for byte

@@ -229,4 +229,4 @@ def test_request_of_a_run_names_the_signatures_in_it() -> None:
     request = create_run_request("c1", options)
     assert [secret.reveal() for secret in request.secrets] == ["planted", "planted"]
     assert "planted" not in repr(request)
-    assert request.sent_to("https://h/p", {}).secrets == request.secrets
+    assert request.with_target("https://h/p", {}).secrets == request.secrets

@@ -8,7 +8,7 @@ import pytest
 from itwin_export_async import AuthorizationRequired, Connection, ExportClient
 from itwin_export_async._models import AuthenticationType
 from itwin_export_async._protocol.runs import Service
-from itwin_export_async._runs.consent import REMEMBERED, Consent
+from itwin_export_async._runs.consent import NEGATIVE_TTL, Consent
 from itwin_export_async.emulator import Emulator
 from tests.support.batches import collect, maker
 
@@ -48,7 +48,7 @@ async def test_a_lack_names_the_page_and_is_asked_for_again_later(
         assert "example.com/back" in told.value.url
     assert emulator.count("get_authorization") == 1
     emulator.user_authorized = True
-    await asyncio.sleep(REMEMBERED)
+    await asyncio.sleep(NEGATIVE_TTL)
     await consent.require(Service.EXPORT, USERS)
 
 
@@ -79,7 +79,7 @@ async def test_a_client_that_is_opened_again_asks_again(
     consent: Consent, emulator: Emulator
 ) -> None:
     await consent.require(Service.EXPORT, USERS)
-    consent.forget()
+    consent.reset()
     await consent.require(Service.EXPORT, USERS)
     assert emulator.count("get_authorization") == 2
 

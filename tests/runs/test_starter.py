@@ -256,7 +256,7 @@ async def test_an_active_run_that_ends_before_it_is_found_is_no_longer_in_the_wa
 async def test_an_active_run_that_is_never_found_breaks_the_contract() -> None:
     transport = Answers(*UNNAMED * 10)
     async with ExportClient("t", transport=transport) as client:
-        with pytest.raises(ProtocolError, match="303 but named no run"):
+        with pytest.raises(ProtocolError, match="the 303 response named no run"):
             await client.start_run("c1")
     assert len(transport.requests) == 5 * len(UNNAMED)
 
@@ -273,7 +273,7 @@ async def test_a_run_of_ours_that_ended_before_it_was_found_is_not_started_again
 async def test_a_run_that_cannot_be_named_breaks_the_contract() -> None:
     transport = Answers(answer(202), answer(200, connection(None)), answer(200, '{"runs": null}'))
     async with ExportClient("t", transport=transport) as client:
-        with pytest.raises(ProtocolError, match="202 but named no run"):
+        with pytest.raises(ProtocolError, match="the 202 response named no run"):
             await client.start_run("c1")
 
 

@@ -160,7 +160,7 @@ async def test_documented_sample_is_a_failure() -> None:
             "run 75d94fca-4a9b-4ff0-8f3a-eeedbc1fea97 of connection "
             "VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7M ended with Error (the service reported "
             "Success, but its tasks failed)",
-            "  task fe2f628d-1beb-453f-bf49-2468ca48b9a8 ended with Error: TAE_BRW_1000: Failed to "
+            "  task fe2f628d-1beb-453f-bf49-2468ca48b9a8 finished with Error: TAE_BRW_1000: Failed to "
             "export your file. (cannot be fixed by the user)",
         ]
         assert (await run.wait(check=False)).outcome is ExecutionResult.ERROR
@@ -598,7 +598,7 @@ async def test_retry_after_for_ever_is_an_outage_unless_it_is_a_429(
         with pytest.raises(ends):
             await client.attach("c1", "r1").wait(timeout=5000)
     lasted = asyncio.get_running_loop().time()
-    assert lasted <= 1300 if ends is RunUnreachable else lasted == pytest.approx(5000)
+    assert lasted <= 1300 if ends is RunUnreachable else 4900 <= lasted <= 5000
 
 
 @pytest.mark.parametrize("wait", [-1.0, math.nan, math.inf, None, "5"])

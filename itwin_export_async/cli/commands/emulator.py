@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from itwin_export_async.cli.output.console import tell
-from itwin_export_async.cli.runner import conclude
+from itwin_export_async.cli.output.console import echo
+from itwin_export_async.cli.runner import run_command
 
 if TYPE_CHECKING:  # no other command waits for the emulator to be imported
     from itwin_export_async.emulator import Emulator, ServerAddress
@@ -72,7 +72,7 @@ def emulator(
         seed=seed,
         env_file=env_file,
     )
-    conclude(work, interruptible=True)
+    run_command(work, interruptible=True)
 
 
 async def serve_emulator(
@@ -123,19 +123,19 @@ async def serve_emulator(
         variables = _variables(service, served)
         if env_file is not None:
             await asyncio.to_thread(_write_env_file, env_file, variables)
-        tell(f"An emulated iTwin Platform at {served.base_url} (Ctrl-C ends it)")
+        echo(f"An emulated iTwin Platform at {served.base_url} (Ctrl-C ends it)")
         for imodel_id, name in service.imodels.items():
-            tell(f"  iModel {imodel_id}  {name}{notes.get(imodel_id, '')}")
-        tell(f"\nIn a browser, the dashboard: {served.base_url}/")
-        tell("\nIn another terminal:")
+            echo(f"  iModel {imodel_id}  {name}{notes.get(imodel_id, '')}")
+        echo(f"\nIn a browser, the dashboard: {served.base_url}/")
+        echo("\nIn another terminal:")
         for name, value in variables.items():
-            tell(f"  export {name}={value}")
-        tell(f"  itwin-export run {next(iter(service.imodels))} -o bridge.ifc")
-        tell("\nIn PowerShell:")
+            echo(f"  export {name}={value}")
+        echo(f"  itwin-export run {next(iter(service.imodels))} -o bridge.ifc")
+        echo("\nIn PowerShell:")
         for name, value in variables.items():
-            tell(f"  $env:{name} = '{value}'")
+            echo(f"  $env:{name} = '{value}'")
         if env_file is not None:
-            tell(f"\nThe variables are in {env_file}")
+            echo(f"\nThe variables are in {env_file}")
         await asyncio.Event().wait()
 
 

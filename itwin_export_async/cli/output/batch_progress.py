@@ -1,123 +1,257 @@
-"""A batch while it goes on: how far it is, what is active, and what has failed."""
+"""A batch while it runs: counts, active runs, failures, and how long it may still take."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from itwin_export_async import RunUpdate
-from itwin_export_async.cli.errors import headline
-from itwin_export_async.cli.export_record import Record
-from itwin_export_async.cli.output.console import cell, flat, tell
-from itwin_export_async.cli.output.format import duration, size
+from itwin_export_async import ClientHealth, Estimate, RunUpdate
+from itwin_export_async.cli.errors import summary_line
+from itwin_export_async.cli.export_record import Record, Status
+from itwin_export_async.cli.output.console import echo, is_live, single_line, table_cell
+from itwin_export_async.cli.output.format import duration, size, time_left
+from itwin_export_async.cli.output.progress import clock_line, trouble_line
 
 _FAILURES_SHOWN = 5
-_OTHER_LINES = 7  # of the picture: the bar, the counts, the table's head, what was left out
+_WIDE = 100  # columns of a terminal that shows run ids
+MIN_DURATIONS = 3  # runs from which an estimate is made
+MIN_SLOW = 20  # runs from which a run can be called slow
+_SLOW = 0.95  # of earlier runs took no longer
 
 
-def to_go(left: int, ended: int, elapsed: float) -> float | None:
-    """Seconds until the end if it goes on at this pace; None before there is a pace."""
-    return left * elapsed / ended if ended else None
+def quantile(sorted_values: Sequence[float], fraction: float) -> float:
+    """The value below which this fraction of the values is."""
+    return sorted_values[min(len(sorted_values) - 1, int(fraction * len(sorted_values)))]
 
 
-class Overview:
-    """The exports of one batch. `calls_left` tells how many calls the rate limit allows now."""
+def estimate_batch(
+    *, waiting: int, ages: Sequence[float], durations: Sequence[float], concurrency: int
+) -> Estimate | None:
+    """Seconds until a batch ends, from the durations of earlier runs; None without enough of them.
 
-    def __init__(self, console: Console, total: int, calls_left: Callable[[], int | None]) -> None:
+    `waiting`: exports that have not started. `ages`: seconds that the active runs have taken.
+    """
+    if len(durations) < MIN_DURATIONS:
+        return None
+    known = sorted(durations)
+
+    def seconds(fraction: float) -> float:
+        typical = quantile(known, fraction)
+        left = [max(0.0, typical - age) for age in ages]
+        return max((sum(left) + waiting * typical) / concurrency, max(left, default=0.0))
+
+    return Estimate(low=seconds(0.1), median=seconds(0.5), high=seconds(0.9))
+
+
+def estimate_by_pace(*, left: int, finished: int, elapsed: float) -> float | None:
+    """Seconds until the end at the present pace; None before there is a pace."""
+    return left * elapsed / finished if finished else None
+
+
+class BatchProgress:
+    """The exports of one batch.
+
+    `total` None: not known yet. `remaining_calls` gives the calls that the rate limit allows now,
+    `health` the state of the client. `durations`: seconds of earlier runs.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        total: int | None,
+        remaining_calls: Callable[[], int | None],
+        *,
+        health: Callable[[], ClientHealth] | None = None,
+        durations: Sequence[float] = (),
+        concurrency: int = 1,
+        is_shown: bool = True,
+    ) -> None:
         self._console = console
-        self._total = total
-        self._calls_left = calls_left
+        self.total = total
+        self._remaining_calls = remaining_calls
+        self._health = health
+        self._durations = list(durations)
+        self._concurrency = concurrency
+        self._is_shown = is_shown
         self._began = monotonic()
         self._active: dict[int, Record] = {}
+        self._slow: set[int] = set()
         self._failures: list[Record] = []
-        self._ended = 0
-        self._ended_here = 0  # those that an earlier call had done say nothing of the pace
+        self._counts = dict.fromkeys(Status, 0)
+        self._finished_here = 0  # exports of an earlier call say nothing about the pace
+
+    @property
+    def _prints_lines(self) -> bool:
+        return self._is_shown and not is_live(self._console)
+
+    @property
+    def _finished(self) -> int:
+        return sum(self._counts.values())
 
     def updated(self, record: Record, update: RunUpdate) -> None:
-        """A run was looked at."""
-        record.saw(update)
+        """Note a poll of a run."""
+        had_trouble = record.trouble is not None
+        record.update(update)
         self._active[id(record)] = record
+        if record.trouble is not None and not had_trouble and self._prints_lines:
+            line = f"{record.name}: outage, retrying: {summary_line(record.trouble)}"
+            echo(single_line(line), to=self._console.file)
 
-    def ended(self, record: Record) -> None:
-        """An export is over."""
-        self._ended += 1
-        self._ended_here += record.began is not None
+    def finished(self, record: Record) -> None:
+        """Note that an export is over."""
+        self._counts[record.status] += 1
+        self._finished_here += record.started_at is not None
         self._active.pop(id(record), None)
         if record.failed:
             self._failures.append(record)
-        if not self._console.is_terminal:
-            line = f"[{self._ended:{len(str(self._total))}}/{self._total}] {_told(record)}"
-            tell(flat(line), to=self._console.file)
+        elif record.run is not None and record.run.duration and not record.was_done_before:
+            self._durations.append(record.run.duration)
+        if self._prints_lines:
+            total = "?" if self.total is None else str(self.total)
+            line = f"[{self._finished:{len(total)}}/{total}] {_describe(record)}"
+            echo(single_line(line), to=self._console.file)
 
-    def picture(self) -> RenderableType:
-        """How things are now, in as many lines as the terminal has."""
-        failures = self._failures[-_FAILURES_SHOWN:]
-        room = max(1, self._console.height - _OTHER_LINES - len(failures))
-        return Group(*self._head(), *self._table(room), *map(_failure, failures))
+    def slow_runs(self) -> Iterator[tuple[Record, float]]:
+        """Runs that have just become slower than 95 of 100 earlier ones, and their seconds."""
+        if len(self._durations) < MIN_SLOW:
+            return
+        limit = quantile(sorted(self._durations), _SLOW)
+        for record in self._active.values():
+            age = _age(record)
+            if age > limit and id(record) not in self._slow:
+                self._slow.add(id(record))
+                yield record, age
+
+    def print_clock(self) -> None:
+        """Print how far the batch is, with the clock."""
+        if self._prints_lines:
+            parts = [*self._count_texts(), *self._time_texts()]
+            echo(clock_line(", ".join(parts)), to=self._console.file)
+
+    def render(self) -> RenderableType:
+        """The batch now, in as many lines as the terminal has. Failures come before runs."""
+        width, height = self._console.width, self._console.height
+        head = list(self._head())
+        failures = [_failure(record) for record in self._failures[-_FAILURES_SHOWN:]]
+        used = len(failures) + sum(self._height(part) for part in head)
+        rows = max(1, height - used - 3)  # the table's header, what is left out, the cursor
+        return Group(*head, *failures, *self._table(rows, width))
+
+    def _height(self, part: RenderableType) -> int:
+        return len(self._console.render_lines(part, pad=False))
 
     def _head(self) -> Iterator[RenderableType]:
-        elapsed = monotonic() - self._began
-        left = self._total - self._ended
-        bar = Table.grid(padding=(0, 2))
-        failed = len(self._failures)
-        bar.add_row(
-            ProgressBar(total=self._total, completed=self._ended, width=30),
-            f"{self._ended - failed} done",
-            Text(f"{failed} failed", style="red" if failed else ""),
-            f"{left} left, {len(self._active)} of them active",
-        )
-        yield bar
-        told = [f"{duration(elapsed)} so far"]
-        seconds = to_go(left, self._ended_here, elapsed)
-        if seconds is not None and left > len(self._active):  # the last ones have no pace
-            told.append(f"about {duration(seconds)} to go at this pace")
-        if (calls := self._calls_left()) is not None:
-            told.append(f"{calls:,} calls left in the rate limit")
-        yield Text(" · ".join(told), style="dim")
+        if self.total:
+            bar = ProgressBar(total=self.total, completed=self._finished, width=30)
+            yield Padding(bar, (0, 0))
+        yield Text(", ".join(self._count_texts()), style="bold")
+        yield Text(" · ".join(self._time_texts()), style="dim")
+        outage = self._outage_text()
+        if outage:
+            yield Text(outage, style="yellow", no_wrap=True, overflow="ellipsis")
+        troubles = [record.trouble for record in self._active.values() if record.trouble]
+        yield from map(trouble_line, troubles[:1])
 
-    def _table(self, room: int) -> Iterator[RenderableType]:
+    def _count_texts(self) -> Iterator[str]:
+        counts = self._counts
+        yield f"{counts[Status.SUCCEEDED]} done"
+        for status in (Status.UP_TO_DATE, Status.SKIPPED, Status.PARTIAL, Status.FAILED):
+            if counts[status] or status is Status.FAILED:
+                yield f"{counts[status]} {status.value}"
+        active = len(self._active)
+        if self.total is not None:
+            yield f"{self.total - self._finished} left, {active} of them active"
+        else:
+            yield f"{active} active"
+
+    def _time_texts(self) -> Iterator[str]:
+        elapsed = monotonic() - self._began
+        yield f"{duration(elapsed)} so far"
+        if (text := self._time_left(elapsed)) is not None:
+            yield text
+        if (calls := self._remaining_calls()) is not None:
+            yield f"{calls:,} calls left in the rate limit"
+
+    def _time_left(self, elapsed: float) -> str | None:
+        if self.total is None:
+            return None
+        left = self.total - self._finished
+        ages = [_age(record) for record in self._active.values()]
+        estimate = estimate_batch(
+            waiting=max(0, left - len(ages)),
+            ages=ages,
+            durations=self._durations,
+            concurrency=self._concurrency,
+        )
+        if left and estimate is not None:
+            return time_left(estimate)
+        seconds = estimate_by_pace(left=left, finished=self._finished_here, elapsed=elapsed)
+        if seconds is not None and left > len(self._active):  # the last ones have no pace
+            return f"about {duration(seconds)} left at this pace"
+        return None
+
+    def _outage_text(self) -> str | None:
+        since = self._health().outage_since if self._health is not None else None
+        if since is None:
+            return None
+        return f"outage since {since:%H:%M:%S} UTC: waiting for the service"
+
+    def _table(self, rows: int, width: int) -> Iterator[RenderableType]:
         if not self._active:
             return
-        table = Table("export", "state", "tasks", "time", "run", box=None, pad_edge=False)
+        names = ["export", "state", "tasks", "queued", "executing"]
+        names += ["run"] if width >= _WIDE else []
+        table = Table(*names, box=None, pad_edge=False)
+        for column in table.columns:
+            column.no_wrap, column.overflow = True, "ellipsis"
         now = datetime.now(UTC)
         active = sorted(self._active.values(), key=lambda record: -record.seconds(now))
-        for record in active[:room]:
-            table.add_row(
-                cell(record.name),
-                cell(record.result),
+        for record in active[:rows]:
+            cells: list[RenderableType] = [
+                table_cell(record.name),
+                table_cell(record.result or "starting"),
                 _tasks(record),
-                duration(record.seconds(now)),
-                cell(record.run_id or ""),
-            )
+                *("" if each is None else duration(each) for each in record.phases(now)),
+            ]
+            cells += [table_cell(record.run_id or "")] if width >= _WIDE else []
+            table.add_row(*cells)
         yield table
-        if len(active) > room:
-            yield Text(f"and {len(active) - room} more", style="dim")
+        if len(active) > rows:
+            yield Text(f"and {len(active) - rows} more", style="dim")
+
+
+def _age(record: Record) -> float:
+    """Seconds since the run of an active export started, 0 where that is not known."""
+    started = record.run.start_date_time if record.run is not None else None
+    started = started or record.started_at
+    return 0.0 if started is None else max(0.0, (datetime.now(UTC) - started).total_seconds())
 
 
 def _tasks(record: Record) -> str:
-    """How many tasks of the run have ended, of how many; empty before there are any."""
+    """How many tasks of the run are over, of how many; empty before there are any."""
     if record.run is None or not record.run.tasks:
         return ""
-    ended = [task for task in record.run.tasks if task.end_date_time is not None]
-    return f"{len(ended)}/{len(record.run.tasks)}"
+    over = [task for task in record.run.tasks if task.end_date_time is not None]
+    return f"{len(over)}/{len(record.run.tasks)}"
 
 
 def _failure(record: Record) -> Text:
     assert record.error is not None
-    text = cell(f"failed  {record.name}: {headline(record.error)}")
+    text = table_cell(f"{record.status.value}  {record.name}: {summary_line(record.error)}")
     text.style, text.no_wrap, text.overflow = "red", True, "ellipsis"
     return text
 
 
-def _told(record: Record) -> str:
+def _describe(record: Record) -> str:
     if record.error is not None:
-        return f"failed   {record.name}: {headline(record.error)}"
+        return f"{record.status.value}  {record.name}: {summary_line(record.error)}"
     files = ", ".join(f"{file.path} ({size(file.size)})" for file in record.files)
+    if record.was_done_before:
+        return f"{record.status.value}  {record.name}: {files or 'no files'}"
     time = duration(record.seconds(datetime.now(UTC)))
-    if record.was_done:
-        time = "done by an earlier call"
-    return f"{record.result:8} {record.name}: {files or 'no files'}, {time}"
+    return f"{record.result or 'done'}  {record.name}: {files or 'no files'}, {time}"

@@ -79,14 +79,14 @@ class Auditor:
             return
         token = exchange.token
         refused = self._refused_tokens.get(token)
-        if refused and _had_been_told(exchange, *refused):
+        if refused and _had_received(exchange, *refused):
             message = "its token had been refused with a 401 before"
             self.log.record("refused token used again", exchange, message, token)
         if not self._pauses:
             return
         for cause in ((token,), _same_request(exchange)):
             pause = self._pauses.get(cause)
-            if pause and _had_been_told(exchange, pause.order, pause.at):
+            if pause and _had_received(exchange, pause.order, pause.at):
                 self._check_pause(exchange, pause, cause)
 
     def over_limit(self, exchange: Exchange, wait: float) -> None:
@@ -213,8 +213,13 @@ def _odd_members(body: Any, known: Mapping[str, Any], path: str = "") -> list[tu
     return found
 
 
+<<<<<<< HEAD
 def _had_been_told(exchange: Exchange, order: int, at: float) -> bool:
     """Whether the client knew the response at this position when it sent the request."""
+=======
+def _had_received(exchange: Exchange, order: int, at: float) -> bool:
+    """Whether the client had the answer at this position when it sent the request."""
+>>>>>>> integ
     return exchange.sent > order and exchange.at - at >= exchange.leeway
 
 

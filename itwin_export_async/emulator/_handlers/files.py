@@ -69,7 +69,14 @@ def create_file(platform: Platform, context: RequestContext) -> Response:
 
 @api("POST", "/storage/files/{}/updatecontent")
 def update_content(platform: Platform, context: RequestContext) -> Response:
-    """Announce the upload of a new content. The old one stays until the upload is complete."""
+    """Announce the upload of a new content. The old one stays until the upload is complete.
+
+    A file that was created and has no content yet keeps its blob, and the blocks sent to it.
+    """
+    _, guid = decode_storage_id(context.ids[0]) or ("", "")
+    created = platform.file_store.uploads.get(guid)
+    if created is not None and guid not in platform.file_store.files:
+        return _announce(platform, context, created)
     stored = _find_file(platform, context)
     blob = f"/{stored.itwin_id}/{new_guid(platform.id_rng)}"
     return _announce(platform, context, evolve(stored, blob=blob))

@@ -112,9 +112,10 @@ class InMemoryTransport:
         is_export = exchange.operation == "create_run"
         service = platform.exports if is_export else platform.synchronizations
         run = service.run(connection_id, run_id)
-        if run is not None and run.ends_at - run.starts_at > _LONG_RUN:
+        assert run is not None, "it was started just now"
+        seconds = run.ends_at - run.starts_at
+        if not run.has_planned_duration and seconds > _LONG_RUN:
             self._has_warned = True
-            seconds = run.ends_at - run.starts_at
             warnings.warn(
                 f"a run of the emulator takes {seconds:.0f} s of real time here: use the fixture "
                 "itwin_virtual_time or run_virtual(), or pass speed= or run_seconds= to Emulator",

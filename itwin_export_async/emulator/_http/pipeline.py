@@ -40,7 +40,7 @@ class Pipeline:
         self.platform = platform
         self.faults = FaultQueue()
         self.auditor = Auditor(platform)
-        self.log = RequestLog()
+        self.log = RequestLog(platform.settings)
         if self.rate_limiter is not None:
             self.rate_limiter = RateLimiter(self.rate_limiter.windows, tier=self.rate_limiter.tier)
         self.set_chaos(self._chaos)

@@ -4,7 +4,7 @@ from collections import Counter
 
 from attrs import frozen
 
-_MAX_RECORDS = 100_000
+from itwin_export_async.emulator._config import Settings
 
 
 @frozen(kw_only=True)
@@ -29,10 +29,10 @@ class RequestRecord:
 class RequestLog:
     """The requests. The oldest records are dropped when there are too many, but stay counted."""
 
-    def __init__(self, max_records: int = _MAX_RECORDS) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.records: list[RequestRecord] = []
         self.counts: Counter[str] = Counter()
-        self._max_records = max_records
+        self._settings = settings
 
     @property
     def next_number(self) -> int:
@@ -43,5 +43,6 @@ class RequestLog:
         """Add a record."""
         self.counts[record.operation] += 1
         self.records.append(record)
-        if len(self.records) > self._max_records * 1.1:  # rarely: it moves all other records
-            del self.records[: -self._max_records]
+        limit = self._settings.max_recorded_requests
+        if len(self.records) > limit * 1.1:  # rarely: it moves all other records
+            del self.records[:-limit]

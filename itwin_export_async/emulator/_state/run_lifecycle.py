@@ -142,7 +142,8 @@ class Job:
 class Run:
     """A run from start to end. `kind` is that of its connection.
 
-    `error` is set when the run failed before its jobs.
+    `error` is set when the run failed before its jobs. `has_planned_duration` says whether a test
+    has chosen its duration.
     """
 
     id: str
@@ -152,6 +153,7 @@ class Run:
     timeline: tuple[tuple[str, float], ...]
     jobs: tuple[Job, ...] = ()
     error: Failure | None = None
+    has_planned_duration: bool = False
 
     @property
     def starts_at(self) -> float:
@@ -212,6 +214,7 @@ def plan_export(
         kind="export",
         result=plan.result,
         timeline=timeline,
+        has_planned_duration=plan.duration is not None,
         jobs=(_job(timeline, plan, id_rng, run_rng, EXPORT_FAILURES, has_output=in_storage),),
     )
 
@@ -240,6 +243,7 @@ def plan_synchronization(
         kind=kind,
         result=plan.result,
         timeline=timeline,
+        has_planned_duration=plan.duration is not None,
         jobs=tuple(
             _job(timeline, plan, id_rng, run_rng, SOURCE_FAILURES, connector, source_ids)
             for connector, source_ids in sources.items()

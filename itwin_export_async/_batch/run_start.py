@@ -1,0 +1,180 @@
+"""The first half of an export: its connection, then a run that is started, recovered or joined.
+
+The entry says `starting` before each request that may start a run. After an uncertain request the
+runs of the connection are listed before another one is sent, in this call or in a later one.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from attrs import define, evolve
+
+from itwin_export_async._batch.context import BatchContext, Record
+from itwin_export_async._batch.entries import EntryState, reset, started, starting, waiting
+from itwin_export_async._errors import ExportError, NotFound
+from itwin_export_async._http.pager import list_runs
+from itwin_export_async._models import Connection, ExportRequest, RunOrigin
+from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
+from itwin_export_async._runs.connections import find_or_create_connection
+from itwin_export_async._runs.handle import RunHandle
+from itwin_export_async._runs.start_state import StartState, StartWindow, match_runs
+from itwin_export_async._runs.starter import RunStarter, export_starter, read_clock, service_now
+
+log = logging.getLogger("itwin_export_async.batch")
+
+
+@define(eq=False, kw_only=True)
+class RunStart:
+    """The start of one export's run.
+
+    `without_slot`: entered while another request's run is waited for.
+    """
+
+    context: BatchContext
+    request: ExportRequest
+    record: Record
+    without_slot: Callable[[], AbstractAsyncContextManager[Any]]
+    _has_forgotten: bool = False  # the connection that was noted, which did not exist
+
+    async def start(self) -> RunHandle | None:
+        """Start a run, and return its handle; None if the entry says what to do next."""
+        return await self._start_on(await self.context.outage.run(self._find_connection), None)
+
+    async def recover(self) -> RunHandle | None:
+        """Find the run that an earlier call may have started, or start one; else as `start`."""
+        entry = self.record.entry
+        connection_id, window = entry.connection_id, entry.window
+        assert connection_id is not None
+        try:
+            connection = await self.context.outage.run(lambda: self._get_connection(connection_id))
+        except NotFound as error:
+            if error.is_gateway:
+                raise
+            await self.record.save(reset(entry))  # the connection was deleted, with its runs
+            return None
+        return await self._start_on(connection, window)
+
+    async def _start_on(
+        self, connection: Connection, window: StartWindow | None
+    ) -> RunHandle | None:
+        context, outage = self.context, self.context.outage
+        try:
+            if await outage.run(lambda: self._recover_runs(connection.id)):
+                return None
+            if window is not None and window.is_settled(service_now(context.runs)):
+                window = None
+                await self.record.save(reset(self.record.entry))
+            await outage.run(lambda: context.consent.require(Service.EXPORT, connection))
+            return await self._start_run(connection.id, window)
+        except NotFound as error:
+            if error.is_gateway or not await self._forget_connection(connection.id):
+                raise
+            return None
+
+    async def _find_connection(self) -> Connection:
+        """The connection that an earlier call noted, else the one that is found or created."""
+        context, request = self.context, self.request
+        ledger, kind = context.ledger, context.authentication_type
+        if ledger is not None:
+            noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
+            if noted is not None:
+                return noted
+        connection = await find_or_create_connection(
+            context.runs.session, request.imodel_id, request.connection_name, kind, context.outage
+        )
+        if ledger is not None:
+            await ledger.write_connection(
+                request.imodel_id, request.connection_name, kind, connection
+            )
+        return connection
+
+    async def _forget_connection(self, connection_id: str) -> bool:
+        """Drop a noted connection that does not exist any more, once; False if it is to be kept.
+
+        It is kept while a run of ours may exist: the next call reads the connection itself.
+        """
+        ledger, request = self.context.ledger, self.request
+        if ledger is None or self._has_forgotten or self.record.entry.window is not None:
+            return False
+        kind = self.context.authentication_type
+        noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
+        if noted is None or noted.id != connection_id:
+            return False
+        self._has_forgotten = True
+        await ledger.write_connection(request.imodel_id, request.connection_name, kind, None)
+        await self.record.save(reset(self.record.entry))
+        return True
+
+    async def _get_connection(self, connection_id: str) -> Connection:
+        request = get_connection_request(Service.EXPORT, connection_id)
+        return parse_connection(await self.context.runs.session.send(request), Connection)
+
+    async def _recover_runs(self, connection_id: str) -> bool:
+        """Find the runs of all interrupted starts on the connection; True if ours is found."""
+        ledger, runs, own = self.context.ledger, self.context.runs, self.record.entry
+        interrupted = [own] if ledger is None else await ledger.interrupted_starts(connection_id)
+        entries = {entry.key: entry for entry in interrupted}
+        windows = [(entry.key, entry.window) for entry in interrupted if entry.window]
+        if not windows:
+            return False
+        existing = await list_runs(runs.session, Service.EXPORT, connection_id)
+        known = await self._other_run_ids(connection_id)
+        for key, run in match_runs(windows, existing, known).items():
+            handle = evolve(
+                runs.attach(Service.EXPORT, connection_id, run.id), imodel_id=own.imodel_id
+            )
+            recovered = started(entries[key], handle.resume_token, RunOrigin.RECOVERED)
+            log.info("recovered run %s for %s", run.id, key, extra=handle.log_fields)
+            if key == own.key:
+                await self.record.save(recovered)
+            elif ledger is not None:
+                await ledger.write(recovered)
+        return self.record.entry.state is EntryState.STARTED
+
+    async def _other_run_ids(self, connection_id: str) -> set[str]:
+        ledger = self.context.ledger
+        return set() if ledger is None else await ledger.known_run_ids(connection_id)
+
+    async def _start_run(self, connection_id: str, window: StartWindow | None) -> RunHandle | None:
+        starter = export_starter(
+            self.context.runs,
+            connection_id,
+            self.request.options,
+            imodel_id=self.request.imodel_id,
+            if_active=self.context.if_active,
+            other_run_ids=await self._other_run_ids(connection_id),
+            while_waiting=self._while_waiting,
+            state=StartState(earlier=window),
+        )
+        starter.before_send = lambda: self._note_request(starter)
+        try:
+            handle = await self.context.outage.run(lambda: self._attempt(starter))
+        except ExportError:
+            if not starter.state.is_uncertain:
+                await self.record.save(reset(self.record.entry))
+            raise
+        if handle is not None:
+            await self.record.save(started(self.record.entry, handle.resume_token, handle.origin))
+        return handle
+
+    async def _attempt(self, starter: RunStarter) -> RunHandle | None:
+        """Start the run; None if a request of an earlier attempt has started it."""
+        await read_clock(self.context.runs, starter.connection_id)
+        if starter.state.maybe_started and await self._recover_runs(starter.connection_id):
+            return None
+        return await starter.start()
+
+    async def _note_request(self, starter: RunStarter) -> None:
+        entry = self.record.entry
+        since = entry.since if starter.state.is_uncertain else None
+        now = service_now(self.context.runs)
+        await self.record.save(starting(entry, starter.connection_id, now, since))
+
+    @asynccontextmanager
+    async def _while_waiting(self, _: RunHandle) -> AsyncIterator[None]:
+        """Note that no run of this request exists, and give its slot to another export."""
+        await self.record.save(waiting(self.record.entry))
+        async with self.without_slot():
+            yield

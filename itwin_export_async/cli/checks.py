@@ -1,0 +1,108 @@
+"""What the user gives is checked before anything is sent: ids, paths and IFC versions."""
+
+import asyncio
+import errno
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from itwin_export_async import DownloadError, IfcVersion
+from itwin_export_async._files.download import check_destination  # no public name yet
+from itwin_export_async._redaction import holds_secret, safe_repr  # no public name yet
+from itwin_export_async.cli.errors import UsageError, message, user_input
+
+STDOUT = "-"
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_OTHER_NAMES = {
+    "ifc4": IfcVersion.IFC4_RV_1_2,
+    "ifc4rv": IfcVersion.IFC4_RV_1_2,
+    "ifc4referenceview": IfcVersion.IFC4_RV_1_2,
+    "ifc4x3": IfcVersion.IFC4_3,
+    "ifc43": IfcVersion.IFC4_3,
+    "ifc43add2": IfcVersion.IFC4_3,
+    "ifc4x3add2": IfcVersion.IFC4_3,
+    "ifc23": IfcVersion.IFC2X3,
+    "ifc2x3tc1": IfcVersion.IFC2X3,
+    "ifc2x3cv": IfcVersion.IFC2X3_CV_2_0,
+    "ifc2x3cv20": IfcVersion.IFC2X3_CV_2_0,
+}
+
+
+def check_guid(name: str, value: str) -> str:
+    """The id of an iModel or an iTwin, which is a GUID."""
+    check_id(name, value)
+    if not _GUID.fullmatch(value):
+        raise UsageError(
+            f"{name} {safe_repr(value)} is not a GUID such as 7dbd531d-6967-47b2-8945-a722a437ad7a"
+        )
+    return value
+
+
+def check_id(name: str, value: str) -> str:
+    """An id that the service made: one word, which is opaque."""
+    if not value.strip():
+        raise UsageError(f"{name} is empty")
+    is_word = value.isprintable() and not re.search(r"[\s/\\?#]", value)
+    if value in (".", "..") or not is_word or holds_secret(value):
+        raise UsageError(f"{name} {safe_repr(value)} is not an id")
+    return value
+
+
+def check_ifc_version(value: str) -> str:
+    """The IFC version in the service's spelling. A text that begins with IFC may be a newer one."""
+    for version in IfcVersion:
+        if value.casefold() == version.value.casefold():
+            return version.value
+    known = ", ".join(repr(version.value) for version in IfcVersion)
+    plain = re.sub(r"[^0-9a-z]", "", value.casefold())
+    if plain in _OTHER_NAMES:
+        raise UsageError(
+            f"{value!r} is called {_OTHER_NAMES[plain].value!r} here; use one of {known}"
+        )
+    if not value.casefold().startswith("ifc") or holds_secret(value):
+        raise UsageError(f"{safe_repr(value)} is not one of {known}")
+    return value
+
+
+def check_output(output: str, *, name: str = "output") -> None:
+    """Raise a `UsageError` for an output path that cannot be written."""
+    if not output:
+        raise UsageError(f"--{name} is empty: give a file or a folder")
+    if output == STDOUT:
+        return
+    try:
+        with user_input():
+            check_destination(output, name=name)
+    except DownloadError as error:
+        raise UsageError(f"{name}: {message(error)}") from error
+
+
+def check_distinct_paths(named: Iterable[tuple[str, str | os.PathLike[str] | None]]) -> None:
+    """Raise a `UsageError` where two of the files are one, and would be overwritten.
+
+    `named`: what each is, and its path; None where there is none. Several may be the same thing.
+    """
+    seen: dict[str, str] = {}
+    for what, path in named:
+        if path is None:
+            continue
+        other = seen.setdefault(os.path.realpath(path), what)
+        if other != what:
+            raise UsageError(f"{path} cannot be both {other} and {what}")
+
+
+async def prepare_folder(folder: Path, *, purpose: str) -> None:
+    """Make the folder. `purpose`: what it is for, which a `UsageError` says."""
+    await asyncio.to_thread(_make_folder, folder, purpose)
+
+
+def _make_folder(folder: Path, purpose: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(
+            f"{purpose}: the folder {folder} cannot be written: {error.strerror}"
+        ) from error
