@@ -142,11 +142,7 @@ async def test_operation_follows_no_redirect(operation: str, status: int, tmp_pa
 
 
 async def test_skewed_service_clock_changes_nothing() -> None:
-<<<<<<< HEAD
-    """Its clock is three hours ahead: requested waits and recovered runs go by its own time."""
-=======
     """Its clock is three hours ahead: retry delays and recovered runs go by its own time."""
->>>>>>> integ
     skew = timedelta(hours=3)
     posts, polls = 0, list[float]()
 
@@ -222,13 +218,8 @@ async def test_refresh_token_rotates_and_the_newest_is_kept() -> None:
 
     async def ims(request: web.Request) -> web.StreamResponse:
         forms.append({name: str(value) for name, value in (await request.post()).items()})
-<<<<<<< HEAD
-        tokens = {"access_token": f"a{len(forms)}", "refresh_token": f"r{len(forms)}"}
-        return web.json_response(tokens | {"expires_in": 3600})
-=======
         granted = {"access_token": f"a{len(forms)}", "refresh_token": f"r{len(forms)}"}
         return web.json_response(granted | {"expires_in": 3600})
->>>>>>> integ
 
     async def store(token: str) -> None:
         stored.append(token)

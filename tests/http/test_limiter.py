@@ -42,7 +42,7 @@ class Timed(Answers):
 
 
 class Leaving(Timed):
-    """A caller leaves in the very moment in which a response comes."""
+    """Somebody leaves in the very moment in which an answer comes."""
 
     leaves: asyncio.Task[Any]
 
@@ -104,11 +104,7 @@ async def test_request_is_next_ahead_of_any_number_of_polls() -> None:
         await asyncio.wait(polls[:-1])
         last = asyncio.create_task(session.send(GET, is_poll=True))
         await asyncio.gather(*(session.send(GET) for _ in range(20)))
-<<<<<<< HEAD
-        assert last.done()  # waiters that have left no longer count
-=======
         assert last.done()  # cancelled waiters do not count
->>>>>>> integ
         await polls[-1]
 
 
@@ -144,11 +140,7 @@ async def test_waiter_cancelled_as_a_slot_becomes_free_takes_none() -> None:
         transport.leaves = calls[-2]
         results = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(results.pop(-2), asyncio.CancelledError)
-<<<<<<< HEAD
-    assert {type(answered) for answered in results} == {Response}
-=======
     assert {type(result) for result in results} == {Response}
->>>>>>> integ
     assert transport.at == [0.0] * MAX_CONCURRENT_REQUESTS + [1.0]
 
 
@@ -209,13 +201,8 @@ async def test_long_pause_rejects_requests_without_sending_them() -> None:
 async def test_long_pause_rejects_all_waiters_at_once() -> None:
     transport = Timed(answer(429, retry_after="1000"), takes=0.1)
     async with ExportClient("t", transport=transport) as client:
-<<<<<<< HEAD
-        looks = (client.get_run("c1", f"r{number}") for number in range(200))
-        results = await asyncio.gather(*looks, return_exceptions=True)
-=======
         polls = (client.get_run("c1", f"r{number}") for number in range(200))
         results = await asyncio.gather(*polls, return_exceptions=True)
->>>>>>> integ
         assert now() < 1
     assert [type(error) for error in results] == [RateLimited] * 200
     assert len(transport.at) == MAX_CONCURRENT_REQUESTS
@@ -269,13 +256,8 @@ async def test_closing_rejects_all_waiters_at_once() -> None:
 
 
 async def test_older_retry_after_header_is_read() -> None:
-<<<<<<< HEAD
-    headers = {"iTwinPlatform-RateLimit-Retry-After-Seconds": "33"}
-    transport = Timed(Response(status=429, headers=headers), answer(204))
-=======
     older = {"iTwinPlatform-RateLimit-Retry-After-Seconds": "33"}
     transport = Timed(Response(status=429, headers=older), answer(204))
->>>>>>> integ
     async with Session("t", transport=transport) as session:
         await session.send(GET)
     assert transport.at[1] == 33.0

@@ -60,22 +60,14 @@ def test_windows_of_the_service_never_exceed_the_limit(
 @given(limits, st.lists(st.floats(0, 400), min_size=1, max_size=60))
 def test_windows_waste_no_call(limit: RateLimit, gaps: list[float]) -> None:
     windows, ended, now = SlidingWindows(limit), list[float](), 0.0
-<<<<<<< HEAD
-    bounds = ((MINUTE_WINDOW, limit.per_minute), (HOUR_WINDOW, limit.per_hour))
-=======
     window_limits = ((MINUTE_WINDOW, limit.per_minute), (HOUR_WINDOW, limit.per_hour))
->>>>>>> integ
     for gap in gaps:
         now += gap
         free = windows.next_free_at(now)
         assert free is not None
         full = [
             most
-<<<<<<< HEAD
-            for seconds, most in bounds
-=======
             for seconds, most in window_limits
->>>>>>> integ
             if most is not None and sum(end + seconds > now for end in ended) >= most
         ]
         assert (free > now) is bool(full)
@@ -150,11 +142,7 @@ def test_invalid_rate_limit_is_named(bad: object) -> None:
 @given(st.lists(st.sampled_from(["call", "poll", "turn", "leave"])), st.randoms())
 def test_queue_prefers_calls_and_starves_no_poll(happening: list[str], chance: Random) -> None:
     queue: RequestQueue[tuple[int, bool]] = RequestQueue()
-<<<<<<< HEAD
-    overtaken: dict[tuple[int, bool], list[bool]] = {}  # that were admitted since each waiter came
-=======
     overtaken: dict[tuple[int, bool], list[bool]] = {}  # what was popped since each was pushed
->>>>>>> integ
     for number, what in enumerate([*happening, *["turn"] * len(happening)]):
         if what in ("call", "poll"):
             queue.push((number, what == "poll"), is_poll=what == "poll")

@@ -213,13 +213,8 @@ def _odd_members(body: Any, known: Mapping[str, Any], path: str = "") -> list[tu
     return found
 
 
-<<<<<<< HEAD
-def _had_been_told(exchange: Exchange, order: int, at: float) -> bool:
-    """Whether the client knew the response at this position when it sent the request."""
-=======
 def _had_received(exchange: Exchange, order: int, at: float) -> bool:
     """Whether the client had the answer at this position when it sent the request."""
->>>>>>> integ
     return exchange.sent > order and exchange.at - at >= exchange.leeway
 
 

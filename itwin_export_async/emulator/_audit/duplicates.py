@@ -37,19 +37,11 @@ def _canonical(body: bytes | None) -> str:
 
 @define(eq=False, kw_only=True)
 class _Start:
-<<<<<<< HEAD
-    """A run that was started. `named` and `listed` are when its client learned of it."""
-
-    run: Run
-    is_lost: bool = False
-    named: int | None = None
-=======
     """A run that was started. `known` and `listed` are when its client learned of it."""
 
     run: Run
     is_lost: bool = False
     known: int | None = None
->>>>>>> integ
     listed: int | None = None
     is_followed: bool = False
 
@@ -89,11 +81,7 @@ class DuplicateRunDetector:
         """The client has the answer."""
         start = self._pending.pop(exchange, None)
         if start is not None:
-<<<<<<< HEAD
-            start.named = order
-=======
             start.known = order
->>>>>>> integ
             self._settle(start.run.connection_id, exchange)
         elif self._lost and exchange.operation in _NAMES_RUNS:
             self._learn(exchange, order)
@@ -110,11 +98,7 @@ class DuplicateRunDetector:
         if not run.is_active(exchange.at) and run.result not in HAS_OUTPUT:
             return False
         if self._platform.settings.forbid_repeat_runs:
-<<<<<<< HEAD
-            return start.named is not None and start.named < exchange.sent
-=======
             return start.known is not None and start.known < exchange.sent
->>>>>>> integ
         was_listed = start.listed is not None and start.listed < exchange.sent
         return start.is_lost and was_listed and not start.is_followed
 
@@ -138,11 +122,7 @@ class DuplicateRunDetector:
             lost = self._lost.get(next(iter(exchange.context.ids), ""), {})
             named = [lost[run_id] for run_id in lost if run_id.encode() in answer.body]
         for start in named:
-<<<<<<< HEAD
-            start.named = start.named or order
-=======
             start.known = start.known or order
->>>>>>> integ
             if exchange.operation in _LISTS:
                 start.listed = start.listed or order
             elif exchange.operation in _POLLS:

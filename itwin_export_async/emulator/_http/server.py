@@ -125,11 +125,7 @@ class _Server:
             await runner.cleanup()
 
     def endpoints_at(self, authority: str) -> Endpoints:
-<<<<<<< HEAD
-        """Return the endpoints for links to a client that used this host and port."""
-=======
         """Return the endpoints for links to a client that called this host and port."""
->>>>>>> integ
         base = self._base or f"http://{authority}"
         if self._blob_server is None:
             return Endpoints.served_at(base, f"{base}{_BLOBS}")
