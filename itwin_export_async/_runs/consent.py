@@ -17,7 +17,7 @@ from itwin_export_async._protocol.authorization import (
 )
 from itwin_export_async._protocol.runs import Service
 
-NEGATIVE_TTL = 5.0  # seconds for which a missing consent is not asked for again
+NEGATIVE_TTL = 5.0  # seconds for which a missing consent is not requested again
 
 
 class Consent:

@@ -318,7 +318,7 @@ class RunHandle:
     def _apply_event(
         self, event: PollEvent, subscription: Subscription, seen: Run | None
     ) -> RunUpdate | None:
-        """The update that the event is for a reader who has `seen` this snapshot; None for none."""
+        """The update that the event is after the snapshot `seen`; None if it changes nothing."""
         self.last = subscription.latest or self.last
         match event:
             case Snapshot():

@@ -56,6 +56,7 @@ class Blobs:
     async def upload_blob(
         self, data: AsyncIterator[bytes], *, length: int, overwrite: bool
     ) -> None:
+        assert not hasattr(data, "read")  # it would be called with a size
         content = b"".join([piece async for piece in data])
         assert (len(content), overwrite) == (length, True)
         self.uploaded[self.url] = content

@@ -8,7 +8,7 @@ from typing import Any
 from itwin_export_async._protocol.messages import StreamedResponse
 from itwin_export_async.transport import Request, Response
 
-# of emulators whose runs shall go alike each time: dates are told in whole seconds
+# of emulators whose runs are the same each time: the service sends dates in whole seconds
 EPOCH = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 
 Outcome = Response | ConnectionError | TimeoutError

@@ -26,7 +26,7 @@ def kill(process: asyncio.subprocess.Process) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback on which nobody listens, and that the system gives to nobody by itself."""
+    """A free port of loopback, outside the range from which the system takes ports by itself."""
     for port in sample(range(20_000, 32_768), 100):  # Linux gives those above
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port

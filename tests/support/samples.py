@@ -48,7 +48,7 @@ def answer(body: Any = None, status: int = 200, **headers: str) -> Response:
 def task(
     id: str = "t1", result: str | None = "Success", state: str = "Completed", **more: Any
 ) -> Task:
-    """A task, well ended unless told otherwise."""
+    """A task that succeeded, unless the arguments differ."""
     return Task(id=id, state=ExecutionState(state), result=_result(result), **more)
 
 
@@ -64,7 +64,7 @@ def run(
     state: str = "Completed",
     **more: Any,
 ) -> Run:
-    """A run of these jobs, well ended unless told otherwise."""
+    """A run of these jobs that succeeded, unless the arguments differ."""
     return Run(
         id=id,
         connection_id="c1",
