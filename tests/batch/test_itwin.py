@@ -157,9 +157,8 @@ async def test_named_version_is_the_last_visible_one(
     emulator.add_named_version(hidden, "1", changesets[hidden], state="hidden")
     emulator.add_named_version(baseline, "start", None)
     emulator.push_changeset(named)
-    outcomes = await itwin.export(
-        client, version="named", filename="{imodel_name}_{version_name}.x"
-    )
+    named_files: Any = {"version": "named", "filename": "{imodel_name}_{version_name}.x"}
+    outcomes = await itwin.export(client, **named_files)
     assert outcomes[named].request.revision == changesets[named]
     assert outcomes[named].paths == (itwin.folder / "A_1.x",)
     for imodel_id in (hidden, none):
@@ -167,7 +166,7 @@ async def test_named_version_is_the_last_visible_one(
     assert isinstance(outcomes[baseline].error, NothingToExport)
     assert "has its last named version, 'start', on the baseline" in str(outcomes[baseline].error)
     assert started(emulator) == 1
-    again = await itwin.export(client, version="named", filename="{imodel_name}_{version_name}.x")
+    again = await itwin.export(client, **named_files)
     assert kinds(again) == {"up to date": 1, "NothingToExport": 3}
 
 
