@@ -1,6 +1,7 @@
 """`ExportClient`: what users program against."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from os import PathLike, environ, fspath
 from typing import Self
 
@@ -11,6 +12,7 @@ from itwin_export_async._batch.context import BatchContext, parse_authentication
 from itwin_export_async._batch.itwin import ItwinSource, ItwinVersion
 from itwin_export_async._batch.outage import OutageGate
 from itwin_export_async._batch.pipeline import ExportPipeline, OnStart
+from itwin_export_async._errors import PermissionDenied
 from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.storage import StorageClient
@@ -317,15 +319,16 @@ class ExportClient(ServiceClient[Connection]):
 
         `report.missing` names what an export would lack; `report.ok`: nothing. Starts nothing.
         """
-        imodel = await self.imodels.get(imodel_id)
         permissions = await self.imodels.get_permissions(imodel_id)
-        in_itwin = frozenset[str]()
-        if imodel.itwin_id is not None:
-            in_itwin = await self.imodels.get_itwin_permissions(imodel.itwin_id)
+        itwin_id, in_itwin = None, frozenset[str]()
+        with suppress(PermissionDenied):  # then the caller may not know the iTwin either
+            itwin_id = (await self.imodels.get(imodel_id)).itwin_id
+        if itwin_id is not None:
+            in_itwin = await self.imodels.get_itwin_permissions(itwin_id)
         consent = await self._consent.fetch(Service.EXPORT, self._consent.redirect_url)
         return AccessReport(
             imodel_id=imodel_id,
-            itwin_id=imodel.itwin_id,
+            itwin_id=itwin_id,
             imodel_permissions=tuple(sorted(permissions)),
             itwin_permissions=tuple(sorted(in_itwin)),
             is_user_authorized=consent.is_user_authorized,

@@ -123,7 +123,8 @@ class RunStarter:
     """One start of a run.
 
     `request` starts it. `sas_url`: the caller's blob that the run writes to, None if none.
-    `other_run_ids`: runs that other requests own. `before_send`: awaited before each request goes
+    `other_run_ids`: runs that other requests own. `belongs_to_other`: asks the same of one run, just
+    before it would be taken for ours. `before_send`: awaited before each request goes
     out, to note that a run may exist. `while_waiting`: entered while the active run of another
     request is followed to its end; no run of ours exists then. `imodel_id`, `description`: for log
     records, the iModel and what is exported.
@@ -138,6 +139,7 @@ class RunStarter:
     if_active: IfActive = field(converter=validate_if_active)
     sas_url: str | None = field(default=None, repr=False)
     other_run_ids: Collection[str] = ()
+    belongs_to_other: Callable[[str], Awaitable[bool]] | None = None
     before_send: BeforeSend | None = None
     while_waiting: WhileWaiting = _do_not_wait
     imodel_id: str | None = None
@@ -256,6 +258,8 @@ class RunStarter:
     async def _is_ours(self, handle: RunHandle, first_sent_at: datetime) -> bool:
         """Whether a request of ours started the active run."""
         if not self.state.is_uncertain or handle.connection_id != self.connection_id:
+            return False
+        if self.belongs_to_other is not None and await self.belongs_to_other(handle.run_id):
             return False
         retry = self.context.session.retry
         for attempt in range(1, max(2, retry.attempts)):
