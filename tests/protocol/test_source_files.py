@@ -134,7 +134,7 @@ def test_a_connector_is_known_or_said_to_be_new() -> None:
     with pytest.raises(ValueError, match="connector_type"):
         SourceFile(storage_file_id="f1", connector_type="DGW")
     with pytest.raises(TypeError, match="connector_type"):
-        SourceFile(storage_file_id="f1", connector_type=7)
+        SourceFile(storage_file_id="f1", connector_type=7)  # type: ignore[arg-type]
     dwg = SourceFile(storage_file_id="f1", connector_type="dwg")
     assert dwg.connector_type is ConnectorType.DWG
 
