@@ -5,8 +5,8 @@
         itwin_virtual_time(export_by_my_service(itwin_emulator, imodel_id))  # hours in no time
         itwin_emulator.assert_no_violations()
 
-A test with the marker `itwin_no_violations` (or `itwin_clean`) fails if its client did what a
-client must not do. The plugin imports the emulator only when a fixture is used.
+A test with the marker `itwin_no_violations` (or `itwin_clean`) fails if its client did what it must
+not do. The plugin imports the emulator only when a fixture is used.
 """
 
 from collections.abc import Callable, Coroutine

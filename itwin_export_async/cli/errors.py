@@ -46,6 +46,7 @@ _CODE_ADVICE = re.compile(  # of the library's messages, for programmers
 _PAGE = re.compile(r"https?://[\w.-]+(:\d+)?([/?#]\S*)?", re.IGNORECASE)
 _SIGNED = re.compile(r"[?&](sig|signature|se|token|access_token|x-amz-[a-z-]+)=", re.IGNORECASE)
 _IDS = re.compile(r"\[correlation id [^\]]{0,100}\]|[0-9a-f-]{36}|[\w-]{43,90}|\d+", re.IGNORECASE)
+_RUN_PREFIX = re.compile(r"\Arun \S{1,100} of connection \S{1,100} ")
 MAX_LINK = 2000  # characters
 
 
@@ -59,6 +60,18 @@ class MissingToken(UsageError):
 
 class RefusedLedger(LedgerError):
     """The ledger cannot be used, and nothing was sent."""
+
+
+class RecordedError(ExportError):
+    """A failure as a ledger has it. `recorded_type` is the class of the error."""
+
+    def __init__(self, text: str, recorded_type: str) -> None:
+        super().__init__(text)
+        self.text = _RUN_PREFIX.sub("the run ", text)
+        self.recorded_type = recorded_type
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @contextmanager
@@ -196,6 +209,8 @@ def hint(error: BaseException) -> str:
             return "Run the same command again, with a longer --timeout."
         case UploadError() | OSError():
             return "Check that the path can be used and that the disk has room, and try again."
+        case RecordedError():
+            return _RECORDED_HINTS.get(error.recorded_type, "Run the batch again.")
         case ProtocolError() | ResponseError():
             return "Try again; if it persists, contact Bentley's support."
         case _:
@@ -219,7 +234,26 @@ def _task_hint(error: RunFailed) -> str:
     if True in fixable:
         return "Correct the iModel or the mapping as described, and export again."
     if fixable == {False}:
-        return f"Only Bentley can fix this: report run {error.run_id} to their support."
+        return "Only Bentley can fix this: report the run to their support."
     if isinstance(error, RunPartlyFailed):
         return "Export again, or use --keep-partial to keep the files that were made."
     return "Export again; if it persists, report the run to Bentley's support."
+
+
+_RECORDED_HINTS = {
+    type(error).__name__: hint(error)
+    for error in (
+        AuthenticationFailed(status=401),
+        AuthorizationRequired(),
+        DownloadError(message=""),
+        InvalidRequest(status=422),
+        NotFound(status=404),
+        NothingToExport(imodel_id=""),
+        PermissionDenied(status=403),
+        RunFailed(connection_id="", run_id=""),
+        RunPartlyFailed(connection_id="", run_id=""),
+        ServerError(status=500),
+        TokenError(message=""),
+        TransportError(message=""),
+    )
+}

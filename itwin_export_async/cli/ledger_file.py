@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from itwin_export_async import ExecutionResult, ExecutionState, ExportError, Run
-from itwin_export_async.cli.errors import UsageError
+from itwin_export_async import ExecutionResult, ExecutionState, Run
+from itwin_export_async.cli.errors import RecordedError, UsageError
 from itwin_export_async.cli.export_record import File, Record
 
 _READABLE = 2  # version of the tables
@@ -34,18 +34,6 @@ _LATEST = """
     LEFT JOIN history h ON h.id = (SELECT max(id) FROM history WHERE key = e.key)
     ORDER BY e.key
 """
-
-
-class RecordedError(ExportError):
-    """A failure as a ledger has it. `recorded_type` is the class of the error."""
-
-    def __init__(self, text: str, recorded_type: str) -> None:
-        super().__init__(text)
-        self.text = text
-        self.recorded_type = recorded_type
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @frozen(kw_only=True)

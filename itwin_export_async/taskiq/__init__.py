@@ -1,7 +1,12 @@
 """Exports as tasks of a taskiq broker. Needs the extra `taskiq`.
 
+    results = RedisAsyncResultBackend(
+        URL,
+        serializer=JSONSerializer(),  # the default reads pickles from Redis
+        result_ex_time=7 * 24 * 3600,  # results and notes of starts expire after a week
+    )
     broker = RedisStreamBroker(URL, xread_count=1, unacknowledged_lock_timeout=30)
-    broker = broker.with_result_backend(RedisAsyncResultBackend(URL))
+    broker = broker.with_result_backend(results)
     exports = register(broker)
 
     sent = await exports.export_imodel.kiq(imodel_id, "/srv/exports/")
@@ -18,88 +23,125 @@ ends its legs at once.
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from itwin_export_async._client import ExportClient
-from itwin_export_async._models import ExportOptions, ExportRequest, InputOptions, OutputOptions
-from itwin_export_async._runs.deadline import DEFAULT_TIMEOUT
-from itwin_export_async._runs.starter import user_blob_url, validate_if_active
+from itwin_export_async import ExportClient, RunHandle
 
 try:
-    from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, Context, TaskiqDepends, TaskiqEvents
+    from taskiq import AsyncBroker, Context, TaskiqDepends
     from taskiq.exceptions import NoResultError
 except ImportError as exc:
     raise ImportError(
         "itwin_export_async.taskiq needs taskiq: pip install 'itwin-export-async[taskiq]'"
     ) from exc
 
+from itwin_export_async.taskiq._arguments import DAY, ExportArguments, user_blob_url
 from itwin_export_async.taskiq._failing import TaskFailed, failing_as_text
-from itwin_export_async.taskiq._follow import Follow
-from itwin_export_async.taskiq._start import ProgressStore, start_once
+from itwin_export_async.taskiq._follow import Deliver, ExportResult, Follow
+from itwin_export_async.taskiq._start import ProgressStore, TaskStart
+from itwin_export_async.taskiq._tasks import ExportTask, FollowTask, register_checked, send_on
+from itwin_export_async.taskiq._tracing import continued_trace
 from itwin_export_async.taskiq._worker import Worker, leg_of
 
-__all__ = ["ExportTasks", "TaskFailed", "register"]
+__all__ = ["ExportResult", "ExportTask", "ExportTasks", "FollowTask", "TaskFailed", "register"]
+
+NAME = "itwin_export_async"
 
 
 @frozen(kw_only=True)
 class ExportTasks:
-    """The tasks of a broker; `await tasks.export_imodel.kiq(...)` sends one.
+    """The tasks of one tenant of a broker; `await tasks.export_imodel.kiq(...)` sends one.
 
-    Both return `{"connection_id", "run_id", "token", "outcome", "paths"}`, or fail with
-    `TaskFailed`. Until then the task's progress has the state of the run, and its token in `meta`.
+    Both return an `ExportResult`, or fail with `TaskFailed`. Until then the task's progress has the
+    state of the run, and its ids and resume token in `meta`.
     """
 
-    export_imodel: AsyncTaskiqDecoratedTask[..., Any]
-    """`(imodel_id, destination, options=None, display_name=None, authentication_type=None,
-    if_active="wait", timeout=86400)`, as `ExportClient.export_imodel` takes them; `options` are
-    those of `ExportOptions` as a JSON object, `timeout` counts from the start of the run."""
-
-    follow_run: AsyncTaskiqDecoratedTask[..., Any]
-    """`(token, destination, timeout=86400, sas_url=None)`: waits for the run of a token and
-    downloads its output. `sas_url`: the caller's own blob that the run writes to."""
+    export_imodel: ExportTask
+    follow_run: FollowTask
 
 
 def register(
     broker: AsyncBroker,
     *,
+    name: str = NAME,
     client: Callable[[], ExportClient] = ExportClient.from_env,
     leg: float | None = None,
+    max_outage: float = 900.0,
+    deliver: Deliver | None = None,
 ) -> ExportTasks:
-    """Register the tasks `itwin_export_async:export_imodel` and `itwin_export_async:follow_run`.
+    """Register the tasks `NAME:export_imodel` and `NAME:follow_run`.
 
-    `client` creates the client that a worker opens as it starts and closes as it stops. `leg`:
-    seconds after which an unfinished task sends itself again. None means two fifths of the
-    broker's `idle_timeout`, or ten minutes without one. The longest download must fit into the
-    rest of the `idle_timeout`.
+    `name` tells tenants apart: each has tasks of its own, which use its `client`. A name that is
+    registered already is a `ValueError`. `client` creates the client that a worker opens as it
+    starts and closes as it stops. `leg`: seconds after which an unfinished task sends itself again.
+    None means two fifths of the broker's `idle_timeout`, or ten minutes without one. The longest
+    download must fit into the rest of the `idle_timeout`. `max_outage`: seconds for which a start
+    or a download is tried again while the service does not answer. `deliver(outcome)` is called
+    with the `ExportOutcome` when its files are on the worker's disk, to bring them elsewhere. It
+    may be async, and be called again for a task that is delivered again. What it returns is the
+    member `delivered` of the result.
 
     The broker needs a result backend that stores progress; without one its workers raise
     `ValueError` as they start.
     """
-    worker = Worker(broker=broker, open_client=client, leg=leg_of(broker, leg))
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name must be a text that is not empty, not {name!r}")
+    leg = leg_of(broker, leg)
+    worker = Worker.of(broker)
+    worker.add_tenant(name, client)
+
+    async def is_done(context: Context) -> bool:
+        """Whether the message comes again: its worker died before it acknowledged it."""
+        return bool(await broker.result_backend.is_result_ready(context.message.task_id))
 
     async def follow_run(
-        token: str,
+        resume_token: str,
         destination: str,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | None = DAY,
         sas_url: str | None = None,
+        imodel_id: str | None = None,
         *,
         context: Annotated[Context, TaskiqDepends()],
-    ) -> dict[str, Any]:
-        if await broker.result_backend.is_result_ready(context.message.task_id):
-            raise NoResultError  # its worker died before it acknowledged the message
-        with failing_as_text():
-            handle = worker.resume(token, timeout, sas_url)
-            follow = Follow(worker, context.message.task_id, uuid4().hex, handle, destination)
+    ) -> ExportResult:
+        task_id = context.message.task_id
+        if await is_done(context):
+            raise NoResultError
+        with continued_trace(context.message.labels), failing_as_text(task_id):
+            handle = worker.clients[name].resume(resume_token)
+            _set_deadline(handle, timeout)
+            handle = evolve(handle, imodel_id=imodel_id)
+            follow = Follow(
+                worker=worker,
+                client=worker.clients[name],
+                task_id=task_id,
+                note=f"{name}:follow:{task_id}",
+                leg=uuid4().hex,
+                handle=handle,
+                destination=destination,
+                imodel_id=imodel_id,
+                sas_url=sas_url,
+                max_outage=max_outage,
+                deliver=deliver,
+            )
 
             async def resend() -> None:
                 await follow.check()
-                more = {"timeout": timeout, "sas_url": sas_url}
-                await _send(tasks.follow_run, context, handle.resume_token, destination, **more)
+                message = {"timeout": timeout, "sas_url": sas_url, "imodel_id": imodel_id}
+                token = handle.resume_token
+                await send_on(
+                    tasks.follow_run,
+                    context,
+                    resume_token=token,
+                    destination=destination,
+                    **message,
+                )
 
-            return await worker.in_leg(follow.result(), resend)
+            outcome = await worker.in_leg(follow.run(), leg, resend)
+        return await follow.result(outcome)
 
     async def export_imodel(
         imodel_id: str,
@@ -108,65 +150,57 @@ def register(
         display_name: str | None = None,
         authentication_type: str | None = None,
         if_active: str = "wait",
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | None = DAY,
         *,
         context: Annotated[Context, TaskiqDepends()],
-    ) -> dict[str, Any]:
-        message = context.message
+    ) -> None:
+        task_id = context.message.task_id
+        if await is_done(context):
+            raise NoResultError
+        with continued_trace(context.message.labels), failing_as_text(task_id):
+            arguments = ExportArguments.parse(
+                imodel_id,
+                destination,
+                options,
+                display_name,
+                authentication_type,
+                if_active,
+                timeout,
+            )
+            start = TaskStart(
+                client=worker.clients[name],
+                store=ProgressStore(broker.result_backend),
+                key=f"{name}:{task_id}",
+                arguments=arguments,
+                max_outage=max_outage,
+            )
 
-        async def resend() -> None:
-            await _send(tasks.export_imodel, context, *message.args, **message.kwargs)
+            async def resend() -> None:
+                await send_on(tasks.export_imodel, context, **arguments.to_json())
 
-        with failing_as_text():
-            request = ExportRequest(
-                imodel_id=imodel_id,
+            handle = await worker.in_leg(start.run(), leg, resend)
+            _set_deadline(handle, timeout)
+            sas_url = None if handle.joined else user_blob_url(arguments.request.options)
+            await send_on(
+                tasks.follow_run,
+                context,
+                resume_token=handle.resume_token,
                 destination=destination,
-                options=_options(options),
-                display_name=display_name,
-                key=message.task_id,
+                timeout=timeout,
+                sas_url=sas_url,
+                imodel_id=imodel_id,
             )
-            start = start_once(
-                worker.client,
-                ProgressStore(broker.result_backend),
-                request,
-                if_active=validate_if_active(if_active),
-                authentication_type=authentication_type,
-            )
-            handle = await worker.in_leg(start, resend)
-            token = worker.resume(handle.resume_token, timeout).resume_token
-        more = {
-            "timeout": timeout,
-            "sas_url": None if handle.joined else user_blob_url(request.options),
-        }
-        await _send(tasks.follow_run, context, token, destination, **more)
         raise NoResultError  # `follow_run` will set the result
 
-    async def wake() -> None:
-        """Do nothing: a stream broker reclaims old messages only after a new one."""
-
-    name = "itwin_export_async"
     tasks = ExportTasks(
-        export_imodel=broker.register_task(export_imodel, f"{name}:export_imodel"),
-        follow_run=broker.register_task(follow_run, f"{name}:follow_run"),
+        export_imodel=register_checked(broker, ExportTask, export_imodel, f"{name}:export_imodel"),
+        follow_run=register_checked(broker, FollowTask, follow_run, f"{name}:follow_run"),
     )
-    worker.wake = broker.register_task(wake, f"{name}:wake")
-    broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, worker.start)
-    broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, worker.close)
+    worker.task_log.task_names |= {tasks.export_imodel.task_name, tasks.follow_run.task_name}
     return tasks
 
 
-def _options(values: dict[str, Any] | None) -> ExportOptions:
-    kinds = {"input": InputOptions, "output": OutputOptions}
-    parts = {} if values is None else dict(values)
-    for name in kinds.keys() & parts.keys():
-        parts[name] = kinds[name](**parts[name])
-    return ExportOptions(**parts)
-
-
-async def _send(
-    task: AsyncTaskiqDecoratedTask[..., Any], context: Context, *args: Any, **kwargs: Any
-) -> None:
-    """Send a task that continues this one, under its id."""
-    kicker = task.kicker().with_task_id(context.message.task_id)
-    kicker.labels = dict(context.message.labels)  # older kickers share the labels of the task
-    await kicker.kiq(*args, **kwargs)
+def _set_deadline(handle: RunHandle, timeout: float | None) -> None:
+    """Give the handle a deadline if it has none."""
+    if handle.deadline is None and timeout is not None:
+        handle.deadline = datetime.now(UTC) + timedelta(seconds=timeout)

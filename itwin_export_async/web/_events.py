@@ -91,8 +91,7 @@ async def event_stream(
         leaving = [task for task in (stopped, upcoming) if task is not None and task.cancel()]
         if upcoming not in leaving:
             await updates.aclose()
-        if leaving:
-            await asyncio.wait(leaving)
+        await asyncio.gather(*leaving, return_exceptions=True)
 
 
 def to_event_id(data: dict[str, Any]) -> str:

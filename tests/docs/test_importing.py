@@ -26,6 +26,7 @@ def test_import_of_the_package_loads_nothing_else() -> None:
     }
 
 
+@pytest.mark.usefixtures("integration")
 def test_emulator_loads_no_client() -> None:
     loaded = loaded_by("import itwin_export_async.emulator")
     assert "itwin_export_async._protocol.messages" in loaded
@@ -47,6 +48,7 @@ def test_star_import_shadows_no_name_of_a_web_framework() -> None:
     assert {"Request", "Response", "StreamedResponse", "Transport"} <= {*transport.__all__}
 
 
+@pytest.mark.usefixtures("integration")
 def test_version_needs_no_package_metadata() -> None:
     program = (
         "import importlib.metadata as m\n"

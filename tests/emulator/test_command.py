@@ -65,8 +65,8 @@ async def running(
         printed += capsys.readouterr().out
         return "The variables are in" in printed
 
-    settings: dict[str, Any] = {"port": 0, "speed": 60.0, "seed": 0, "env_file": file} | options
-    work = serve_emulator(**settings)
+    given: dict[str, Any] = {"port": 0, "speed": 60.0, "seed": 0, "env_file": file}
+    work = serve_emulator(**given | options)
     task = asyncio.create_task(work)
     try:
         await until(is_ready)
@@ -115,13 +115,13 @@ async def test_command_names_the_imodels_that_fail_are_slow_or_give_no_access(
 async def test_slow_imodels_take_ten_times_as_long(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], run_seconds: str | None, expected: float
 ) -> None:
-    options = {"imodels": 1, "slow": 1, "run_seconds": run_seconds, "speed": 1.0}
+    options: dict[str, Any] = {"imodels": 1, "slow": 1, "run_seconds": run_seconds, "speed": 1.0}
     async with running(tmp_path, capsys, **options) as command:
         assert (await command.start_all())["Bridge"]["seconds"] == pytest.approx(expected)
 
 
 async def test_failing_imodels_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"imodels": 2, "fail": 1, "run_seconds": "0"}
+    options: dict[str, Any] = {"imodels": 2, "fail": 1, "run_seconds": "0"}
     async with running(tmp_path, capsys, **options) as command:
         runs = await command.start_all()
     assert {name: run["result"] for name, run in runs.items()} == {
@@ -143,7 +143,8 @@ async def test_failing_imodels_fail(tmp_path: Path, capsys: pytest.CaptureFixtur
 )
 async def test_options_of_the_command_are_checked(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        await serve_emulator(**{"port": 0, "imodels": 3, "speed": 60.0, "seed": 0} | options)
+        given: dict[str, Any] = {"port": 0, "imodels": 3, "speed": 60.0, "seed": 0}
+        await serve_emulator(**given | options)
 
 
 async def test_command_can_have_chaos_and_all_quirks(

@@ -166,6 +166,9 @@ async def test_overlapping_servers_do_not_disturb_each_other() -> None:
         one = await first.__aenter__()
         two = await second.__aenter__()
         assert two.base_url.startswith("http://[::1]:")
+        for served in (one, two):
+            url = f"{served.base_url}/export/connections"
+            assert emulator.handle(Request(method="GET", url=url)).status == 404
         assert emulator.user_blob("x").startswith("http://[::1]:")
         await first.__aexit__(None, None, None)
         async with http.get(f"{two.base_url}/emulator/state") as answer:

@@ -346,5 +346,5 @@ def test_a_reply_is_used_or_refused_and_never_fails_otherwise(field: str, value:
     except InvalidReply:
         share.on_timeout()
     assert start_calls(share, 0.0) <= 33
-    assert share.rate(0.0) >= 0
+    assert share.sustainable_rate(0.0) >= 0
     assert json.loads(share.build_message(1.0, wanted=1))["wanted"] <= 1

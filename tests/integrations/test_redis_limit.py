@@ -30,6 +30,7 @@ from tests.support.redises import (
     Service,
     cancel_all,
     clients,
+    log_of_redis,
     lua_redis,
     most_in_any,
     now,
@@ -310,13 +311,13 @@ async def test_clients_continue_with_their_shares_while_redis_is_gone(
         for connection in limit.connections:
             connection.is_cut = True
         await send_all(all_three, 12)
-        assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
+        assert [record.levelno for record in log_of_redis(caplog)] == [logging.WARNING] * 3
         caplog.clear()
         for connection in limit.connections:
             connection.is_cut = False
-        await until(lambda: len(caplog.records) == 3)
+        await until(lambda: len(log_of_redis(caplog)) == 3)
         await send_all(all_three, 5)
-        assert [record.levelno for record in caplog.records] == [logging.INFO] * 3
+        assert [record.levelno for record in log_of_redis(caplog)] == [logging.INFO] * 3
     assert most_in_any(MINUTE, service.at) <= 30
     assert max(service.at) - min(service.at) < 6 * TIMING.minute
 
@@ -379,7 +380,7 @@ async def test_a_share_is_usable_at_once_without_redis_from_the_start(
             connection.is_cut = False
         await send_all(all_three, 3)
     assert most_in_any(MINUTE, service.at) <= 9
-    assert [record.levelno for record in caplog.records].count(logging.WARNING) == 3
+    assert [record.levelno for record in log_of_redis(caplog)].count(logging.WARNING) == 3
 
 
 async def test_a_share_is_usable_before_all_clients_have_reported() -> None:
@@ -541,7 +542,7 @@ async def test_waiters_continue_with_a_share_when_redis_answers_with_something_e
     await asyncio.sleep(60)
     assert count < 60 / TIMING.heartbeat + 10
     await limiter.close()
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in log_of_redis(caplog)] == [logging.WARNING]
     assert "does not answer as Redis does" in caplog.text
 
 
@@ -552,7 +553,7 @@ async def test_the_warning_that_redis_is_gone_says_the_share(
     async with clients(limit, Service()) as (client,):
         client.connection.is_cut = True
         await asyncio.sleep(60)
-    (record,) = caplog.records
+    (record,) = log_of_redis(caplog)
     assert record.name == "itwin_export_async.redis"
     assert record.getMessage() == (
         "rate limit 'default' in Redis at in process cannot be used: it is gone (ConnectionError);"
@@ -565,9 +566,9 @@ async def test_more_clients_than_processes_are_warned_about_once(
 ) -> None:
     limit = InProcessLimit(RateLimit(per_minute=30), 2)
     async with clients(limit, *[Service()] * 3):
-        assert not caplog.records  # two might be one that was killed and the next one
+        assert not log_of_redis(caplog)  # two might be one that was killed and the next one
         await asyncio.sleep(60)
-    assert len(caplog.records) == 3
+    assert len(log_of_redis(caplog)) == 3
     assert "has 3 clients, more than processes=2" in caplog.text
 
 
@@ -581,7 +582,7 @@ async def test_a_client_that_takes_the_place_of_a_dead_one_is_not_warned_about(
         caplog.clear()
         async with clients(limit, Service()):
             await asyncio.sleep(60)
-    assert not caplog.records
+    assert not log_of_redis(caplog)
 
 
 @pytest.mark.parametrize(("other", "processes"), [(30, 3), (40, 2)])
@@ -592,7 +593,7 @@ async def test_different_limits_of_one_name_are_warned_about_once(
     two = InProcessLimit(RateLimit(per_minute=other), processes, one.redis, names="xyz")
     async with clients(one, Service()), clients(two, Service()):
         await asyncio.sleep(60)
-    assert len(caplog.records) == 2
+    assert len(log_of_redis(caplog)) == 2
     assert "used by 1 other clients with another limit" in caplog.text
 
 
@@ -605,7 +606,7 @@ async def test_a_policy_that_evicts_keys_is_warned_about_once(
         await asyncio.sleep(10)
         client.connection.is_cut = False
         await asyncio.sleep(60)
-    (first, _) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    (first, _) = (record for record in log_of_redis(caplog) if record.levelno == logging.WARNING)
     assert "Redis evicts by maxmemory-policy allkeys-lru" in first.getMessage()
 
 
@@ -628,7 +629,7 @@ async def test_a_password_is_never_shown(caplog: pytest.LogCaptureFixture) -> No
     assert "127.0.0.1:1" in repr(limit)
     async with sessions(limit, Service()) as (session,):
         await session.send(GET)
-    assert len(caplog.records) == 1
+    assert len(log_of_redis(caplog)) == 1
     assert "planted" not in repr(limit) + str(limit) + caplog.text
     assert pickle.loads(pickle.dumps(limit)) == limit
 

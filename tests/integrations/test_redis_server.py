@@ -19,6 +19,7 @@ from tests.support.redises import (
     TIMING,
     RedisServer,
     Service,
+    log_of_redis,
     most_in_any,
     now,
     send_all,
@@ -86,15 +87,15 @@ async def test_clients_continue_with_their_shares_while_redis_is_gone(
     async with sessions(shared(redis, RateLimit(per_minute=30)), *[service] * 3) as all_three:
         await send_all(all_three, 4)
         await go[way]()
-        await until(lambda: len(caplog.records) >= 3)
+        await until(lambda: len(log_of_redis(caplog)) >= 3)
         await send_all(all_three, 1)
-        assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
-        assert all(redis.url in record.getMessage() for record in caplog.records)
+        assert [record.levelno for record in log_of_redis(caplog)] == [logging.WARNING] * 3
+        assert all(redis.url in record.getMessage() for record in log_of_redis(caplog))
         caplog.clear()
         await come[way]()
-        await until(lambda: len(caplog.records) >= 3)
+        await until(lambda: len(log_of_redis(caplog)) >= 3)
         await send_all(all_three, 1)
-        assert [record.levelno for record in caplog.records] == [logging.INFO] * 3
+        assert [record.levelno for record in log_of_redis(caplog)] == [logging.INFO] * 3
     assert most_in_any(WINDOW, service.at) <= 30
 
 
@@ -115,7 +116,7 @@ async def test_a_refusing_redis_is_not_called_gone(
     async with sessions(limit, Service()) as (session,):
         await session.send(GET)
         await session.send(GET)
-    (record,) = caplog.records
+    (record,) = log_of_redis(caplog)
     assert f"{reason}; continuing with a share of 10 calls in 2 s" in record.getMessage()
     assert "wrong" not in caplog.text
 
@@ -127,11 +128,11 @@ async def test_an_evicting_policy_is_warned_about(
     limit = shared(redis_server, RateLimit(per_minute=30))
     async with sessions(limit, Service()) as (session,):
         await session.send(GET)
-    assert not caplog.records  # without a bound nothing is evicted
+    assert not log_of_redis(caplog)  # without a bound nothing is evicted
     await redis_server.do("CONFIG", "SET", "maxmemory", "100mb")
     async with sessions(limit, Service()):
-        await until(lambda: bool(caplog.records))
-    (record,) = caplog.records
+        await until(lambda: bool(log_of_redis(caplog)))
+    (record,) = log_of_redis(caplog)
     assert "maxmemory-policy volatile-lru" in record.getMessage()
 
 
@@ -165,7 +166,7 @@ async def test_a_server_that_is_no_redis_does_no_harm(
         async with sessions(limit, Service()) as (session,):
             for _ in range(3):
                 await session.send(GET)
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in log_of_redis(caplog)] == [logging.WARNING]
 
 
 async def test_no_exception_of_the_driver_leaves_the_store() -> None:
@@ -190,7 +191,7 @@ async def test_a_lost_script_is_loaded_again(
             await session.send(GET)
             await redis_server.do("SCRIPT", "FLUSH")
         await session.send(GET)
-    assert not caplog.records
+    assert not log_of_redis(caplog)
 
 
 async def test_limits_of_two_names_are_separate(redis_server: RedisServer) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -11,18 +12,38 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from taskiq import AsyncTaskiqTask, InMemoryBroker, TaskiqResult
+from opentelemetry import trace
+from taskiq import (
+    AsyncTaskiqTask,
+    InMemoryBroker,
+    ScheduledTask,
+    ScheduleSource,
+    TaskiqResult,
+    TaskiqScheduler,
+)
 from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 from taskiq.depends.progress_tracker import TaskProgress
+from taskiq.exceptions import NoResultError
+from taskiq.kicker import AsyncKicker
 from taskiq.message import BrokerMessage
 from taskiq.receiver import Receiver
 from taskiq.result_backends.dummy import DummyResultBackend
+from taskiq.schedule_sources import LabelScheduleSource
 
-from itwin_export_async import ExportClient, FixedSchedule
+from itwin_export_async import (
+    ExportClient,
+    ExportOptions,
+    ExportOutcome,
+    FixedSchedule,
+    IfcVersion,
+    InputOptions,
+)
 from itwin_export_async.emulator import Emulator
 from itwin_export_async.taskiq import ExportTasks, TaskFailed, register
 from tests.support.batches import started, tasks_left
@@ -35,7 +56,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 class Results(InmemoryResultBackend[Any]):
-    """Results in memory. The worker dies at the progress `dies_at`: it stores nothing more."""
+    """Results in memory. A worker that writes the note `dies_at` dies: nothing more is stored."""
 
     def __init__(self) -> None:
         super().__init__(max_stored_results=-1)
@@ -43,7 +64,9 @@ class Results(InmemoryResultBackend[Any]):
         self.dies_at: str | None = None
 
     async def set_progress(self, task_id: str, progress: TaskProgress[Any]) -> None:
-        self.is_dead = self.is_dead or progress.state == self.dies_at
+        self.is_dead = self.is_dead or (
+            self.dies_at is not None and task_id.startswith(self.dies_at)
+        )
         if self.is_dead:
             raise ConnectionError("the worker has died")
         await super().set_progress(task_id, progress)
@@ -115,7 +138,9 @@ async def test_an_export_ends_on_disk_and_its_result_is_json(
     assert b"IFC2X3" in (tmp_path / "Bridge.ifc").read_bytes()
     assert progress is not None
     assert progress.state == "Completed"
-    assert progress.meta == {name: result[name] for name in ("connection_id", "run_id", "token")}
+    assert progress.meta == {
+        name: result[name] for name in ("connection_id", "run_id", "resume_token")
+    }
     assert queue.names == ["export_imodel", "follow_run"]
 
 
@@ -148,21 +173,23 @@ async def test_a_run_that_was_started_elsewhere_is_followed(
             await tasks.follow_run.kiq(run.resume_token, f"{tmp_path}", timeout=None)
         )
     assert result["run_id"] == run.run_id
-    assert result["token"] == run.resume_token  # no deadline was put into it
+    assert result["resume_token"] == run.resume_token  # no deadline was put into it
     assert result["paths"] == [str(tmp_path / "Bridge.ifc")]
 
 
 @pytest.mark.usefixtures("integration")  # a deadline is a date, and dates know no virtual time
-async def test_the_deadline_holds_through_all_legs(queue: Queue, emulator: Emulator) -> None:
+async def test_the_deadline_holds_through_all_legs(
+    queue: Queue, client: ExportClient, emulator: Emulator
+) -> None:
     imodel_id = emulator.add_imodel()
-    emulator.plan_next_run(imodel_id, duration=1000)
+    emulator.plan_next_run(imodel_id, duration=50)
     async with working(queue, emulator, leg=0.2) as tasks:
         sent = await tasks.export_imodel.kiq(imodel_id, "out/", timeout=1.0)
         with pytest.raises(TaskFailed, match="RunTimeout") as failed:
             await ended(sent)
     assert queue.names.count("follow_run") > 1
     assert failed.value.resume_token
-    assert "deadline" not in failed.value.resume_token
+    assert client.resume(failed.value.resume_token).deadline is None
 
 
 async def test_a_failed_run_is_reported_as_text(queue: Queue, emulator: Emulator) -> None:
@@ -177,28 +204,296 @@ async def test_a_failed_run_is_reported_as_text(queue: Queue, emulator: Emulator
     assert json.loads(json.dumps(again.args)) == list(again.args)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "kind"),
-    [
-        ({"imodel_id": ""}, "ValueError"),
-        ({"options": {"colour": "red"}}, "TypeError"),
-        ({"options": {"output": {"location": "USER_BLOB_STORAGE"}}}, "ValueError"),
-        ({"if_active": "often"}, "ValueError"),
-        ({"authentication_type": "Robot"}, "ValueError"),
-        ({"imodel_id": "unknown"}, "InvalidRequest"),
-    ],
-)
-async def test_invalid_arguments_fail_at_once(
-    queue: Queue, emulator: Emulator, arguments: dict[str, Any], kind: str
+WRONG = [
+    ({"imodel_id": ""}, ValueError, "imodel_id"),
+    ({"destination": "s3://bucket/a.ifc"}, ValueError, "deliver="),
+    ({"destination": b"out"}, TypeError, "destination must be a string or a path"),
+    ({"options": {"ifcVersion": "IFC4.3"}}, TypeError, "no member 'ifcVersion'; did you mean 'ifc"),
+    ({"options": {"input": {"models": []}}}, TypeError, "options.input has no member 'models'"),
+    ({"options": {"zzzz": 1}}, TypeError, "options has no member 'zzzz'$"),
+    ({"options": "IFC"}, TypeError, "options must be ExportOptions or a JSON object, not str"),
+    ({"options": {"output": {"location": "USER_BLOB_STORAGE"}}}, ValueError, "output_sas_url"),
+    ({"if_active": "often"}, ValueError, "if_active must be 'join', 'wait' or 'raise'"),
+    ({"authentication_type": "Robot"}, ValueError, "authentication_type must be one of 'User'"),
+    ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds"),
+    ({"timeout": "1 h"}, TypeError, "timeout must be seconds or None, not str"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "words"), WRONG)
+async def test_wrong_arguments_are_refused_by_the_sender_and_by_the_worker(
+    queue: Queue,
+    emulator: Emulator,
+    arguments: dict[str, Any],
+    kind: type[Exception],
+    words: str,
 ) -> None:
     wanted = {"imodel_id": emulator.add_imodel(), "destination": "out/", **arguments}
     async with working(queue, emulator) as tasks:
+        with pytest.raises(kind, match=words):
+            await tasks.export_imodel.kiq(**wanted)
+        with pytest.raises(kind, match=words):
+            tasks.export_imodel.add_cron("0 2 * * *", **wanted)
+        if arguments != {"destination": b"out"}:  # no JSON
+            sender = AsyncKicker[..., Any](tasks.export_imodel.task_name, queue, {})
+            with pytest.raises(TaskFailed, match=words) as failed:
+                await ended(await sender.kiq(**wanted))
+            assert (failed.value.kind, failed.value.resume_token) == (kind.__name__, None)
+    assert not emulator.requests
+
+
+async def test_a_refusal_of_the_service_is_a_failure_with_its_facts(
+    queue: Queue, emulator: Emulator
+) -> None:
+    async with working(queue, emulator) as tasks:
         with pytest.raises(TaskFailed) as failed:
-            await ended(await tasks.export_imodel.kiq(**wanted))
+            await ended(await tasks.export_imodel.kiq("unknown", "out/"))
+    error = failed.value
+    assert (error.kind, error.details["status"], error.is_transient) == (
+        "InvalidRequest",
+        422,
+        False,
+    )
+    assert error.public == error.details["public"] != TaskFailed("Stopped", "").public
+
+
+async def test_a_wrong_resume_token_is_refused(queue: Queue, emulator: Emulator) -> None:
+    async with working(queue, emulator) as tasks:
+        with pytest.raises(TypeError, match="resume_token must be a text or a RunHandle, not int"):
+            await tasks.follow_run.kiq(7, "out/")  # type: ignore[arg-type]
         with pytest.raises(TaskFailed, match="not a valid resume token"):
             await ended(await tasks.follow_run.kiq("nonsense", "out/"))
-    assert (failed.value.kind, failed.value.resume_token) == (kind, None)
-    assert emulator.count("create_run") == 0
+
+
+async def test_options_travel_as_json(queue: Queue, emulator: Emulator, tmp_path: Path) -> None:
+    options = ExportOptions(
+        ifc_version=IfcVersion.IFC2X3, input=InputOptions(model_ids=("0x1", "0x2"))
+    )
+    async with working(queue, emulator) as tasks:
+        imodel_id = emulator.add_imodel("Bridge")
+        sent = await tasks.export_imodel.kiq(
+            imodel_id, tmp_path, options, authentication_type="service"
+        )
+        await ended(sent)
+    message = json.loads(queue.sent[0].message)["kwargs"]
+    assert message["options"] == {
+        "export_type": "IFC",
+        "ifc_version": "IFC2x3",
+        "input": {"model_ids": ["0x1", "0x2"]},
+        "output": {},
+    }
+    assert message["authentication_type"] == "Service"
+    assert b"IFC2X3" in (tmp_path / "Bridge.ifc").read_bytes()
+
+
+async def test_a_task_that_is_sent_again_under_its_id_is_one_export(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    async with working(queue, emulator) as tasks:
+        for _ in range(2):
+            sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}", task_id="bridge-42")
+        await ended(sent)
+        await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}", task_id="bridge-42")
+        await queue.wait_all()
+    assert sent.task_id == "bridge-42"
+    assert emulator.count("create_run") == 1
+
+
+async def test_a_cron_label_sends_an_export_at_each_of_its_times(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    async with working(queue, emulator) as tasks:
+        tasks.export_imodel.add_cron("0 2 * * *", imodel_id, tmp_path, cron_offset="Europe/Paris")
+        source = LabelScheduleSource(queue)
+        scheduler = TaskiqScheduler(queue, [source])
+        await source.startup()
+        (schedule,) = await source.get_schedules()
+        assert (schedule.cron, schedule.cron_offset) == ("0 2 * * *", "Europe/Paris")
+        for _ in range(2):
+            await scheduler.on_ready(source, schedule)
+            for _ in ("export_imodel", "follow_run"):
+                await queue.wait_all()
+        await ended(await tasks.export_imodel.kiq(imodel_id, tmp_path))
+        assert not any("schedule" in message.labels for message in queue.sent)
+    assert started(emulator) == 3
+
+
+class Schedules(ScheduleSource):
+    """A source that keeps what is scheduled."""
+
+    def __init__(self) -> None:
+        self.added: list[ScheduledTask] = []
+
+    async def get_schedules(self) -> list[ScheduledTask]:
+        return self.added
+
+    async def add_schedule(self, schedule: ScheduledTask) -> None:
+        self.added.append(schedule)
+
+
+async def test_a_schedule_is_checked_as_it_is_made(queue: Queue, emulator: Emulator) -> None:
+    task, source = register(queue).export_imodel, Schedules()
+    await task.schedule_by_cron(source, "0 2 * * *", "i", "out/")
+    await task.schedule_by_interval(source, 60, "i", "out/")
+    await task.schedule_by_time(source, datetime(2040, 1, 1, tzinfo=UTC), "i", "out/")
+    assert [schedule.kwargs["destination"] for schedule in source.added] == ["out/"] * 3
+    with pytest.raises(TypeError, match="no member"):
+        await task.schedule_by_cron(source, "0 2 * * *", "i", "out/", {"zzzz": 1})
+
+
+async def test_two_tenants_use_their_own_clients(queue: Queue, tmp_path: Path) -> None:
+    emulators = {name: Emulator(seed=1) for name in ("north", "south")}
+    exports = {}
+    for name, emulator in emulators.items():
+        exports[name] = register(
+            queue, name=name, client=partial(ExportClient, emulator.token(), transport=emulator)
+        )
+    with pytest.raises(ValueError, match="registered as 'north' on this broker already"):
+        register(queue, name="north")
+    await queue.startup()
+    for name, tasks in exports.items():
+        imodel_id = emulators[name].add_imodel(name)
+        result = await ended(
+            await tasks.export_imodel.kiq(imodel_id, tmp_path / name, task_id=f"{name}-1")
+        )
+        assert result["paths"] == [str(tmp_path / name / f"{name}.ifc")]
+    await queue.shutdown()
+    assert [emulator.count("create_run") for emulator in emulators.values()] == [1, 1]
+
+
+def test_a_tenant_needs_a_name(queue: Queue) -> None:
+    with pytest.raises(ValueError, match="name must be a text"):
+        register(queue, name=" ")
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_files_are_delivered_elsewhere(
+    queue: Queue, client: ExportClient, emulator: Emulator, tmp_path: Path, is_async: bool
+) -> None:
+    seen: list[ExportOutcome] = []
+
+    def deliver(outcome: ExportOutcome) -> Any:
+        seen.append(outcome)
+        urls = [f"s3://bucket/{path.name}" for path in outcome.paths]
+        return as_future(urls) if is_async else urls
+
+    imodel_id = emulator.add_imodel("Bridge")
+    connection = await client.create_connection(imodel_id)
+    run = await client.start_run(connection.id)
+    async with working(queue, emulator, deliver=deliver) as tasks:
+        first = await ended(await tasks.follow_run.kiq(run, tmp_path))
+        second = await ended(await tasks.export_imodel.kiq(imodel_id, tmp_path, task_id="b"))
+    assert first["delivered"] == second["delivered"] == ["s3://bucket/Bridge.ifc"]
+    assert {outcome.request.imodel_id for outcome in seen} == {imodel_id}
+    assert seen[1].request.key == "b"
+
+
+async def as_future(value: Any) -> Any:
+    return value
+
+
+async def test_a_bug_in_deliver_is_the_error_of_the_task(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    def deliver(_: ExportOutcome) -> None:
+        raise KeyError("bucket")
+
+    async with working(queue, emulator, deliver=deliver) as tasks:
+        with pytest.raises(KeyError, match="bucket"):
+            await ended(await tasks.export_imodel.kiq(emulator.add_imodel(), tmp_path))
+
+
+async def test_an_outage_before_and_after_the_run_is_waited_out(
+    queue: Queue, emulator: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "itwin_export_async.taskiq")
+    async with working(queue, emulator) as tasks:
+        emulator.inject("create_run", *[ConnectionRefusedError()] * 20)
+        emulator.inject("download_file", *[answer(503)] * 20)
+        sent = await tasks.export_imodel.kiq(emulator.add_imodel("Bridge"), tmp_path)
+        assert (await ended(sent))["paths"] == [str(tmp_path / "Bridge.ifc")]
+    ours = [r for r in caplog.records if r.name == "itwin_export_async.taskiq"]
+    assert [record.levelname for record in ours] == ["WARNING", "INFO"] * 2
+    assert emulator.count("create_run") > 20
+
+
+async def test_an_outage_is_waited_out_no_longer_than_allowed(
+    queue: Queue, emulator: Emulator
+) -> None:
+    async with working(queue, emulator, max_outage=60) as tasks:
+        emulator.inject("create_run", *[ConnectionRefusedError()] * 200)
+        with pytest.raises(TaskFailed, match="TransportError") as failed:
+            await ended(await tasks.export_imodel.kiq(emulator.add_imodel(), "out/"))
+    assert failed.value.is_transient
+
+
+async def test_a_success_is_no_warning_and_a_failure_is_one_line(
+    queue: Queue, emulator: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    imodel_id = emulator.add_imodel("Bridge")
+    failing, other = emulator.add_imodel(), "unknown"
+    emulator.plan_next_run(failing, "Error")
+    async with working(queue, emulator, leg=30) as tasks:
+        await ended(await tasks.export_imodel.kiq(imodel_id, tmp_path))
+        assert not warnings_of(caplog)
+        for wrong in (failing, other):
+            caplog.clear()
+            sent = await tasks.export_imodel.kiq(wrong, tmp_path)
+            await sent.wait_result(timeout=1e6)
+            (record,) = warnings_of(caplog)
+            assert not record.exc_info
+            assert "\n" not in record.getMessage()
+
+        @queue.task
+        async def another() -> None:
+            raise NoResultError
+
+        caplog.clear()
+        await another.kiq()
+        await queue.wait_all()
+        assert len(warnings_of(caplog)) == 1  # taskiq's records of other tasks stay
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_the_trace_of_the_sender_goes_along_with_the_task(
+    queue: Queue, emulator: Emulator, tmp_path: Path
+) -> None:
+    parent = trace.SpanContext(0x1234, 0x56, is_remote=False, trace_flags=trace.TraceFlags(1))
+    seen: list[int] = []
+
+    def open_client() -> ExportClient:
+        return ExportClient(lambda: token(), transport=emulator)
+
+    def token() -> str:
+        seen.append(trace.get_current_span().get_span_context().trace_id)
+        return emulator.token()
+
+    tasks = register(queue, client=open_client)
+    await queue.startup()
+    with trace.use_span(trace.NonRecordingSpan(parent)):
+        sent = await tasks.export_imodel.kiq(emulator.add_imodel(), tmp_path)
+    await ended(sent)
+    await queue.shutdown()
+    assert "traceparent" in queue.sent[-1].labels
+    assert seen[0] == 0x1234
+
+
+async def test_a_failed_run_names_its_tasks(queue: Queue, emulator: Emulator) -> None:
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, "Error")
+    async with working(queue, emulator) as tasks:
+        with pytest.raises(TaskFailed) as failed:
+            await ended(await tasks.export_imodel.kiq(imodel_id, "out/"))
+    details = failed.value.details
+    assert details["outcome"] == "Error"
+    assert details["failures"][0].keys() == {"code", "text", "can_user_fix", "link"}
+    assert details["run_id"] in failed.value.text
+    assert json.loads(json.dumps(details)) == details
 
 
 async def test_a_run_without_output_has_no_paths(queue: Queue, emulator: Emulator) -> None:
@@ -233,7 +528,7 @@ async def test_a_run_is_not_started_again_after_its_worker_died_past_the_start(
 ) -> None:
     imodel_id = emulator.add_imodel("Bridge")
     async with working(queue, emulator) as tasks:
-        queue.result_backend.dies_at = "started"
+        queue.result_backend.dies_at = "itwin_export_async:run:"
         sent = await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}")
         await queue.wait_all()
         queue.result_backend.is_dead, queue.result_backend.dies_at = False, None
@@ -309,10 +604,11 @@ async def test_a_deleted_active_run_does_not_block_a_task(
 ) -> None:
     imodel_id = emulator.add_imodel("Bridge")
     connection = await client.create_connection(imodel_id, display_name="another")
+    emulator.plan_next_run(imodel_id, duration=60)
     await client.start_run(connection.id)
     gone = answer(404, '{"error": {"code": "ExportRunNotFound", "message": "gone"}}')
     async with working(queue, emulator) as tasks:
-        emulator.inject("get_run", *[gone] * 20)
+        emulator.inject("get_run", *[gone] * 12)
         await ended(await tasks.export_imodel.kiq(imodel_id, f"{tmp_path}"))
 
 
@@ -396,9 +692,8 @@ async def test_a_stopping_worker_sends_its_waits_back(
 
 
 @pytest.mark.usefixtures("integration")
-async def test_a_signal_ends_the_legs_and_reaches_the_previous_handler(
-    queue: Queue, emulator: Emulator
-) -> None:
+async def test_a_signal_ends_the_legs_and_reaches_the_previous_handler(queue: Queue) -> None:
+    emulator = Emulator(seed=1, run_seconds=50)
     handled: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]

@@ -1,6 +1,7 @@
 """Clients that share a rate limit: in virtual time in process, and with a real Redis."""
 
 import asyncio
+import logging
 import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Self
 
+import pytest
 from attrs import define, field, frozen
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -233,6 +235,11 @@ class RedisServer:
             writer.close()
             return True
         return False
+
+
+def log_of_redis(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """The records about Redis, without those of the sessions."""
+    return [record for record in caplog.records if record.name == "itwin_export_async.redis"]
 
 
 def shared(

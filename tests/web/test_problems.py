@@ -1,7 +1,7 @@
 """http_error: the status, the headers and the text of every error."""
 
 import pickle
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -37,8 +37,13 @@ from itwin_export_async import (
 from itwin_export_async.web import InvalidBody, StartPending, UnknownExport, http_error
 
 URL, PATH = "https://host.example/export/runs/r-17", "/srv/exports/bridge.ifc"
-_RESPONSE = {"code": "C", "message": f"see {URL}", "method": "GET", "url": URL}
-_RUN = {"message": f"see {URL}", "connection_id": "c-17", "run_id": "r-17", "resume_token": "t-17"}
+_RESPONSE: dict[str, Any] = {"code": "C", "message": f"see {URL}", "method": "GET", "url": URL}
+_RUN: dict[str, Any] = {
+    "message": f"see {URL}",
+    "connection_id": "c-17",
+    "run_id": "r-17",
+    "resume_token": "t-17",
+}
 ERRORS: list[tuple[ExportError, int]] = [
     (ExportError(), 502),
     (TransportError(message=URL, method="GET", url=URL), 503),

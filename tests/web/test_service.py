@@ -27,6 +27,7 @@ from itwin_export_async.web import (
     UnknownExport,
     allow_all,
 )
+from itwin_export_async.web._ranges import WHOLE, file_answer, parse_range
 from tests.support.fakes import answer
 from tests.web.events import parse_pieces
 
@@ -37,7 +38,8 @@ def service_of(emulator: Emulator, **options: Any) -> ExportService:
     def client() -> ExportClient:
         return ExportClient(emulator.token(), transport=emulator, schedule=FixedSchedule(5))
 
-    return ExportService(**{"secret": "s", "may_export": allow_all, "client": client} | options)
+    defaults: dict[str, Any] = {"secret": "s", "may_export": allow_all, "client": client}
+    return ExportService(**defaults | options)
 
 
 @pytest.fixture
@@ -251,6 +253,14 @@ async def test_stop_ends_requests_that_wait_and_the_lifespan_ends_their_starts(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_connection_of_the_service_needs_no_consent(emulator: Emulator) -> None:
+    emulator.user_authorized = False
+    service = service_of(emulator, authentication_type="Service")
+    async with service.lifespan():
+        await service.start(ME, {"imodel_id": emulator.add_imodel()})
+    assert emulator.count("get_authorization") == 0
+
+
 async def test_lack_of_consent_is_an_error_before_the_run(emulator: Emulator) -> None:
     emulator.user_authorized = False
     service = service_of(emulator, authentication_type="User")
@@ -265,12 +275,12 @@ async def test_lack_of_consent_is_an_error_before_the_run(emulator: Emulator) ->
 @pytest.mark.parametrize(
     "call",
     [
-        lambda service, id: service.describe("you", id),
-        lambda service, id: service.open_file("you", id).__aenter__(),
-        lambda service, id: service.describe(ME, id + "x"),
-        lambda service, id: service.describe(ME, "x" + id),
-        lambda service, id: service.describe(ME, ""),
-        lambda service, id: service.describe(ME, "x"),
+        lambda service, run: service.describe("you", run),
+        lambda service, run: service.open_file("you", run).__aenter__(),
+        lambda service, run: service.describe(ME, run + "x"),
+        lambda service, run: service.describe(ME, "x" + run),
+        lambda service, run: service.describe(ME, ""),
+        lambda service, run: service.describe(ME, "x"),
     ],
 )
 async def test_id_of_another_owner_or_another_secret_does_not_exist(
@@ -278,9 +288,9 @@ async def test_id_of_another_owner_or_another_secret_does_not_exist(
 ) -> None:
     started = await service.start(ME, {"imodel_id": emulator.add_imodel()})
     before = len(emulator.requests)
-    with pytest.raises(UnknownExport, match="^there is no such export$"):
+    with pytest.raises(UnknownExport, match=r"^there is no such export$"):
         await call(service, started.id)
-    with pytest.raises(UnknownExport, match="^there is no such export$"):
+    with pytest.raises(UnknownExport, match=r"^there is no such export$"):
         service.events("you", started.id)
     assert len(emulator.requests) == before
 
@@ -320,12 +330,12 @@ async def test_state_has_the_estimate_of_earlier_runs(
     assert remaining["median"] == pytest.approx(400, rel=0.2)
 
 
-@pytest.mark.parametrize("fault", [{"delay": 60.0}, {}])
+@pytest.mark.parametrize("delay", [0.0, 60.0])
 async def test_state_comes_without_an_estimate_that_cannot_be_had(
-    service: ExportService, emulator: Emulator, fault: dict[str, float]
+    service: ExportService, emulator: Emulator, delay: float
 ) -> None:
     started = await service.start(ME, {"imodel_id": emulator.add_imodel()})
-    emulator.inject("list_runs", 503, **fault)
+    emulator.inject("list_runs", 503, delay=delay)
     before = asyncio.get_running_loop().time()
     assert (await service.describe(ME, started.id))["remaining"] is None
     assert asyncio.get_running_loop().time() - before < 3
@@ -409,6 +419,13 @@ async def test_head_has_the_headers_of_the_whole_file_and_no_bytes(
     assert answered.answer == file.answer
     assert file.answer.headers["Accept-Ranges"] == "bytes"
     assert file.answer.headers["ETag"].startswith('"')
+
+
+def test_file_of_unknown_size_and_version_is_answered_whole() -> None:
+    assert parse_range("bytes=0-9", None) is WHOLE
+    answer = file_answer(name="a", size=None, etag=None, start=0, stop=None, is_range=False)
+    assert answer.status == 200
+    assert not {"Content-Length", "Content-Range", "ETag"} & set(answer.headers)
 
 
 @pytest.mark.parametrize(

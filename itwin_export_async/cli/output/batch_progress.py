@@ -18,7 +18,9 @@ from itwin_export_async.cli.output.format import duration, size, time_left
 from itwin_export_async.cli.output.progress import clock_line, trouble_line
 
 _FAILURES_SHOWN = 5
-_WIDE = 100  # columns of a terminal that shows run ids
+_WIDE, _MEDIUM = 120, 80  # columns of a terminal that shows run ids, and times in the queue
+_MIN_NAME = 12  # columns of the name of an export
+_WIDTHS = {"state": 16, "tasks": 5, "executing": 12, "queued": 12, "run": 36}
 MIN_DURATIONS = 3  # runs from which an estimate is made
 MIN_SLOW = 20  # runs from which a run can be called slow
 _SLOW = 0.95  # of earlier runs took no longer
@@ -204,25 +206,29 @@ class BatchProgress:
     def _table(self, rows: int, width: int) -> Iterator[RenderableType]:
         if not self._active:
             return
-        names = ["export", "state", "tasks", "queued", "executing"]
+        names = ["export", "state", "tasks", "executing"]
+        names += ["queued"] if width >= _MEDIUM else []
         names += ["run"] if width >= _WIDE else []
         table = Table(*names, box=None, pad_edge=False)
         for column in table.columns:
             column.no_wrap, column.overflow = True, "ellipsis"
+        longest = max(_MIN_NAME, width - sum(_WIDTHS[name] + 1 for name in names[1:]) - 1)
         now = datetime.now(UTC)
         active = sorted(self._active.values(), key=lambda record: -record.seconds(now))
         for record in active[:rows]:
-            cells: list[RenderableType] = [
-                table_cell(record.name),
-                table_cell(record.result or "starting"),
-                _tasks(record),
-                *("" if each is None else duration(each) for each in record.phases(now)),
-            ]
-            cells += [table_cell(record.run_id or "")] if width >= _WIDE else []
-            table.add_row(*cells)
+            queued, executing = (_seconds(each) for each in record.phases(now))
+            name = table_cell(record.name)
+            name.truncate(longest, overflow="ellipsis")
+            cells: list[RenderableType] = [name, table_cell(record.result or "starting")]
+            cells += [_tasks(record), executing, queued, table_cell(record.run_id or "")]
+            table.add_row(*cells[: len(names)])
         yield table
         if len(active) > rows:
             yield Text(f"and {len(active) - rows} more", style="dim")
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 def _age(record: Record) -> float:

@@ -150,8 +150,9 @@ class RunProgress:
 
     def _print(self, record: Record, text: str) -> None:
         if self.prints_lines:
-            line = f"{record.seconds(datetime.now(UTC)):7.1f} s  {record.name}: {text}"
-            echo(single_line(line), to=self.console.file)
+            seconds = record.seconds(datetime.now(UTC))
+            line = single_line(f"{record.name}: {text}")
+            echo(f"{seconds:7.1f} s  {line}", to=self.console.file)
 
     def render(self) -> RenderableType:
         """The exports as they are now."""

@@ -46,15 +46,21 @@ def format_failure(group: Sequence[Record]) -> str:
     record = group[0]
     assert record.error is not None
     tasks = failed_tasks(record.error)
-    run = record.run_id and f"run {record.run_id} of connection {record.connection_id}"
     lines = [
         summary_line(record.error),
         *(f"also {task.reason}" for task in tasks[1:]),
         *(f"see {link}" for link in dict.fromkeys(task.link for task in tasks) if link),
-        *([run] if run and len(group) == 1 else []),
+        *_runs(group),
         f"-> {hint(record.error)}\n",
     ]
     return "\n    ".join([f"  {_title(group)}", *lines])
+
+
+def _runs(group: Sequence[Record]) -> Iterator[str]:
+    """The runs of equal failures, which Bentley's support asks for."""
+    for record in group[:MAX_NAMES]:
+        if record.run_id:
+            yield f"run {record.run_id} of connection {record.connection_id}"
 
 
 def _title(group: Sequence[Record]) -> str:

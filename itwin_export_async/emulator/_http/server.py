@@ -345,7 +345,7 @@ async def _send_chunks(
 
 def break_connection(request: web.BaseRequest) -> web.StreamResponse:
     """Abort the connection of a request. The returned response goes nowhere."""
-    if request.transport is not None:  # the client may have disconnected first
+    if request.transport is not None:  # pragma: no branch - the client may disconnect first
         request.transport.abort()
     return web.Response()
 

@@ -1,0 +1,64 @@
+"""The applications that tests serve in processes of their own.
+
+The environment leads to the emulator. `WEB_LOG` names a file with a line for each lifespan.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+from fastapi import FastAPI
+
+from itwin_export_async import ExportClient, FixedSchedule
+from itwin_export_async.web import allow_all
+from itwin_export_async.web.aiohttp import ExportRoutes
+from itwin_export_async.web.fastapi import ExportRouter
+
+
+def _note(text: str) -> None:
+    with Path(os.environ["WEB_LOG"]).open("a") as file:
+        file.write(f"{text}\n")
+
+
+def _make_client() -> ExportClient:
+    return ExportClient.from_env(schedule=FixedSchedule(0.1))
+
+
+def fastapi_app() -> FastAPI:
+    """An application with a lifespan of its own."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        _note("begin")
+        yield
+        _note("end")
+
+    exports = ExportRouter(
+        secret="s", owner=lambda: "me", may_export=allow_all, client=_make_client
+    )
+    app = FastAPI(lifespan=exports.wrap_lifespan(lifespan))
+    app.include_router(exports, prefix="/api/v1")
+    return app
+
+
+async def aiohttp_app() -> web.Application:
+    """The same with aiohttp."""
+
+    async def lifespan(_: web.Application) -> AsyncIterator[None]:
+        _note("begin")
+        yield
+        _note("end")
+
+    exports = ExportRoutes(
+        secret="s", owner=lambda _: "me", may_export=allow_all, client=_make_client
+    )
+    app = web.Application()
+    app.cleanup_ctx.append(lifespan)
+    exports.setup(app, prefix="/api/v1")
+    return app
+
+
+if __name__ == "__main__":
+    web.run_app(aiohttp_app(), path=os.environ["WEB_SOCKET"], print=None)
