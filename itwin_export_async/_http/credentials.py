@@ -49,7 +49,7 @@ Auth: TypeAlias = str | AccessToken | TokenProvider | TokenCallable
 SendRequest: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-def _token_url(value: Any) -> str:
+def _token_url(value: str) -> str:
     return validate_base_url("token_url", value)
 
 

@@ -10,7 +10,7 @@ from itwin_export_async._models.reprs import short_repr
 from itwin_export_async._models.validators import not_blank, parse_enum
 
 
-def _connector_type(value: Any) -> ConnectorType | None:
+def _connector_type(value: ConnectorType | str | None) -> ConnectorType | None:
     return None if value is None else parse_enum(ConnectorType, "connector_type", value)
 
 

@@ -5,7 +5,7 @@ stands for a value this release knows; `ExportType("...")` and its like pass a n
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from attrs import field, frozen
 from attrs.validators import optional
@@ -16,15 +16,18 @@ from itwin_export_async._models.validators import instance_of, not_blank, parse_
 from itwin_export_async._redaction import holds_secret, safe_repr
 
 
-def _export_type(value: Any) -> ExportType:
+# the literals are what editors offer; any spelling of a known value is taken
+def _export_type(value: ExportType | Literal["IFC", "PDF", "LandXML"] | str) -> ExportType:
     return parse_enum(ExportType, "export_type", value)
 
 
-def _location(value: Any) -> OutputLocation | None:
+def _location(
+    value: OutputLocation | Literal["STORAGE", "USER_BLOB_STORAGE"] | str | None,
+) -> OutputLocation | None:
     return None if value is None else parse_enum(OutputLocation, "location", value)
 
 
-def _ifc_version(value: Any) -> IfcVersion | None:
+def _ifc_version(value: IfcVersion | str | None) -> IfcVersion | None:
     """Any text: the service knows more versions than it documents."""
     if value is None or isinstance(value, IfcVersion):
         return value

@@ -9,7 +9,6 @@ from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
 from urllib.parse import urlencode
 
 from attrs import Factory, field, frozen
@@ -25,7 +24,7 @@ _MAX_LIFETIME = 10 * 365 * 24 * 3600.0
 _MAX_JWT = 64 * 1024
 
 
-def _without_bearer(value: Any) -> Any:
+def _without_bearer(value: str) -> str:
     """The token alone, where it was copied with the name of its scheme."""
     if not isinstance(value, str):
         return value

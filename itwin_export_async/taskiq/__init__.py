@@ -75,7 +75,7 @@ def register(
 ) -> ExportTasks:
     """Register the tasks `NAME:export_imodel` and `NAME:follow_run`.
 
-    `name` tells tenants apart: each has tasks of its own, which use its `client`. A name that is
+    `name` separates tenants: each has tasks of its own, which use its `client`. A name that is
     registered already is a `ValueError`. `client` creates the client that a worker opens as it
     starts and closes as it stops. `leg`: seconds after which an unfinished task sends itself again.
     None means two fifths of the broker's `idle_timeout`, or ten minutes without one. The longest

@@ -25,7 +25,7 @@ OwnerOf: TypeAlias = "Callable[[web.Request], str | Awaitable[str]]"
 """Called with the request; returns the owner, or raises an `HTTPException`. May be async."""
 
 NO_STORE = {"Cache-Control": "no-store"}
-LEFT_INTERVAL = 1.0  # seconds between two looks for visitors who have left
+LEFT_INTERVAL = 1.0  # seconds between two checks for closed connections
 
 
 class ExportRoutes:

@@ -44,7 +44,7 @@ def test_redirect_url_is_sent_whole(service: Service) -> None:
      "http://127.0.0.1:80#x", "http://[::1]:8080/callback", "https://[2001:db8::1]",
      "com.example.app://signed-in/"],
 )  # fmt: skip
-def test_an_absolute_address_is_a_way_back(url: str) -> None:
+def test_absolute_redirect_url_is_accepted(url: str) -> None:
     assert validate_redirect_url(url) == url
 
 
@@ -56,19 +56,19 @@ def test_an_absolute_address_is_a_way_back(url: str) -> None:
      "https://me.example.com/\r\nX-Evil: 1", "https://me.example.com/a\n",
      "https:\\\\me.example.com", "https://me.example.com\\x"],
 )  # fmt: skip
-def test_what_is_no_absolute_address_is_no_way_back(url: str) -> None:
+def test_redirect_url_that_is_not_absolute_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="redirect_url"):
         get_authorization_request(Service.EXPORT, url)
 
 
 @pytest.mark.parametrize("url", [None, 7, b"https://me.example.com"])
-def test_a_way_back_is_a_string(url: str) -> None:
+def test_redirect_url_is_a_string(url: str) -> None:
     with pytest.raises(TypeError, match="redirect_url"):
         get_authorization_request(Service.SYNCHRONIZATION, url)
 
 
 @pytest.mark.parametrize("authorized", [True, False])
-def test_the_answer_may_be_wrapped_or_not(authorized: bool) -> None:
+def test_authorization_information_is_read_wrapped_or_bare(authorized: bool) -> None:
     members = {"isUserAuthorized": authorized, "_links": {"authorizationUrl": {"href": PAGE}}}
     expected = AuthorizationInformation(is_user_authorized=authorized, authorization_url=PAGE)
     assert parse_authorization(answer(members)) == expected
@@ -97,7 +97,7 @@ def test_missing_consent_is_an_error(body: object) -> None:
         parse_authorization(answer(body))
 
 
-def test_a_refused_question_for_consent_is_an_error() -> None:
+def test_error_response_to_a_request_for_consent_is_an_error() -> None:
     refused = example("sync.authorization_information.422.json")
     with pytest.raises(InvalidRequest) as caught:
         parse_authorization(answer(refused, 422))
@@ -116,7 +116,7 @@ def test_a_refused_question_for_consent_is_an_error() -> None:
     [(None, False), (AuthenticationType.USER, True), (AuthenticationType.SERVICE, False),
      (AuthenticationType("user"), True), (AuthenticationType("Robot"), False)],
 )  # fmt: skip
-def test_only_what_is_known_to_work_in_a_users_name_needs_consent(
+def test_consent_is_needed_by_user_connections_only(
     kind: AuthenticationType | None, needs: bool
 ) -> None:
     for connection in (Connection, StorageConnection):

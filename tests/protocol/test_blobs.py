@@ -201,7 +201,7 @@ def test_other_version_is_unusable(status: int, headers: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": '"v1"'}])
-def test_nothing_is_missing_where_the_blob_ends_at_the_requested_byte(
+def test_read_that_begins_at_the_end_of_the_blob_is_empty(
     headers: dict[str, str],
 ) -> None:
     response = answer(b"", 416, **{"Content-Range": "bytes */7", **headers})
@@ -242,7 +242,7 @@ def test_error_response_of_a_read_is_raised(status: int, kind: type[ExportError]
         (200, {}, None),
     ],
 )
-def test_only_a_digest_of_the_whole_blob_counts(
+def test_digest_of_a_part_is_ignored(
     status: int, headers: dict[str, str], digest: bytes | None
 ) -> None:
     headers = {"Content-Range": "bytes 7-9/10", "ETag": '"v1"', **headers}

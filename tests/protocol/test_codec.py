@@ -118,28 +118,28 @@ def test_no_null_becomes_the_text_none() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_path(body: Any, path: str) -> None:
+def test_value_that_does_not_fit_is_named_by_its_path(body: Any, path: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(answer(body), "run", Run)
     assert caught.value.path == path
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_what_does_not_fit_in_a_list_is_named_by_its_path() -> None:
+def test_item_that_does_not_fit_is_named_by_its_path() -> None:
     with pytest.raises(ProtocolError) as caught:
         decode_list(answer({"runs": [{"id": "a", "state": "Idle"}, {"id": "b"}]}), "runs", Run)
     assert caught.value.path == "runs[1].state"
 
 
 @pytest.mark.parametrize("value", ["false", "true", 0, 1, "", [], None])
-def test_only_true_and_false_are_booleans(value: object) -> None:
+def test_boolean_is_true_or_false_only(value: object) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse_authorization(answer({"authorizationInformation": {"isUserAuthorized": value}}))
     assert caught.value.path == "authorizationInformation.isUserAuthorized"
 
 
 @pytest.mark.parametrize("value", ["3", 3.0, True])
-def test_only_whole_numbers_are_counts(value: object) -> None:
+def test_count_is_a_whole_number(value: object) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(answer({"task": {"id": "t", "state": "Idle", "retryAttempts": value}}), "task", Task)
     assert caught.value.path == "task.retryAttempts"
@@ -156,7 +156,7 @@ def test_unknown_members_are_kept_in_raw_at_every_level() -> None:
 
 
 @pytest.mark.parametrize("member", ["raw", "lastRunUrl", "lastRun"])
-def test_a_member_that_only_our_models_have_is_as_unknown_as_any(member: str) -> None:
+def test_member_named_like_a_field_of_ours_is_unknown(member: str) -> None:
     body = {"connection": {"id": "c1", member: 5}}
     assert decode(answer(body), "connection", Connection) == Connection(id="c1")
 
@@ -174,7 +174,7 @@ def test_raw_is_no_part_of_what_makes_two_snapshots_equal() -> None:
 
 
 @pytest.mark.parametrize("links", [None, [], {}, {"lastRun": None}, {"lastRun": {"href": None}}])
-def test_a_missing_link_is_none(links: object) -> None:
+def test_missing_link_is_none(links: object) -> None:
     connection = decode(
         answer({"connection": {"id": "c", "_links": links}}), "connection", Connection
     )
@@ -194,13 +194,13 @@ def test_authorization_information_that_is_missing_is_an_error() -> None:
     assert caught.value.path == "authorizationInformation"
 
 
-def test_a_source_file_without_its_storage_id_is_the_services_fault() -> None:
+def test_source_file_without_its_storage_id_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(answer({"sourceFile": {"id": "s1", "storageFileId": ""}}), "sourceFile", SourceFile)
     assert caught.value.path.startswith("sourceFile")
 
 
-def test_an_empty_result_stands_for_none() -> None:
+def test_empty_result_is_none() -> None:
     assert run_of(result="").result is None
 
 
@@ -226,14 +226,14 @@ def test_dates_have_up_to_nine_digits_and_any_offset(
     ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00.0000000Z", "0001-01-01T00:00:00+05:00", "",
      "soon", "11/3/2023 8:07:01 PM", "2023-02-30T00:00:00Z", "9999-12-31T23:59:59-23:59"],
 )  # fmt: skip
-def test_a_date_that_says_nothing_is_none_and_stays_in_raw(text: str) -> None:
+def test_unusable_date_is_none_and_stays_in_raw(text: str) -> None:
     run = run_of(startDateTime=text)
     assert run.start_date_time is None
     assert run.raw["startDateTime"] == text
 
 
 @pytest.mark.parametrize("value", [20201024, 1.5, True, [], {"year": 2020}])
-def test_what_is_no_text_is_no_date(value: object) -> None:
+def test_date_that_is_no_text_is_none(value: object) -> None:
     assert run_of(startDateTime=value).start_date_time is None
 
 
@@ -243,7 +243,7 @@ def test_text_of_any_length_is_no_date(caplog: pytest.LogCaptureFixture) -> None
     assert max(len(record.getMessage()) for record in caplog.records) < 100
 
 
-def test_an_unreadable_date_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_date_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             run_of(startDateTime="the day before yesterday")
@@ -255,7 +255,7 @@ def test_an_unreadable_date_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     [b"", b"<html>", b"[]", b"null", b"7", b'"run"', b'{"run": ', b"\xff\xfe", b'{"a":' * 100_000],
     ids=range(9),
 )
-def test_an_answer_that_is_no_json_object_is_a_protocol_error(body: bytes) -> None:
+def test_response_that_is_no_json_object_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         json_object(answer(body))
     assert caught.value.path == ""
@@ -355,7 +355,7 @@ def test_named_versions_and_changesets_are_decoded() -> None:
 
 
 @given(st.sampled_from(MODELS), json_values())
-def test_whatever_comes_is_a_model_or_a_protocol_error(model: type[Any], value: Any) -> None:
+def test_any_json_is_a_model_or_a_protocol_error(model: type[Any], value: Any) -> None:
     for members in ({"it": value}, {"it": [value]}):
         try:
             seen = decode(answer(members), "it", model)
@@ -371,7 +371,7 @@ def test_whatever_comes_is_a_model_or_a_protocol_error(model: type[Any], value: 
 
 
 @given(st.binary(max_size=40))
-def test_whatever_bytes_come_are_an_object_or_a_protocol_error(body: bytes) -> None:
+def test_any_bytes_are_an_object_or_a_protocol_error(body: bytes) -> None:
     with suppress(ProtocolError):
         assert isinstance(json_object(answer(body)), dict)
 
@@ -382,7 +382,7 @@ def test_whatever_bytes_come_are_an_object_or_a_protocol_error(body: bytes) -> N
     )
     | st.sampled_from(ODD_JSON)
 )
-def test_an_answer_reads_alike_with_and_without_the_extra(body: bytes) -> None:
+def test_response_is_read_alike_with_and_without_orjson(body: bytes) -> None:
     def read() -> object:
         try:
             return json_object(answer(body))
@@ -415,7 +415,7 @@ SENT_MEMBERS = {
 
 
 @given(export_options())
-def test_a_body_has_no_null_and_no_member_the_service_does_not_know(options: ExportOptions) -> None:
+def test_body_has_no_null_and_no_member_the_service_does_not_know(options: ExportOptions) -> None:
     body = json.loads(encode(options))
     parts = [body, body.get("inputOptions", {}), body.get("outputOptions", {})]
     assert {name for part in parts for name in part} <= SENT_MEMBERS
@@ -424,7 +424,7 @@ def test_a_body_has_no_null_and_no_member_the_service_does_not_know(options: Exp
 
 
 @given(export_options())
-def test_a_body_says_all_that_the_caller_said(options: ExportOptions) -> None:
+def test_body_has_every_option_of_the_caller(options: ExportOptions) -> None:
     body = json.loads(encode(options))
     said = body.get("inputOptions", {}) | body.get("outputOptions", {})
     source, target = options.input, options.output
@@ -443,5 +443,5 @@ def test_a_body_says_all_that_the_caller_said(options: ExportOptions) -> None:
     assert said.get("saveLogs") == target.save_logs
 
 
-def test_nothing_said_is_nothing_sent() -> None:
+def test_option_left_out_is_not_sent() -> None:
     assert json.loads(encode(ExportOptions())) == {"exportType": "IFC"}

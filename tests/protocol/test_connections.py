@@ -52,14 +52,14 @@ def sent(request: Request) -> object:
     return json.loads(request.body or b"null")
 
 
-def test_making_a_connection_is_not_repeated() -> None:
+def test_creation_of_a_connection_is_not_repeatable() -> None:
     request = create_connection_request("i1", None, None)
     assert (request.method, request.url) == ("POST", "/export/connections")
     assert not request.retryable
 
 
 @pytest.mark.parametrize("kind", ["service", AuthenticationType.SERVICE])
-def test_only_what_the_caller_said_is_sent(kind: AuthenticationType | str) -> None:
+def test_body_has_only_the_arguments_of_the_caller(kind: AuthenticationType | str) -> None:
     plain, full = (
         create_connection_request("i1", None, None),
         create_connection_request("i1", "nightly", kind),
@@ -72,7 +72,7 @@ def test_only_what_the_caller_said_is_sent(kind: AuthenticationType | str) -> No
     }
 
 
-def test_a_connection_that_was_not_made_is_an_error() -> None:
+def test_failed_creation_of_a_connection_is_an_error() -> None:
     with pytest.raises(InvalidRequest):
         parse_created_connection(answer({}, 422), Connection)
     with pytest.raises(ProtocolError):
@@ -123,7 +123,7 @@ def test_request_of_a_storage_connection_sends_no_members_of_the_service() -> No
         ([SourceFile(storage_file_id="f1")], ValueError, "connector_type"),
     ],
 )
-def test_a_storage_connection_needs_files_with_their_connectors(
+def test_storage_connection_needs_files_with_their_connectors(
     files: list[SourceFile], kind: type[Exception], named: str
 ) -> None:
     with pytest.raises(kind, match=named):
@@ -131,7 +131,7 @@ def test_a_storage_connection_needs_files_with_their_connectors(
 
 
 @pytest.mark.parametrize("imodel", ["", " ", "..", "i1\n", None, 7])
-def test_an_imodel_has_to_be_named(imodel: str) -> None:
+def test_imodel_id_is_required(imodel: str) -> None:
     questions: tuple[Callable[[], Request], ...] = (
         lambda: create_connection_request(imodel, None, None),
         lambda: create_storage_connection_request(imodel, [DWG], None, None),
@@ -150,7 +150,7 @@ def test_an_imodel_has_to_be_named(imodel: str) -> None:
         (None, 1, TypeError, "authentication_type"),
     ],
 )
-def test_a_description_that_cannot_be_is_named(
+def test_invalid_argument_is_refused_by_name(
     name: str, kind: str, error: type[Exception], named: str
 ) -> None:
     questions: tuple[Callable[[], Request], ...] = (
@@ -163,7 +163,7 @@ def test_a_description_that_cannot_be_is_named(
             ask()
 
 
-def test_a_file_that_is_mapped_already_is_a_conflict() -> None:
+def test_file_that_is_mapped_already_is_a_conflict() -> None:
     body = example("sync.create_storage_connection.409.json")
     with pytest.raises(Conflict) as caught:
         parse_created_connection(answer(body, 409), StorageConnection)
@@ -176,7 +176,7 @@ def test_a_file_that_is_mapped_already_is_a_conflict() -> None:
     [(401, AuthenticationFailed), (404, NotFound), (422, InvalidRequest), (429, RateLimited),
      (500, ServerError), (202, ProtocolError), (204, ProtocolError)],
 )  # fmt: skip
-def test_a_storage_connection_that_was_not_made_is_an_error(
+def test_failed_creation_of_a_storage_connection_is_an_error(
     status: int, kind: type[ExportError]
 ) -> None:
     with pytest.raises(kind):
@@ -188,7 +188,7 @@ def test_a_storage_connection_that_was_not_made_is_an_error(
     ("id", "segment"),
     [("a/b", "a%2Fb"), ("a?b#c", "a%3Fb%23c"), ("ä %", "%C3%A4%20%25"), ("../x", "..%2Fx")],
 )
-def test_an_id_is_one_segment_of_the_path(service: Service, id: str, segment: str) -> None:
+def test_id_is_one_segment_of_the_path(service: Service, id: str, segment: str) -> None:
     assert get_connection_request(service, id).url == f"{ROOTS[service]}/{segment}"
     assert delete_connection_request(service, id).url == f"{ROOTS[service]}/{segment}"
 
@@ -242,7 +242,7 @@ def test_synchronization_lists_the_connections_of_all_imodels() -> None:
          {"displayName": "new", "authenticationType": "Service"}),
     ],
 )  # fmt: skip
-def test_only_what_changes_is_sent(name: str | None, kind: str | None, body: object) -> None:
+def test_update_sends_only_what_changes(name: str | None, kind: str | None, body: object) -> None:
     request = update_connection_request("c/1", name, kind)
     assert request.method == "PUT"
     assert request.url == f"{ROOTS[Service.SYNCHRONIZATION]}/c%2F1"
@@ -251,12 +251,12 @@ def test_only_what_changes_is_sent(name: str | None, kind: str | None, body: obj
     assert sent(request) == body
 
 
-def test_a_change_of_nothing_is_a_mistake() -> None:
+def test_update_without_a_change_is_refused() -> None:
     with pytest.raises(ValueError, match="display_name"):
         update_connection_request("c1", None, None)
 
 
-def test_a_storage_connection_may_leave_everything_out_but_its_id() -> None:
+def test_storage_connection_needs_only_its_id() -> None:
     assert parse_connection(answer({"connection": {"id": "c1"}}), StorageConnection) == (
         StorageConnection(id="c1")
     )
@@ -275,7 +275,7 @@ def test_a_storage_connection_may_leave_everything_out_but_its_id() -> None:
         assert caught.value.path.startswith("connection")
 
 
-def test_the_gateway_is_not_taken_for_the_service() -> None:
+def test_gateways_404_is_not_an_empty_list() -> None:
     with pytest.raises(NotFound) as caught:
         parse_connection(answer(example(GATEWAY), 404), StorageConnection)
     assert caught.value.is_gateway
@@ -316,7 +316,7 @@ def test_deleting_is_repeated() -> None:
     assert request.retryable
 
 
-def test_a_deleted_connection_is_gone() -> None:
+def test_deleted_connection_is_gone() -> None:
     check_deleted(Response(status=204))
     with pytest.raises(NotFound):
         check_deleted(Response(status=404))
@@ -343,7 +343,7 @@ def test_404_of_the_gateway_never_means_deleted() -> None:
     [("GET", True), ("HEAD", True), ("PUT", True), ("DELETE", True), ("POST", False),
      ("PATCH", False)],
 )  # fmt: skip
-def test_what_may_be_repeated_follows_from_the_method(method: str, repeatable: bool) -> None:
+def test_method_decides_whether_a_request_is_repeatable(method: str, repeatable: bool) -> None:
     assert Request(method=method, url="/x").retryable is repeatable
     assert Request(method=method, url="/x", retryable=not repeatable).retryable is not repeatable
 

@@ -31,7 +31,7 @@ PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
 
 
 @pytest.mark.parametrize("enum", ENUMS)
-def test_an_unknown_value_survives_as_itself(enum: type[OpenEnum]) -> None:
+def test_unknown_value_survives_as_itself(enum: type[OpenEnum]) -> None:
     unknown = enum("Paused")
     assert type(unknown) is enum
     assert unknown.value == "Paused"
@@ -40,7 +40,7 @@ def test_an_unknown_value_survives_as_itself(enum: type[OpenEnum]) -> None:
     assert "Paused" in repr(unknown)
 
 
-def test_an_unknown_value_compares_and_hashes_like_a_member() -> None:
+def test_unknown_value_compares_and_hashes_like_a_member() -> None:
     one, same, other = (ExecutionState(v) for v in ("Paused", "Paused", "Halted"))
     assert one == same
     assert one == "Paused"
@@ -49,13 +49,13 @@ def test_an_unknown_value_compares_and_hashes_like_a_member() -> None:
     assert len({one, same, other}) == 2
 
 
-def test_an_unknown_value_is_no_member() -> None:
+def test_unknown_value_is_no_member() -> None:
     ExecutionState("Paused")
     assert "Paused" not in [state.value for state in ExecutionState]
     assert len(ExecutionState) == 8
 
 
-def test_the_name_of_a_member_is_not_its_value() -> None:
+def test_name_of_a_member_is_not_its_value() -> None:
     assert not ExecutionState("NOT_STARTED").is_known
 
 
@@ -68,7 +68,7 @@ def test_every_value_pickles(enum: type[OpenEnum], protocol: int) -> None:
     assert (type(unknown), unknown.value, unknown.is_known) == (enum, "Paused", False)
 
 
-def test_an_unknown_value_copies() -> None:
+def test_unknown_value_copies() -> None:
     unknown = ExecutionState("Paused")
     assert copy.copy(unknown) == copy.deepcopy(unknown) == unknown
 
@@ -82,18 +82,18 @@ def test_letter_case_does_not_matter(enum: type[OpenEnum]) -> None:
 
 
 @pytest.mark.parametrize("text", ["Canceled", "Cancelled", "canceled", "CANCELLED"])
-def test_both_spellings_of_canceled_are_one_member(text: str) -> None:
+def test_canceled_and_cancelled_are_one_member(text: str) -> None:
     assert ExecutionResult(text) is ExecutionResult.CANCELED
     assert ExecutionResult(text) is ExecutionResult["CANCELLED"]
 
 
 @pytest.mark.parametrize("value", [None, 3, True, b"Success"])
-def test_what_is_no_text_is_no_value(value: Any) -> None:
+def test_value_that_is_no_text_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="is not a valid ExecutionResult"):
         ExecutionResult(value)
 
 
-def test_an_unknown_value_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_value_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             ExecutionState("SeenByThisTestOnly")

@@ -106,7 +106,7 @@ def test_body_that_is_no_json_is_cut_to_500_characters(text: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["ITwinPlatform-RateLimited-Tier", "iTwinPlatform-Tier"])
-def test_a_refusal_of_too_many_calls_names_the_tier(header: str) -> None:
+def test_rate_limited_error_names_the_tier(header: str) -> None:
     error = refused({"code": "RateLimitExceeded"}, 429, **{header: "Community"})
     assert isinstance(error, RateLimited)
     assert error.tier == "Community"
@@ -147,7 +147,7 @@ def test_details_are_read_and_shown() -> None:
         {"error": {"code": "OperationNotFound", "message": "Unable to match."}},
     ],
 )
-def test_the_gateways_404_says_that_path_or_version_is_wrong(body: Any) -> None:
+def test_gateways_404_says_that_path_or_version_is_wrong(body: Any) -> None:
     error = refused(body, 404)
     assert isinstance(error, NotFound)
     assert error.is_gateway

@@ -180,7 +180,7 @@ def test_every_example_has_exactly_one_place() -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_documented_refusal_becomes_its_error(name: str) -> None:
+def test_documented_error_response_becomes_its_error(name: str) -> None:
     status, kind, code, details = REFUSED[name]
     body = example(name)
     error = error_from_response(answer(body, status))
@@ -193,7 +193,7 @@ def test_a_documented_refusal_becomes_its_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SENT)
-def test_a_documented_request_is_sent_to_the_letter(name: str) -> None:
+def test_documented_request_is_sent_to_the_letter(name: str) -> None:
     body = SENT[name]
     assert body is not None
     assert json.loads(body) == example(name)
@@ -234,15 +234,15 @@ def _named(reference: str) -> Any:
         ExportOptions(input=InputOptions(changeset_id=_ZEROS)),
     ],
 )
-def test_what_we_send_fits_the_documented_schema(options: ExportOptions) -> None:
+def test_request_body_fits_the_documented_schema(options: ExportOptions) -> None:
     assert fits(json.loads(encode(options)), example("export.schema.create_run.json")) == []
 
 
-def test_the_schema_check_finds_what_is_wrong() -> None:
+def test_schema_check_finds_errors() -> None:
     wrong = {"ifcVersion": "IFC9", "surplus": 1, "inputOptions": {"mappingFileBlobUrl": "x"}}
     assert len(fits(wrong, example("export.schema.create_run.json"))) == 4
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if "legacy" not in name])
-def test_the_documented_refusals_fit_their_own_schema(name: str) -> None:
+def test_documented_error_responses_fit_their_schema(name: str) -> None:
     assert fits(example(name)["error"], example("export.schema.error.json")) == []

@@ -301,5 +301,5 @@ READ: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_documented_answer_is_read_to_the_value(name: str) -> None:
+def test_documented_response_is_read_to_the_value(name: str) -> None:
     READ[name](name)

@@ -48,11 +48,11 @@ def named(href: str) -> RunAddress | None:
         "/export/connections/c1/%72uns/r1",
     ],
 )
-def test_a_location_names_its_run(href: str) -> None:
+def test_location_names_its_run(href: str) -> None:
     assert named(href) == R1
 
 
-def test_a_location_may_name_another_connection() -> None:
+def test_location_may_name_another_connection() -> None:
     found = named("/export/connections/other/runs/r%209")
     assert found == RunAddress(connection_id="other", run_id="r 9")
 
@@ -94,7 +94,7 @@ def test_location_names_its_run_whatever_its_host(href: str) -> None:
         "/export/connections/c1/runs/%20",
     ],
 )
-def test_a_location_that_names_no_run_is_none(href: str) -> None:
+def test_location_that_names_no_run_is_none(href: str) -> None:
     assert named(href) is None
 
 
@@ -107,7 +107,7 @@ def test_run_of_a_location_can_be_requested(connection: str, run: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_a_location_brings_any_id_back(connection: str, run: str) -> None:
+def test_location_gives_any_id_back(connection: str, run: str) -> None:
     try:
         href = get_run_request(Service.EXPORT, connection, run).url
     except ValueError:
@@ -115,21 +115,21 @@ def test_a_location_brings_any_id_back(connection: str, run: str) -> None:
     assert named(href) == RunAddress(connection_id=connection, run_id=run)
 
 
-def test_a_start_is_accepted_with_and_without_its_run() -> None:
+def test_start_is_accepted_with_and_without_its_run() -> None:
     location = "/export/connections/c1/runs/r1"
     assert parse_created_run(answer(b"", 202, location=location)) == Accepted(run=R1)
     assert parse_created_run(answer(b"", 202)) == Accepted(run=None)
     assert parse_created_run(answer(b"", 202, Location="?")) == Accepted(run=None)
 
 
-def test_an_active_run_is_named_with_its_own_connection() -> None:
+def test_active_run_is_named_with_its_own_connection() -> None:
     response = answer(b"", 303, LOCATION=f"{BASE}/export/connections/c2/runs/r2")
     assert parse_created_run(response) == AlreadyActive(
         run=RunAddress(connection_id="c2", run_id="r2")
     )
 
 
-def test_a_lost_race_is_no_error() -> None:
+def test_conflict_at_a_start_is_no_error() -> None:
     assert parse_created_run(answer({}, 409)) == LostRace()
 
 
@@ -144,7 +144,7 @@ def test_a_lost_race_is_no_error() -> None:
         (503, ServerError),
     ],
 )
-def test_any_other_answer_to_a_start_is_raised(status: int, error: type[ExportError]) -> None:
+def test_start_raises_any_other_response(status: int, error: type[ExportError]) -> None:
     with pytest.raises(error):
         parse_created_run(answer(b"", status))
 

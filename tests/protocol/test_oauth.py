@@ -30,7 +30,7 @@ def test_token_request_is_a_form_that_is_not_shown() -> None:
     assert "plant" not in repr(request)
 
 
-def test_a_token_holds_as_long_as_it_says() -> None:
+def test_token_expires_after_its_lifetime() -> None:
     members = {"access_token": "abc", "token_type": "Bearer", "expires_in": 3600}
     assert parse_token(answer(members), NOW).token == AccessToken("abc", NOW + timedelta(hours=1))
 
@@ -61,7 +61,7 @@ def test_refused_token_says_whether_it_is_transient(
     assert str(status) in str(caught.value)
 
 
-def test_a_refusal_gives_the_services_reason() -> None:
+def test_token_error_has_the_reason_of_the_service() -> None:
     body = {"error": "invalid_client", "error_description": "unknown client"}
     with pytest.raises(TokenError, match="invalid_client: unknown client"):
         parse_token(answer(body, 400), NOW)
@@ -70,13 +70,13 @@ def test_a_refusal_gives_the_services_reason() -> None:
 @pytest.mark.parametrize(
     "body", [{}, {"access_token": None}, {"access_token": ""}, {"access_token": 5}]
 )
-def test_an_answer_without_a_token_is_a_token_error(body: object) -> None:
+def test_response_without_a_token_is_a_token_error(body: object) -> None:
     with pytest.raises(TokenError, match="access_token"):
         parse_token(answer(body), NOW)
 
 
 @pytest.mark.parametrize("value", ["ä", "a b", " ", "a\r\nX-Evil: 1"])
-def test_a_token_that_fits_no_header_is_a_token_error(value: str) -> None:
+def test_token_that_fits_no_header_is_a_token_error(value: str) -> None:
     with pytest.raises(TokenError):
         parse_token(answer({"access_token": value}), NOW)
 
@@ -95,7 +95,9 @@ MEMBERS = st.sampled_from(["access_token", "expires_in", "error", "error_descrip
 
 
 @given(st.sampled_from([200, 400, 503]), st.dictionaries(MEMBERS, json_values()))
-def test_any_response_is_a_token_or_a_token_error(status: int, body: dict[str, Any]) -> None:
+def test_response_of_any_kind_is_a_token_or_a_token_error(
+    status: int, body: dict[str, Any]
+) -> None:
     try:
         token = parse_token(answer(body, status), NOW).token
     except TokenError as error:
@@ -117,7 +119,7 @@ def test_expires_at_has_to_be_aware(moment: Any) -> None:
         AccessToken("abc", moment)
 
 
-def test_a_token_is_not_in_its_repr() -> None:
+def test_token_is_not_in_its_repr() -> None:
     assert "planted" not in repr(AccessToken("planted", NOW))
 
 

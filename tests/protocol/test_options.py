@@ -71,7 +71,7 @@ SAS = "https://blobs.example.com/out.ifc?sv=2024&sig=planted"
         (lambda: get_authorization_request(Service.EXPORT, "https://[bad"), "redirect_url"),
     ],
 )
-def test_a_value_that_cannot_work_is_named(make: Callable[[], object], field: str) -> None:
+def test_unusable_value_is_refused_by_name(make: Callable[[], object], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         make()
 
@@ -92,7 +92,7 @@ def test_a_value_that_cannot_work_is_named(make: Callable[[], object], field: st
         (SourceFile, "connector_type", 3),
     ],
 )
-def test_a_value_of_the_wrong_type_is_named(cls: Any, field: str, value: object) -> None:
+def test_value_of_the_wrong_type_is_refused_by_name(cls: Any, field: str, value: object) -> None:
     more = {"storage_file_id": "f"} if cls is SourceFile else {}
     with pytest.raises(TypeError, match=field):
         cls(**{field: value}, **more)
@@ -127,24 +127,24 @@ def test_error_of_a_wrong_type_is_one_sentence(
     assert str(caught.value) == sentence
 
 
-def test_any_kind_of_number_is_one() -> None:
+def test_number_of_any_type_is_accepted() -> None:
     assert FixedSchedule(seconds=10).seconds == 10
     assert FixedSchedule(seconds=Fraction(1, 2)).seconds == 0.5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [b"30", 30, ["30"]])
-def test_a_display_name_that_is_no_text_is_named(value: Any) -> None:
+def test_display_name_that_is_no_text_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="display_name"):
         create_connection_request("i1", value, None)
 
 
 @pytest.mark.parametrize("value", [None, 5, b"https://me.example.com"])
-def test_a_redirect_url_that_is_no_text_is_named(value: Any) -> None:
+def test_redirect_url_that_is_no_text_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="redirect_url"):
         get_authorization_request(Service.EXPORT, value)
 
 
-def test_a_plain_string_stands_for_a_known_value() -> None:
+def test_plain_string_stands_for_a_known_value() -> None:
     options = ExportOptions(
         export_type="ifc", ifc_version="IFC2X3", output=OutputOptions(location="storage")
     )
@@ -153,7 +153,7 @@ def test_a_plain_string_stands_for_a_known_value() -> None:
     assert options.output.location is OutputLocation.STORAGE
 
 
-def test_a_newer_value_passes_as_its_enumeration() -> None:
+def test_newer_value_passes_as_its_enumeration() -> None:
     options = ExportOptions(ifc_version=IfcVersion("IFC5"))
     assert options.ifc_version == "IFC5"
 
@@ -190,7 +190,7 @@ def test_ids_are_opaque() -> None:
     assert AuthenticationType("user") is AuthenticationType.USER
 
 
-def test_a_signed_address_is_in_no_repr() -> None:
+def test_signed_url_is_in_no_repr() -> None:
     options = ExportOptions(
         input=InputOptions(mappingfile_blob_url=SAS),
         output=OutputOptions(output_sas_url=SAS, logs_sas_url=SAS),
@@ -199,7 +199,7 @@ def test_a_signed_address_is_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize("field", ["output_sas_url", "logs_sas_url"])
-def test_a_signed_address_of_the_wrong_type_is_not_shown(field: str) -> None:
+def test_signed_url_of_the_wrong_type_is_not_shown(field: str) -> None:
     wrong: Any = {field: SAS.encode()}
     with pytest.raises(TypeError) as caught:
         OutputOptions(**wrong)

@@ -61,35 +61,35 @@ SAS = "https://blobs.example.com/o.ifc?sv=1&sig=planted"
         (run(job(task("a")), result=None), "Undetermined"),
     ],
 )
-def test_the_outcome_is_the_truth_beneath_the_result(seen: Run, outcome: str) -> None:
+def test_outcome_follows_from_the_results_of_the_tasks(seen: Run, outcome: str) -> None:
     assert seen.outcome == outcome
 
 
-def test_an_error_beside_a_success_does_not_count() -> None:
+def test_error_of_a_successful_task_does_not_count() -> None:
     assert run(job(task(error=TaskErrorInfo(error_code="TAE_BRG_1000")))).outcome == "Success"
 
 
 @given(runs())
-def test_the_outcome_departs_from_the_result_only_for_a_success(seen: Run) -> None:
+def test_outcome_differs_from_the_result_only_for_a_success(seen: Run) -> None:
     if seen.result is not None and seen.result is not ExecutionResult.SUCCESS:
         assert seen.outcome == seen.result
 
 
 @given(finals)
-def test_a_success_means_that_nothing_failed(seen: Run) -> None:
+def test_success_means_that_no_task_failed(seen: Run) -> None:
     if seen.outcome is ExecutionResult.SUCCESS:
         assert seen.failed_tasks == ()
         assert seen.result is ExecutionResult.SUCCESS
 
 
 @given(runs())
-def test_a_run_is_final_when_it_is_completed_and_decided(seen: Run) -> None:
+def test_run_is_final_when_completed_with_a_decided_result(seen: Run) -> None:
     decided = seen.result not in (None, ExecutionResult.UNDETERMINED)
     assert seen.is_final == (seen.state is ExecutionState.COMPLETED and decided)
     assert not seen.is_final or seen.outcome is not ExecutionResult.UNDETERMINED
 
 
-def test_an_unknown_state_is_not_final() -> None:
+def test_unknown_state_is_not_final() -> None:
     assert not run(state="Paused").is_final
 
 
@@ -105,26 +105,26 @@ def test_output_file_ids_are_unique_and_in_order() -> None:
     assert run(job(*tasks[:2]), job(*tasks[2:], id="j2")).output_file_ids == ("f2", "f1")
 
 
-def test_a_failed_task_may_have_an_output_file() -> None:
+def test_failed_task_may_have_an_output_file() -> None:
     assert run(job(task("a", "Error", export_output_file_id="f"))).output_file_ids == ("f",)
 
 
 @given(runs())
-def test_the_duration_is_known_with_both_ends(seen: Run) -> None:
+def test_duration_needs_both_dates(seen: Run) -> None:
     if seen.start_date_time is None or seen.end_date_time is None:
         assert seen.duration is None
     else:
         assert seen.start_date_time + timedelta(seconds=seen.duration or 0) == seen.end_date_time
 
 
-def test_a_snapshot_cannot_be_changed() -> None:
+def test_snapshot_cannot_be_changed() -> None:
     seen = run()
     with pytest.raises(FrozenInstanceError):
         seen.state = ExecutionState.IDLE  # type: ignore[misc]
 
 
 @given(runs())
-def test_a_run_pickles(seen: Run) -> None:
+def test_run_pickles(seen: Run) -> None:
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(seen, protocol)) == seen
 
@@ -144,7 +144,7 @@ def test_starting_a_run_may_be_repeated() -> None:
         (Service.SYNCHRONIZATION, "/synchronization/imodels/storageconnections/c1"),
     ],
 )
-def test_the_twins_differ_only_in_their_paths(service: Service, path: str) -> None:
+def test_requests_of_both_services_differ_in_their_paths_only(service: Service, path: str) -> None:
     assert get_connection_request(service, "c1").url == path
     assert get_run_request(service, "c1", "r1").url == f"{path}/runs/r1"
     assert list_runs_request(service, "c1", page_size=None, offset=0).url == f"{path}/runs"
@@ -152,7 +152,7 @@ def test_the_twins_differ_only_in_their_paths(service: Service, path: str) -> No
     assert paged == f"{path}/runs?$skip=40&$top=20"
 
 
-def test_a_run_without_its_connection_has_that_of_the_request() -> None:
+def test_run_without_a_connection_id_has_that_of_the_request() -> None:
     members = {"id": "r1", "state": "Idle"}
     assert parse_run(answer({"run": members}), "c1").connection_id == "c1"
     assert parse_run(answer({"run": members | {"connectionId": "c2"}}), "c1").connection_id == "c2"
@@ -162,7 +162,7 @@ def test_a_run_without_its_connection_has_that_of_the_request() -> None:
     assert [seen.connection_id for seen in page.items] == ["c1", "c2"]
 
 
-def test_a_refusal_of_a_read_is_raised() -> None:
+def test_error_response_to_a_read_is_raised() -> None:
     with pytest.raises(NotFound):
         parse_run(answer({}, 404), "c1")
     with pytest.raises(PermissionDenied):
@@ -171,13 +171,13 @@ def test_a_refusal_of_a_read_is_raised() -> None:
         parse_connection(answer({}, 404), Connection)
 
 
-def test_a_connection_without_a_last_run_has_none() -> None:
+def test_connection_without_a_last_run_has_none() -> None:
     body = {"connection": {"id": "c1", "_links": {}}}
     assert parse_last_run(answer(body)) is None
 
 
 @given(st.lists(runs()))
-def test_the_newest_run_began_last(several: list[Run]) -> None:
+def test_newest_run_started_last(several: list[Run]) -> None:
     found = newest(several)
     if found is None:
         assert several == []
@@ -190,7 +190,7 @@ def test_the_newest_run_began_last(several: list[Run]) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "after"), [(0, True), (-5, True), (-6, False), (60, True)])
-def test_a_run_began_after_a_moment_give_or_take_five_seconds(seconds: int, after: bool) -> None:
+def test_started_after_tolerates_five_seconds(seconds: int, after: bool) -> None:
     seen = run(start_date_time=NOW + timedelta(seconds=seconds))
     assert started_after(seen, NOW) is after
 

@@ -41,7 +41,7 @@ def sent(request: Request) -> object:
     return json.loads(request.body or b"null")
 
 
-def test_a_file_is_added_once() -> None:
+def test_file_is_added_once() -> None:
     request = add_source_file_request("c/1", DGN)
     assert (request.method, request.url) == ("POST", FILES)
     assert request.headers == {"Content-Type": "application/json"}
@@ -53,7 +53,7 @@ def test_a_file_is_added_once() -> None:
     }
 
 
-def test_a_file_keeps_its_id_when_it_changes() -> None:
+def test_file_keeps_its_id_when_it_changes() -> None:
     request = update_source_file_request("c/1", MAPPED)
     assert (request.method, request.url) == ("PUT", f"{FILES}/m%2F2")
     assert request.headers == {"Content-Type": "application/json"}
@@ -61,7 +61,7 @@ def test_a_file_keeps_its_id_when_it_changes() -> None:
     assert sent(request) == {"storageFileId": "f2", "connectorType": "NEW"}
 
 
-def test_a_file_is_read_and_taken_out_by_its_id() -> None:
+def test_file_is_read_and_deleted_by_its_id() -> None:
     for request, method in (
         (get_source_file_request("c/1", "m/2"), "GET"),
         (delete_source_file_request("c/1", "m/2"), "DELETE"),
@@ -100,12 +100,12 @@ def test_invalid_id_is_refused(id: str) -> None:
             ask()
 
 
-def test_a_file_has_to_be_added_before_it_can_change() -> None:
+def test_file_without_an_id_cannot_be_updated() -> None:
     with pytest.raises(ValueError, match="no id"):
         update_source_file_request("c1", DGN)
 
 
-def test_a_file_of_a_minimal_list_has_no_connector_to_send() -> None:
+def test_file_of_a_minimal_list_has_no_connector_to_send() -> None:
     listed = SourceFile(storage_file_id="f1", id="m1")
     for ask in (add_source_file_request, update_source_file_request):
         with pytest.raises(ValueError, match="connector_type"):
@@ -113,34 +113,34 @@ def test_a_file_of_a_minimal_list_has_no_connector_to_send() -> None:
 
 
 @pytest.mark.parametrize("file", ["f1", None, {"storageFileId": "f1", "connectorType": "DWG"}])
-def test_only_a_source_file_is_added(file: SourceFile) -> None:
+def test_value_that_is_no_source_file_is_refused(file: SourceFile) -> None:
     with pytest.raises(TypeError, match="SourceFile"):
         add_source_file_request("c1", file)
 
 
 @pytest.mark.parametrize("id", ["", " ", "..", "f1\n"])
-def test_a_storage_file_that_cannot_be_is_not_sent(id: str) -> None:
+def test_invalid_storage_file_id_is_refused(id: str) -> None:
     with pytest.raises(ValueError, match="storage_file_id"):
         add_source_file_request("c1", SourceFile(storage_file_id=id, connector_type="DWG"))
 
 
 @pytest.mark.parametrize("id", [None, 7, b"f1"])
-def test_a_storage_file_is_named_by_a_string(id: str) -> None:
+def test_storage_file_id_is_a_string(id: str) -> None:
     with pytest.raises((TypeError, ValueError), match="storage_file_id"):
         SourceFile(storage_file_id=id)
 
 
-def test_a_connector_is_known_or_said_to_be_new() -> None:
+def test_connector_is_a_known_one_or_a_connector_type() -> None:
     with pytest.raises(ValueError, match="connector_type"):
         SourceFile(storage_file_id="f1", connector_type="DGW")
     with pytest.raises(TypeError, match="connector_type"):
-        SourceFile(storage_file_id="f1", connector_type=7)
+        SourceFile(storage_file_id="f1", connector_type=7)  # type: ignore[arg-type]
     dwg = SourceFile(storage_file_id="f1", connector_type="dwg")
     assert dwg.connector_type is ConnectorType.DWG
 
 
 @pytest.mark.parametrize("status", [200, 201])
-def test_a_mapping_is_read_with_what_it_leaves_out(status: int) -> None:
+def test_source_file_is_read_without_optional_members(status: int) -> None:
     members = {"id": "m1", "storageFileId": "f1", "connectorType": "AVEVAPID", "surplus": 1}
     seen = parse_source_file(answer({"sourceFile": members}, status))
     assert seen == SourceFile(
@@ -166,7 +166,7 @@ def test_a_mapping_is_read_with_what_it_leaves_out(status: int) -> None:
         ({}, "sourceFile"),
     ],
 )
-def test_a_mapping_that_makes_no_sense_is_no_answer(body: object, path: str) -> None:
+def test_unreadable_source_file_is_a_protocol_error(body: object, path: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse_source_file(answer(body))
     assert caught.value.path == path
@@ -183,7 +183,7 @@ def test_a_mapping_that_makes_no_sense_is_no_answer(body: object, path: str) -> 
         ("Accepted", 202, ProtocolError),
     ],
 )
-def test_a_refusal_is_an_error(code: str, status: int, kind: type[ExportError]) -> None:
+def test_error_response_is_an_error(code: str, status: int, kind: type[ExportError]) -> None:
     refused = answer({"error": {"code": code, "message": "no"}}, status)
     for read in (parse_source_file, parse_source_files):
         with pytest.raises(kind) as caught:
@@ -191,7 +191,7 @@ def test_a_refusal_is_an_error(code: str, status: int, kind: type[ExportError]) 
         assert getattr(caught.value, "code", code) == code
 
 
-def test_a_minimal_list_is_read() -> None:
+def test_minimal_list_is_read() -> None:
     body = {
         "sourceFiles": [{"id": "m1", "storageFileId": "f1"}, {"id": "m2", "storageFileId": "f2"}],
         "_links": {"next": {"href": "https://api.bentley.com/any"}},
@@ -202,7 +202,7 @@ def test_a_minimal_list_is_read() -> None:
     assert parse_source_files(answer({"sourceFiles": None})).items == ()
 
 
-def test_a_mapping_without_its_id_is_no_answer() -> None:
+def test_source_file_without_its_id_is_a_protocol_error() -> None:
     """It could neither be changed nor be distinguished from the others."""
     with pytest.raises(ProtocolError) as caught:
         parse_source_files(
@@ -211,7 +211,7 @@ def test_a_mapping_without_its_id_is_no_answer() -> None:
     assert caught.value.path == "sourceFiles[1].id"
 
 
-def test_what_was_read_can_be_sent_again() -> None:
+def test_source_file_that_was_read_can_be_sent() -> None:
     seen = parse_source_file(answer(example("sync.update_source_file.200.json")))
     assert sent(update_source_file_request("c1", seen)) == example(
         "sync.add_source_file.request.json"

@@ -27,7 +27,7 @@ ROOT = "/synchronization/imodels/storageconnections"
 SYNC = Service.SYNCHRONIZATION
 
 
-def test_a_run_is_started_by_a_singular_word_and_no_body() -> None:
+def test_start_of_a_run_uses_the_singular_path_and_no_body() -> None:
     request = create_synchronization_run_request("c/1")
     assert (request.method, request.url) == ("POST", f"{ROOT}/c%2F1/run")
     assert (request.body, dict(request.headers)) == (None, {})
@@ -53,7 +53,7 @@ def test_invalid_id_is_refused(id: str) -> None:
     "location",
     [f"{BASE}{ROOT}/c1/runs/r1", f"{ROOT}/c1/Runs/r1/", f"{BASE}{ROOT.upper()}/c1/runs/r1?x"],
 )  # fmt: skip
-def test_the_location_names_the_run(
+def test_location_names_the_run(
     status: int, kind: type[Accepted] | type[AlreadyActive], location: str
 ) -> None:
     started = parse_created_run(answer(b"", status, LOCATION=location))
@@ -61,7 +61,7 @@ def test_the_location_names_the_run(
 
 
 @pytest.mark.parametrize("location", ["", f"{BASE}{ROOT}/c1/runsr1/", f"{ROOT}/c1/run"])
-def test_a_location_that_names_no_run_is_none(location: str) -> None:
+def test_location_that_names_no_run_is_none(location: str) -> None:
     started = parse_created_run(answer(b"", 202, Location=location))
     assert started == Accepted(run=None)
 
@@ -72,7 +72,7 @@ def test_location_names_its_run_whatever_its_host() -> None:
     assert started == AlreadyActive(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
-def test_two_that_start_at_once_race() -> None:
+def test_concurrent_starts_get_a_conflict() -> None:
     body = example("sync.run_storage_connection.older.409.json")
     assert parse_created_run(answer(body, 409)) == LostRace()
 
@@ -82,7 +82,7 @@ def test_two_that_start_at_once_race() -> None:
     [("sync.get_storage_connection.404.json", 404),
      ("platform.error.404.operation_not_found.json", 404)],
 )  # fmt: skip
-def test_a_run_of_no_connection_is_not_found(name: str, status: int) -> None:
+def test_run_of_no_connection_is_not_found(name: str, status: int) -> None:
     with pytest.raises(NotFound) as caught:
         parse_created_run(answer(example(name), status))
     assert caught.value.is_gateway == name.startswith("platform")
@@ -94,7 +94,7 @@ def test_unexpected_answer_to_a_start_is_an_error(status: int) -> None:
         parse_created_run(answer(b"", status))
 
 
-def test_only_lists_request_the_full_representation() -> None:
+def test_full_representation_is_requested_by_lists_only() -> None:
     request = list_runs_request(SYNC, "c1", page_size=100, offset=100)
     assert request.url == f"{ROOT}/c1/runs?$skip=100&$top=100"
     assert request.headers == {"Prefer": "return=representation"}
@@ -103,7 +103,7 @@ def test_only_lists_request_the_full_representation() -> None:
     assert get_run_request(SYNC, "c1", "r/1").url == f"{ROOT}/c1/runs/r%2F1"
 
 
-def test_a_connection_names_its_last_run() -> None:
+def test_connection_names_its_last_run() -> None:
     body = example("sync.get_storage_connection.200.json")
     last = parse_last_run(answer(body))
     assert last == RunAddress(
@@ -114,7 +114,7 @@ def test_a_connection_names_its_last_run() -> None:
     assert parse_last_run(answer(body)) is None
 
 
-def test_a_refusal_of_a_read_is_raised() -> None:
+def test_error_response_to_a_read_is_raised() -> None:
     with pytest.raises(NotFound) as caught:
         parse_run(answer(example("sync.get_run.older.404.json"), 404), "c1")
     assert caught.value.code == "ConnectionRunNotFound"
@@ -128,7 +128,7 @@ def test_a_refusal_of_a_read_is_raised() -> None:
      "x?sv=1\\u0026sig=a%2Bplanted", "x?sig=a\\/planted", "x?sig=a\\u002Bplanted\\u003D",
      "x?sv=1&amp;sig=planted", "x?SIG=planted", "x?sv=1\\u0026Sig=planted"],
 )  # fmt: skip
-def test_a_signature_that_a_failed_task_quotes_is_not_kept(quoted: str) -> None:
+def test_signature_that_a_failed_task_quotes_is_not_kept(quoted: str) -> None:
     """However the service escapes it: .NET writes `&` as an escape, and `+` too."""
     task = {"id": "t1", "state": "Completed", "error": {"message": "QUOTED", "phase": "kept"}}
     job = {"id": "j1", "state": "Completed", "tasks": [task]}

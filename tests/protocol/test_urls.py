@@ -157,7 +157,7 @@ def test_url_is_shown_without_secrets(url: str, shown: str) -> None:
 
 
 @given(st.text() | st.text("htps:/[]@?#").map("https://".__add__))
-def test_any_text_can_be_shown_as_a_url(url: str) -> None:
+def test_text_of_any_kind_can_be_shown_as_a_url(url: str) -> None:
     assert "?" not in without_query(url)
     assert repr(Response(status=200, url=url))
 
