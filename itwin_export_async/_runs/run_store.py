@@ -8,6 +8,7 @@ The store keeps two kinds of values, both JSON: the note of a key, and for each 
 that owns it.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from attrs import evolve, frozen
 
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import ExportOptions, RunOrigin
-from itwin_export_async._protocol.runs import Service
+from itwin_export_async._protocol.runs import Service, get_connection_request
 from itwin_export_async._runs.handle import RunContext, RunHandle
 from itwin_export_async._runs.resume_token import ResumeToken
 from itwin_export_async._runs.start_state import StartState, StartWindow, match_runs
@@ -90,6 +91,14 @@ class StartNote:
             raise ValueError("the store holds a value that is no start note") from exc
 
 
+class _StartedElsewhere(Exception):
+    """The active run is the key's own: another process has started it meanwhile."""
+
+    def __init__(self, handle: RunHandle) -> None:
+        super().__init__(handle.run_id)
+        self.handle = handle
+
+
 @frozen(kw_only=True)
 class OnceStarter:
     """Starts the run of one key, once."""
@@ -102,13 +111,35 @@ class OnceStarter:
     if_active: IfActive
 
     async def start(self) -> RunHandle:
-        """The handle of the key's run: resumed, recovered, started or joined."""
+        """The handle of the key's run: resumed, recovered, started or joined.
+
+        Calls with one key in one process go one after the other. Another process may have started
+        the run meanwhile: then it is the active run, and the store says whose it is.
+        """
+        lock = self.context.session.locks.setdefault(("start_once", self.key), asyncio.Lock())
+        async with lock:
+            try:
+                return await self._start()
+            except _StartedElsewhere as started:
+                return await self._noted(
+                    evolve(
+                        started.handle,
+                        origin=RunOrigin.RECOVERED,
+                        sas_url=user_blob_url(self.options),
+                    )
+                )
+
+    async def _start(self) -> RunHandle:
         note = StartNote.from_json(await self.store.get(self._note_key))
         if note.resume_token is not None:
             return self._resumed(note.resume_token, note.origin or RunOrigin.ATTACHED)
         handle = await self._recovered(note.window) if note.window else None
         if handle is None:
             handle = await self._started(note.window)
+        return await self._noted(handle)
+
+    async def _noted(self, handle: RunHandle) -> RunHandle:
+        """Note the run of the key."""
         if not handle.joined:
             await self.store.set(_run_key(handle.run_id), json.dumps({"key": self.key}))
         done = StartNote(resume_token=handle.resume_token, origin=handle.origin)
@@ -134,8 +165,17 @@ class OnceStarter:
         return evolve(handle, origin=RunOrigin.RECOVERED, sas_url=user_blob_url(self.options))
 
     async def _is_owned_by_other(self, run_id: str) -> bool:
+        return await self._owner(run_id) not in (None, self.key)
+
+    async def _owner(self, run_id: str) -> str | None:
+        """The key that owns a run, None where no start has noted it."""
         text = await self.store.get(_run_key(run_id))
-        return text is not None and json.loads(text)["key"] != self.key
+        if text is None:
+            return None
+        try:
+            return str(json.loads(text)["key"])
+        except (ValueError, TypeError, KeyError) as exc:
+            raise ValueError("the store holds a value that is no owner of a run") from exc
 
     async def _started(self, window: StartWindow | None) -> RunHandle:
         starter = export_starter(
@@ -156,12 +196,21 @@ class OnceStarter:
             await self.store.set(self._note_key, StartNote(window=noted).to_json())
 
         starter.before_send = note_request
+        session = self.context.session
+        if session.service_time() is None:  # any response makes the service's clock known
+            await session.send(get_connection_request(Service.EXPORT, self.connection_id))
         return await starter.start()
 
     @asynccontextmanager
-    async def _while_waiting(self, _: RunHandle) -> AsyncIterator[None]:
+    async def _while_waiting(self, handle: RunHandle) -> AsyncIterator[None]:
+        await self._check_owner(handle)
         await self.store.set(self._note_key, StartNote().to_json())  # no run of this key exists
         yield
+        await self._check_owner(handle)
+
+    async def _check_owner(self, handle: RunHandle) -> None:
+        if await self._owner(handle.run_id) == self.key:
+            raise _StartedElsewhere(handle)
 
     @property
     def _note_key(self) -> str:
