@@ -54,6 +54,7 @@ from itwin_export_async._runs.starter import (
     validate_if_active,
 )
 from itwin_export_async._synchronization import SynchronizationClient
+from itwin_export_async.webhooks import WebhookEvent
 
 REDIRECT_URL = "https://developer.bentley.com/"
 
@@ -202,14 +203,26 @@ class ExportClient(ServiceClient[Connection]):
         """The session that sends this client's requests."""
         return self._session
 
+    def notify(self, event: WebhookEvent) -> None:
+        """Poll the runs that a webhook event is about, now. An event is a hint, so they are read.
+
+        Runs without a `wait` or `updates` are not polled. A `Retry-After` is respected.
+        """
+        if not isinstance(event, WebhookEvent):
+            raise TypeError(f"event must be a WebhookEvent, not {type(event).__name__}")
+        connection_id, run_id = (event.content.get(name) for name in ("connectionId", "runId"))
+        if connection_id is not None or run_id is not None:
+            self._poller.poll_now(connection_id=connection_id, run_id=run_id)
+
     def health(self) -> ClientHealth:
         """Return the state of the client, without a request."""
         session = self._session
+        outages = filter(None, (session.outage_since, self._poller.outage_since))
         return ClientHealth(
             is_open=session.is_open,
             token_expires_at=session.token_expires_at,
             last_response_at=session.last_response_at,
-            outage_since=self._poller.outage_since,
+            outage_since=min(outages, default=None),
             remaining_calls=session.remaining_calls,
             runs_polled=self._poller.runs_polled,
         )
