@@ -22,7 +22,6 @@ from itwin_export_async._files.temp_file import (
     check_folder,
     file_type,
     is_same_file,
-    make_folder,
     temp_file,
 )
 from itwin_export_async._http.session import Session
@@ -114,11 +113,6 @@ def is_folder(destination: str | os.PathLike[str]) -> bool:
     """Whether a destination means a folder: it is one, ends with a separator or has no suffix."""
     text = os.fspath(destination)
     return text.endswith(("/", os.sep)) or os.path.isdir(text) or not has_suffix(text)
-
-
-async def prepare_folder(folder: Path) -> None:
-    """Make the folder, or raise a `DownloadError` that says why it cannot be written."""
-    await asyncio.to_thread(make_folder, folder)
 
 
 @frozen
