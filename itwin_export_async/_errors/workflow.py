@@ -126,8 +126,8 @@ class StartTimeout(ExportError, TimeoutError):
     def __str__(self) -> str:
         about = f"iModel {self.imodel_id}" if self.imodel_id else f"connection {self.connection_id}"
         return (
-            f"timed out after {self.seconds:g} s before a run was started for {about}. If a start was in flight, that run continues; find it with a "
-            "ledger or if_active='join'"
+            f"timed out after {self.seconds:g} s before a run was started for {about}. If a start "
+            "was in flight, that run continues; find it with a ledger or if_active='join'"
         )
 
 
