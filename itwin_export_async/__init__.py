@@ -103,7 +103,6 @@ if TYPE_CHECKING:
     from itwin_export_async._runs.run_store import MemoryRunStore, RunStore
     from itwin_export_async._synchronization import SynchronizationClient
 
-__version__ = "0.1.0"
 __all__ = [
     "AccessReport",
     "AccessToken",
