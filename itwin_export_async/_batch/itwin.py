@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from attrs import evolve, field, frozen
 
 from itwin_export_async._batch.entries import Entry, EntryState, fingerprint
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
 from itwin_export_async._files.names import safe_name
 from itwin_export_async._http.pager import AsyncPager
@@ -26,8 +27,6 @@ from itwin_export_async._models import ExportOptions, ExportOutcome, ExportReque
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 
 log = logging.getLogger("itwin_export_async.batch")
-
-ItwinVersion: TypeAlias = Literal["latest", "named"]
 
 TEMPLATE_FIELDS = ("imodel_name", "imodel_id", "version_name", "date")
 _UNIQUE_FIELDS = {"imodel_name", "imodel_id"}

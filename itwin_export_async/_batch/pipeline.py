@@ -33,6 +33,7 @@ from itwin_export_async._batch.entries import (
 )
 from itwin_export_async._batch.ledger import HistoryLine, Ledger
 from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.outcomes import OnStart
 from itwin_export_async._batch.output_paths import OutputPaths, describe_files, files_exist
 from itwin_export_async._errors import ExportError, NotFound, RunTimeout, StartTimeout
 from itwin_export_async._files.download import Progress, check_destination
@@ -45,7 +46,7 @@ from itwin_export_async._models import (
     Run,
     RunOrigin,
 )
-from itwin_export_async._models.validators import parse_enum, validate_timeout
+from itwin_export_async._models.validators import parse_authentication_type, validate_timeout
 from itwin_export_async._protocol.files import was_skipped
 from itwin_export_async._protocol.runs import (
     Service,
@@ -67,14 +68,6 @@ from itwin_export_async._runs.starter import (
 log = logging.getLogger("itwin_export_async.batch")
 
 T = TypeVar("T")
-
-OnStart = Callable[[RunHandle], Any]
-"""Called with the handle as soon as an export has a run; may be async."""
-
-
-def parse_authentication_type(value: AuthenticationType | str | None) -> AuthenticationType | None:
-    """The type as a member of its enum, None if it is left to the service."""
-    return None if value is None else parse_enum(AuthenticationType, "authentication_type", value)
 
 
 @define(eq=False, kw_only=True)
