@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+IN_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
@@ -48,3 +51,10 @@ def peak_memory() -> float:
     # on Linux the other figure begins with the memory of the process that started this one
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
+
+
+@contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A temporary folder, in memory where the system has such a place."""
+    with TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as name:
+        yield Path(name)
