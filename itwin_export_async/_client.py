@@ -3,15 +3,11 @@
 from collections.abc import Collection
 from contextlib import suppress
 from os import PathLike, environ, fspath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from itwin_export_async._batch.batch import ExportOutcomes, Requests, export_many
-from itwin_export_async._batch.context import BatchContext, parse_authentication_type
-from itwin_export_async._batch.itwin import ItwinSource, ItwinVersion
-from itwin_export_async._batch.outage import OutageGate
-from itwin_export_async._batch.pipeline import ExportPipeline, OnStart
+from itwin_export_async._batch.outcomes import ExportOutcomes, ItwinVersion, OnStart, Requests
 from itwin_export_async._errors import PermissionDenied
 from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
@@ -33,6 +29,7 @@ from itwin_export_async._models import (
     ExportOutcome,
     ExportRequest,
 )
+from itwin_export_async._models.validators import parse_authentication_type
 from itwin_export_async._polling.poller import RunPoller
 from itwin_export_async._polling.schedule import PollSchedule, validate_schedule
 from itwin_export_async._protocol.connections import (
@@ -55,6 +52,9 @@ from itwin_export_async._runs.starter import (
 )
 from itwin_export_async._synchronization import SynchronizationClient
 from itwin_export_async.webhooks import WebhookEvent
+
+if TYPE_CHECKING:  # loaded by the first export: an import of the client stays cheap
+    from itwin_export_async._batch.context import BatchContext
 
 REDIRECT_URL = "https://developer.bentley.com/"
 
@@ -369,6 +369,8 @@ class ExportClient(ServiceClient[Connection]):
         `RunUpdate`, `on_progress(done, total)` the bytes downloaded; all may be async. Raises
         instead of returning an error.
         """
+        from itwin_export_async._batch.pipeline import ExportPipeline
+
         request = ExportRequest(
             imodel_id=imodel_id, destination=destination, options=options, display_name=display_name
         )
@@ -403,6 +405,8 @@ class ExportClient(ServiceClient[Connection]):
         be used, is raised here. The result is also an async context manager. Leaving early never
         ends a run.
         """
+        from itwin_export_async._batch.batch import export_many
+
         return export_many(
             self._batch_context(authentication_type, if_active),
             requests,
@@ -442,6 +446,9 @@ class ExportClient(ServiceClient[Connection]):
         `{date}`. `expected`: how many iModels, or which ids, must be listed at least; otherwise a
         `ValueError` is raised before anything is started. The rest as for `export_many`.
         """
+        from itwin_export_async._batch.batch import export_many
+        from itwin_export_async._batch.itwin import ItwinSource
+
         source = ItwinSource(
             imodels=self.imodels,
             itwin_id=itwin_id,
@@ -466,7 +473,10 @@ class ExportClient(ServiceClient[Connection]):
 
     def _batch_context(
         self, authentication_type: AuthenticationType | str | None, if_active: IfActive
-    ) -> BatchContext:
+    ) -> "BatchContext":
+        from itwin_export_async._batch.context import BatchContext
+        from itwin_export_async._batch.outage import OutageGate
+
         return BatchContext(
             runs=self._context,
             consent=self._consent,

@@ -21,13 +21,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
 
 from itwin_export_async._batch.entries import Entry, EntryState, fingerprint
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
 from itwin_export_async._files.names import numbered, safe_name
 from itwin_export_async._http.pager import AsyncPager
@@ -38,7 +39,6 @@ log = logging.getLogger("itwin_export_async.batch")
 
 InThread: TypeAlias = Callable[[Callable[[], list[str]]], Awaitable[list[str]]]
 """Does work on the disk in a thread."""
-ItwinVersion: TypeAlias = Literal["latest", "named"]
 
 TEMPLATE_FIELDS = ("imodel_name", "imodel_id", "version_name", "date")
 _UNIQUE_FIELDS = {"imodel_name", "imodel_id"}
