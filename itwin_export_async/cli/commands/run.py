@@ -207,10 +207,12 @@ async def start_only(invocation: Invocation, args: RunArgs, output: OutputArgs) 
 
 async def watch_run(invocation: Invocation, token: str, output: OutputArgs) -> None:
     """Wait for the run, and download its files."""
-    async with invocation.open_client() as client:
-        with user_input():
-            run = client.resume(token)
-        await output.check()
+    client = invocation.open_client()
+    check_output(output.path)
+    with user_input():
+        run = client.resume(token)
+    await output.check()
+    async with client:
         record = Record(name=run.run_id, destination=output.path)
         progress = RunProgress(SafeConsole(stderr=True), is_shown=invocation.shows_progress)
         with _reported(invocation, record, output, progress, client):
