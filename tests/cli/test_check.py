@@ -1,9 +1,11 @@
 """`itwin-export check`: what an export would lack, before it is started."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
+from itwin_export_async import ClientHealth, ExportClient
 from itwin_export_async.cli.commands.check import MAX_IMODELS
 from tests.support.command import CommandLine
 from tests.support.fakes import answer
@@ -75,6 +77,15 @@ def test_fixed_token_is_not_renewed(cli: CommandLine, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ITWIN_ACCESS_TOKEN", cli.emulator.token())
     code, out, _ = cli.invoke("check", imodel_id)
     assert (code, "token:    accepted" in out) == (0, True)
+
+
+def test_end_of_a_fixed_token_is_named(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    health = ClientHealth(is_open=True, token_expires_at=datetime(2100, 1, 1, tzinfo=UTC))
+    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", cli.emulator.token())
+    monkeypatch.setattr(ExportClient, "health", lambda _: health)
+    code, out, _ = cli.invoke("check", imodel_id)
+    assert (code, "ITWIN_ACCESS_TOKEN is not renewed" in out) == (0, True)
 
 
 def test_model_that_is_not_initialized_cannot_be_exported(cli: CommandLine) -> None:

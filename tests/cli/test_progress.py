@@ -58,8 +58,9 @@ def record(name: str) -> Record:
     return Record.of(request)
 
 
-def executing(**dates: datetime) -> Run:
-    return Run(id="r", connection_id="c", state=ExecutionState.EXECUTING, **dates)
+def executing(started: datetime | None = None) -> Run:
+    state = ExecutionState.EXECUTING
+    return Run(id="r", connection_id="c", state=state, start_date_time=started)
 
 
 def test_failures_are_visible_in_60_columns() -> None:
@@ -167,12 +168,12 @@ def test_slow_run_is_named_once() -> None:
     progress = BatchProgress(SafeConsole(file=StringIO()), 1, lambda: None, durations=[60.0] * 5)
     slow = record("slow")
     started = datetime.now(UTC) - timedelta(seconds=100)
-    progress.updated(slow, RunUpdate(run=executing(start_date_time=started)))
+    progress.updated(slow, RunUpdate(run=executing(started)))
     assert list(progress.slow_runs()) == []
     known = BatchProgress(
         SafeConsole(file=StringIO()), 1, lambda: None, durations=[60.0] * MIN_SLOW
     )
-    known.updated(slow, RunUpdate(run=executing(start_date_time=started)))
+    known.updated(slow, RunUpdate(run=executing(started)))
     known.updated(record("quick"), RunUpdate(run=executing()))
     ((named, age),) = known.slow_runs()
     assert (named is slow, age >= 100) == (True, True)

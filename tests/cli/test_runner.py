@@ -46,7 +46,7 @@ def test_bug_shows_its_traceback(tmp_path: Path, error: Exception, command: str)
     client_factory = partial(ExportClient.from_env, transport=broken)
     runtime = Runtime(client_factory=client_factory, run=run_virtual)
     (tmp_path / "m.csv").write_text(f"imodel_id\n{M}\n")
-    words = ("runs", "list", "c")
+    words: tuple[str, ...] = ("runs", "list", "c")
     if command == "batch":
         words = ("batch", f"{tmp_path}/m.csv", "-o", f"{tmp_path}/out")
     code, _, err = invoke(*words, runtime=runtime)
@@ -80,10 +80,10 @@ def test_ignored_signal_stays_ignored() -> None:
     try:
         guard = SignalGuard()
         guard.install()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) == guard
+        handlers = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)]
+        assert handlers == [signal.SIG_IGN, guard]
         guard.remove()
-        assert signal.getsignal(signal.SIGTERM) != guard
+        assert signal.getsignal(signal.SIGTERM) is not guard
     finally:
         signal.signal(signal.SIGHUP, before)
 

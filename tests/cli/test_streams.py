@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from itwin_export_async import RunOutput, __version__
+from itwin_export_async import ExportClient, RunOutput, TransportError, __version__
 from itwin_export_async.cli.errors import UsageError
 from itwin_export_async.cli.options import parse_duration, parse_since
 from itwin_export_async.cli.output.streams import write_output
@@ -172,6 +172,40 @@ def test_moment_has_a_zone() -> None:
     assert moment.isoformat() == "2026-11-28T10:00:00+02:00"
     assert parse_since(moment) is moment
     assert invoke("report", "x", "--since", "999999999d")[0] == 2
+
+
+def test_skipped_run_is_watched_to_its_end(cli: CommandLine, tmp_path: Path) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Skipped")
+    token = cli.invoke("run", imodel_id, "--no-wait")[1].strip()
+    assert cli.invoke("watch", token, "-o", f"{tmp_path}/")[:2] == (0, "")
+
+
+def test_missing_consent_starts_nothing(cli: CommandLine) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    words = ("run", imodel_id, "-o", "-", "--authentication-type")
+    cli.emulator.user_authorized = False
+    code, out, err = cli.invoke(*words, "User")
+    assert (code, out, "itwin-export auth consent" in err) == (4, "", True)
+    assert cli.emulator.count("create_run") == 0
+    assert cli.invoke(*words, "Service")[0] == 0
+
+
+@pytest.mark.usefixtures("integration")
+def test_demo_prints_json_alone(tmp_path: Path) -> None:
+    words = ("demo", "-o", str(tmp_path), "--imodels", "1", "--speed", "9000", "--json", "-q")
+    code, out, err = invoke(*words)
+    assert (code, json.loads(out)["name"], err) == (0, "Bridge", "")
+
+
+@pytest.mark.usefixtures("integration")
+def test_demo_ends_with_the_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise TransportError(message="planted")
+
+    monkeypatch.setattr(ExportClient, "export_imodel", fail)
+    code, _, err = invoke("demo", "-o", str(tmp_path), "-q")
+    assert (code, "planted" in err, "Traceback" in err) == (1, True, False)
 
 
 @pytest.mark.usefixtures("integration")

@@ -294,14 +294,19 @@ async def _follow(
         except RunPartlyFailed as error:
             await _keep_partial(client, error, record, output)
             raise
-        paths: list[Path] = []
-        if _has_output(final):
-            if output.is_stdout:
-                await write_output(await run.outputs())
-            else:
-                paths = await run.download(output.path)
+        paths = await _deliver(run, final, output)
     record.finish(paths=paths)
     progress.finished(record)
+
+
+async def _deliver(run: RunHandle, final: Run, output: OutputArgs) -> list[Path]:
+    """Download the files of a finished run, or write the only one to standard output."""
+    if not _has_output(final):
+        return []
+    if output.is_stdout:
+        await write_output(await run.outputs())
+        return []
+    return await run.download(output.path)
 
 
 def _has_output(run: Run) -> bool:
