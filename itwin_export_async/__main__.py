@@ -2,5 +2,5 @@
 
 from itwin_export_async.cli import main
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no branch - not imported
     main()

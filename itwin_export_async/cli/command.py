@@ -123,9 +123,8 @@ class IdCommand(TyperCommand):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        for parameter in self.params:
-            if hasattr(parameter, "show_envvar"):
-                parameter.show_envvar = False  # one rule for all, which the help of the app says
+        for parameter in self.params:  # one rule for all variables is in the help of the app
+            vars(parameter)["show_envvar"] = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words; what can only be an id is no option."""

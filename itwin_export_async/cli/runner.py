@@ -194,8 +194,6 @@ def reconstruct_command(context: typer.Context) -> str:
             arguments.append(str(value))
         elif value is True:
             options.append(parameter.opts[-1])
-        elif value is False:
-            options.append(parameter.secondary_opts[-1])
         elif getattr(parameter, "count", False):
             options += [parameter.opts[-1]] * value
         else:

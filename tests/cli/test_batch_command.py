@@ -358,8 +358,7 @@ def test_unusable_ledger_is_exit_code_2(
     Path("models.csv").write_text(table(ID))
     Path("junk.db").write_text("no database at all" * 100)
     Path("link.db").symlink_to("nowhere/l.db")
-    words = ("models.csv", "-o", "out", "--ledger", "busy.db")
-    cli.invoke("batch", *words)  # a ledger that exists
+    cli.invoke("batch", "models.csv", "-o", "out", "--ledger", "busy.db")  # it exists now
     with open("busy.db-lock", "w") as other:
         flock(other, LOCK_EX | LOCK_NB)
         before = len(cli.emulator.requests)

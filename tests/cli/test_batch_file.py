@@ -53,6 +53,11 @@ def test_table_has_a_column_for_each_option() -> None:
     assert options.output.replace_older_file is True
 
 
+def test_newer_ifc_version_is_passed_on() -> None:
+    (request,) = requests("imodel_id,ifc_version\nm1,IFC4.3 ABV\n")
+    assert request.options.ifc_version == "IFC4.3 ABV"
+
+
 def test_changeset_is_the_revision_unless_another_one_is_given() -> None:
     (request,) = requests("imodel_id,changeset_id\nm1,c1\n")
     assert request.revision == "c1"

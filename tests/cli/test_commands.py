@@ -285,10 +285,9 @@ def continuation(err: str) -> list[str]:
 
 def test_failed_download_is_continued(cli: CommandLine, tmp_path: Path) -> None:
     imodel_id = cli.emulator.add_imodel("Bridge")
-    cli.emulator.inject("download_file", *[answer(403)] * 2)
+    cli.emulator.inject("download_file", *[answer(302)])
     code, out, err = cli.invoke("run", imodel_id, "-o", str(tmp_path / "b.ifc"), "--json")
-    assert (code, "b.ifc: " in err, "403" in err) == (1, True, True)
-    assert "\n  Try again later" in err
+    assert (code, "this continues" in err) == (1, True)
     words = continuation(err)
     assert words[1] == json.loads(out)["error"]["resume_token"]
     assert cli.invoke(*words)[0] == 0

@@ -106,8 +106,8 @@ def test_texts_of_a_run_do_not_act_on_a_terminal(
     (tmp_path / "m.csv").write_text(f"imodel_id,key\n{imodel_id},{MARKUP}\n")
     location = f"/export/connections/c/runs/{quote(f'r{MARKUP}', safe='')}"
     cli.emulator.inject("create_run", answer(202, Location=location))
-    shown = {"run": {"id": f"r{MARKUP}", "connectionId": "c", "state": f"s{MARKUP}\n{ODD}"}}
-    cli.emulator.inject("get_run", *[answer(200, json.dumps(shown))] * 1000)
+    run = {"run": {"id": f"r{MARKUP}", "connectionId": "c", "state": f"s{MARKUP}\n{ODD}"}}
+    cli.emulator.inject("get_run", *[answer(200, json.dumps(run))] * 1000)
     words = (command, "m.csv" if command == "batch" else imodel_id, "-o", "out/")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")

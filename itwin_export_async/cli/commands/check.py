@@ -73,8 +73,8 @@ async def check(
         try:
             if imodel_id is not None:
                 findings += await _check_imodel(client, check_guid("imodel_id", imodel_id))
-            elif itwin is not None:
-                findings += await _check_itwin(client, check_guid("--itwin", itwin))
+            else:
+                findings += await _check_itwin(client, check_guid("--itwin", itwin or ""))
             findings.insert(0, _token_finding(client))
         except _REFUSED as error:
             is_token = isinstance(error, AuthenticationFailed | TokenError)

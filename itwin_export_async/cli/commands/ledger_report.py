@@ -109,7 +109,7 @@ def render(content: LedgerContent, form: Format, *, folder: Path, name: str) -> 
             return _to_csv(records)
         case Format.JSON:
             return "".join(f"{to_json_line(record)}\n" for record in records)
-        case Format.TABLE:
+        case _:
             return _to_table(content, name)
 
 

@@ -207,10 +207,12 @@ async def start_only(invocation: Invocation, args: RunArgs, output: OutputArgs) 
 
 async def watch_run(invocation: Invocation, token: str, output: OutputArgs) -> None:
     """Wait for the run, and download its files."""
-    async with invocation.open_client() as client:
-        with user_input():
-            run = client.resume(token)
-        await output.check()
+    client = invocation.open_client()
+    check_output(output.path)
+    with user_input():
+        run = client.resume(token)
+    await output.check()
+    async with client:
         record = Record(name=run.run_id, destination=output.path)
         progress = RunProgress(SafeConsole(stderr=True), is_shown=invocation.shows_progress)
         with _reported(invocation, record, output, progress, client):
@@ -292,14 +294,19 @@ async def _follow(
         except RunPartlyFailed as error:
             await _keep_partial(client, error, record, output)
             raise
-        paths: list[Path] = []
-        if _has_output(final):
-            if output.is_stdout:
-                await write_output(await run.outputs())
-            else:
-                paths = await run.download(output.path)
+        paths = await _deliver(run, final, output)
     record.finish(paths=paths)
     progress.finished(record)
+
+
+async def _deliver(run: RunHandle, final: Run, output: OutputArgs) -> list[Path]:
+    """Download the files of a finished run, or write the only one to standard output."""
+    if not _has_output(final):
+        return []
+    if output.is_stdout:
+        await write_output(await run.outputs())
+        return []
+    return await run.download(output.path)
 
 
 def _has_output(run: Run) -> bool:
