@@ -35,7 +35,7 @@ def example(name: str) -> Any:
 
 
 def answer(body: Any = None, status: int = 200, **headers: str) -> Response:
-    """A response with this JSON (bytes are sent unchanged) and headers such as `Retry_After="3"`."""
+    """A response with this JSON (bytes unchanged) and headers such as `Retry_After="3"`."""
     return Response(
         status=status,
         headers={name.replace("_", "-"): value for name, value in headers.items()},
