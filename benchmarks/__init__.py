@@ -1,4 +1,4 @@
-"""Measurements of the library beside what one would use instead, and beside what bounds it.
+"""Measurements of the library, beside its alternatives and beside lower bounds.
 
-Each figure is a ratio of things measured by turns in one run. `python -m benchmarks` runs all.
+`python -m benchmarks` runs all of them.
 """

@@ -1,7 +1,7 @@
-"""What it costs to decode the answer to a poll, small and large, with orjson and without it.
+"""CPU of decoding the response to a poll, small and large, with orjson and without it.
 
-The work is done in two processes of their own by turns, in one of which orjson cannot be imported.
-This module imports nothing of the library itself, so that they can.
+Two processes do the work, interleaved; in one of them orjson cannot be imported. This module
+imports nothing of the library, so that each process decides what is loaded.
 """
 
 import sys
@@ -14,8 +14,8 @@ from attrs import frozen
 
 from benchmarks._support.interleave import Samples, rounds
 from benchmarks._support.processes import child
-from benchmarks._support.report import Report, shown
-from benchmarks._support.runs_server import run_with
+from benchmarks._support.report import Report, format_number
+from benchmarks._support.runs_server import run_with_tasks
 from benchmarks._support.svg import Bar, Figure
 
 BARE, OURS = "json.loads", "ours, to a Run"
@@ -25,7 +25,7 @@ Decoder = Callable[[bytes], Any]
 
 @frozen(kw_only=True)
 class Effort:
-    """How many tasks the runs have, how many rounds there are, and the tasks of a turn."""
+    """How many tasks the runs have, how many rounds there are, and the tasks decoded in a turn."""
 
     tasks: tuple[int, ...]
     rounds: int
@@ -39,7 +39,7 @@ QUICK = Effort(tasks=(1, 1_000), rounds=3, turn=1_000)
 def run(effort: Effort) -> Report:
     """Decode everything in both processes by turns."""
     samples = {tasks: Samples() for tasks in effort.tasks}
-    with child(tell_times, True) as fast, child(tell_times, False) as plain:
+    with child(measure_decoders, True) as fast, child(measure_decoders, False) as plain:
         workers = {name: worker for worker in (fast, plain) for name in worker.recv()}
         for tasks in effort.tasks:
             times = max(1, effort.turn // tasks)
@@ -49,23 +49,23 @@ def run(effort: Effort) -> Report:
     return _report(samples)
 
 
-def tell_times(ours: Connection, has_orjson: bool) -> None:
-    """Say which decoders there are, and then what those asked for take, until ended."""
+def measure_decoders(ours: Connection, has_orjson: bool) -> None:
+    """Send the names of the decoders, and then the times of each that is requested."""
     decoders = dict(_with_orjson() if has_orjson else _without())
     ours.send(tuple(decoders))
     for decoder in decoders.values():
-        decoder(run_with(1))
+        decoder(run_with_tasks(1))
     while True:
         name, tasks, times = ours.recv()
-        ours.send(_microseconds(decoders[name], run_with(tasks), times))
+        ours.send(_microseconds(decoders[name], run_with_tasks(tasks), times))
 
 
 def _microseconds(decode: Decoder, body: bytes, times: int) -> float:
     """CPU for decoding it once."""
-    began = time.process_time()
+    start = time.process_time()
     for _ in range(times):
         decode(body)
-    return (time.process_time() - began) / times * 1e6
+    return (time.process_time() - start) / times * 1e6
 
 
 def _with_orjson() -> Iterator[tuple[str, Decoder]]:
@@ -74,11 +74,11 @@ def _with_orjson() -> Iterator[tuple[str, Decoder]]:
 
     import orjson
 
-    from benchmarks._support.models import RunAnswer
+    from benchmarks._support.models import RunResponse
 
     yield "orjson.loads", orjson.loads
     yield f"{OURS}, orjson" if is_used else f"{OURS}, orjson not used", ours
-    yield "pydantic", RunAnswer.model_validate_json
+    yield "pydantic", RunResponse.model_validate_json
 
 
 def _without() -> Iterator[tuple[str, Decoder]]:
@@ -97,11 +97,12 @@ def _ours() -> Decoder:
 
 
 def _report(samples: Mapping[int, Samples]) -> Report:
-    names = tuple(next(iter(samples.values())).taken)
+    names = tuple(next(iter(samples.values())).values)
     most = max(samples)
     return Report(
         name="decoding",
-        title="CPU of decoding an answer, in microseconds, and relative to json.loads",
+        method=__doc__ or "",
+        title="CPU of decoding a response, in microseconds, and relative to json.loads",
         head=("", *(word for tasks in samples for word in (f"tasks: {tasks:,}", "ratio"))),
         rows=tuple(
             (
@@ -109,14 +110,14 @@ def _report(samples: Mapping[int, Samples]) -> Report:
                 *(
                     word
                     for one in samples.values()
-                    for word in (shown(one.typical(name)), f"{one.ratio(name, BARE):.2f}")
+                    for word in (format_number(one.median(name)), str(one.ratio(name, BARE)))
                 ),
             )
             for name in names
         ),
-        bounds=("Values checked and made cannot cost less than the JSON read into dictionaries.",),
+        bounds=("Checked values cannot cost less than the JSON read into dictionaries.",),
         values={
-            f"{name}, {tasks:,} tasks, us": one.typical(name)
+            f"{name}, {tasks:,} tasks, us": one.median(name)
             for tasks, one in samples.items()
             for name in names
         },
@@ -125,13 +126,13 @@ def _report(samples: Mapping[int, Samples]) -> Report:
             bars=tuple(
                 Bar(
                     name=name,
-                    value=samples[most].ratio(name, BARE),
-                    label=f"{samples[most].ratio(name, BARE):.2f}",
+                    value=samples[most].ratio(name, BARE).median,
+                    label=f"{samples[most].ratio(name, BARE).median:.2f}",
                     is_ours=name.startswith(OURS),
                 )
                 for name in names
             ),
             ticks=(0.25, 0.5, 1, 2, 4, 8),
         ),
-        caption="What a large answer costs to decode",
+        caption="CPU of decoding a large response",
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from itwin_export_async._batch.batch import ExportOutcomes
+    from itwin_export_async._batch.outcomes import ExportOutcomes
     from itwin_export_async._client import ExportClient
     from itwin_export_async._errors import (
         AuthenticationFailed,
@@ -103,7 +103,6 @@ if TYPE_CHECKING:
     from itwin_export_async._runs.run_store import MemoryRunStore, RunStore
     from itwin_export_async._synchronization import SynchronizationClient
 
-__version__ = "0.1.0"
 __all__ = [
     "AccessReport",
     "AccessToken",
@@ -207,7 +206,7 @@ _MODULES = (
     "_files.storage",
     "_runs.handle",
     "_runs.run_store",
-    "_batch.batch",
+    "_batch.outcomes",
     "_imodels",
     "_synchronization",
     "_client",

@@ -1,16 +1,14 @@
 """`ExportClient`: what users program against."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from os import PathLike, environ, fspath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from itwin_export_async._batch.batch import ExportOutcomes, Requests, export_many
-from itwin_export_async._batch.context import BatchContext, parse_authentication_type
-from itwin_export_async._batch.itwin import ItwinSource, ItwinVersion
-from itwin_export_async._batch.outage import OutageGate
-from itwin_export_async._batch.pipeline import ExportPipeline, OnStart
+from itwin_export_async._batch.outcomes import ExportOutcomes, ItwinVersion, OnStart, Requests
+from itwin_export_async._errors import PermissionDenied
 from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.storage import StorageClient
@@ -31,6 +29,7 @@ from itwin_export_async._models import (
     ExportOutcome,
     ExportRequest,
 )
+from itwin_export_async._models.validators import parse_authentication_type
 from itwin_export_async._polling.poller import RunPoller
 from itwin_export_async._polling.schedule import PollSchedule, validate_schedule
 from itwin_export_async._protocol.connections import (
@@ -52,6 +51,10 @@ from itwin_export_async._runs.starter import (
     validate_if_active,
 )
 from itwin_export_async._synchronization import SynchronizationClient
+from itwin_export_async.webhooks import WebhookEvent
+
+if TYPE_CHECKING:  # loaded by the first export: an import of the client stays cheap
+    from itwin_export_async._batch.context import BatchContext
 
 REDIRECT_URL = "https://developer.bentley.com/"
 
@@ -200,14 +203,26 @@ class ExportClient(ServiceClient[Connection]):
         """The session that sends this client's requests."""
         return self._session
 
+    def notify(self, event: WebhookEvent) -> None:
+        """Poll the runs that a webhook event is about, now. An event is a hint, so they are read.
+
+        Runs without a `wait` or `updates` are not polled. A `Retry-After` is respected.
+        """
+        if not isinstance(event, WebhookEvent):
+            raise TypeError(f"event must be a WebhookEvent, not {type(event).__name__}")
+        connection_id, run_id = (event.content.get(name) for name in ("connectionId", "runId"))
+        if connection_id is not None or run_id is not None:
+            self._poller.poll_now(connection_id=connection_id, run_id=run_id)
+
     def health(self) -> ClientHealth:
         """Return the state of the client, without a request."""
         session = self._session
+        outages = filter(None, (session.outage_since, self._poller.outage_since))
         return ClientHealth(
             is_open=session.is_open,
             token_expires_at=session.token_expires_at,
             last_response_at=session.last_response_at,
-            outage_since=self._poller.outage_since,
+            outage_since=min(outages, default=None),
             remaining_calls=session.remaining_calls,
             runs_polled=self._poller.runs_polled,
         )
@@ -317,15 +332,16 @@ class ExportClient(ServiceClient[Connection]):
 
         `report.missing` names what an export would lack; `report.ok`: nothing. Starts nothing.
         """
-        imodel = await self.imodels.get(imodel_id)
         permissions = await self.imodels.get_permissions(imodel_id)
-        in_itwin = frozenset[str]()
-        if imodel.itwin_id is not None:
-            in_itwin = await self.imodels.get_itwin_permissions(imodel.itwin_id)
+        itwin_id, in_itwin = None, frozenset[str]()
+        with suppress(PermissionDenied):  # then the caller may not know the iTwin either
+            itwin_id = (await self.imodels.get(imodel_id)).itwin_id
+        if itwin_id is not None:
+            in_itwin = await self.imodels.get_itwin_permissions(itwin_id)
         consent = await self._consent.fetch(Service.EXPORT, self._consent.redirect_url)
         return AccessReport(
             imodel_id=imodel_id,
-            itwin_id=imodel.itwin_id,
+            itwin_id=itwin_id,
             imodel_permissions=tuple(sorted(permissions)),
             itwin_permissions=tuple(sorted(in_itwin)),
             is_user_authorized=consent.is_user_authorized,
@@ -353,6 +369,8 @@ class ExportClient(ServiceClient[Connection]):
         `RunUpdate`, `on_progress(done, total)` the bytes downloaded; all may be async. Raises
         instead of returning an error.
         """
+        from itwin_export_async._batch.pipeline import ExportPipeline
+
         request = ExportRequest(
             imodel_id=imodel_id, destination=destination, options=options, display_name=display_name
         )
@@ -387,6 +405,8 @@ class ExportClient(ServiceClient[Connection]):
         be used, is raised here. The result is also an async context manager. Leaving early never
         ends a run.
         """
+        from itwin_export_async._batch.batch import export_many
+
         return export_many(
             self._batch_context(authentication_type, if_active),
             requests,
@@ -426,6 +446,9 @@ class ExportClient(ServiceClient[Connection]):
         `{date}`. `expected`: how many iModels, or which ids, must be listed at least; otherwise a
         `ValueError` is raised before anything is started. The rest as for `export_many`.
         """
+        from itwin_export_async._batch.batch import export_many
+        from itwin_export_async._batch.itwin import ItwinSource
+
         source = ItwinSource(
             imodels=self.imodels,
             itwin_id=itwin_id,
@@ -450,7 +473,10 @@ class ExportClient(ServiceClient[Connection]):
 
     def _batch_context(
         self, authentication_type: AuthenticationType | str | None, if_active: IfActive
-    ) -> BatchContext:
+    ) -> "BatchContext":
+        from itwin_export_async._batch.context import BatchContext
+        from itwin_export_async._batch.outage import OutageGate
+
         return BatchContext(
             runs=self._context,
             consent=self._consent,

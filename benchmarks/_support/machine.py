@@ -1,4 +1,4 @@
-"""Where and when something was measured."""
+"""The machine of a measurement, its packages, and the date."""
 
 import os
 import platform
@@ -14,18 +14,20 @@ PACKAGES = (
     "aiohttp",
     "attrs",
     "azure-core",
+    "azure-storage-blob",
     "backoff",
     "cattrs",
     "httpx",
     "orjson",
     "pydantic",
+    "redis",
     "requests",
 )
 
 
 @frozen(kw_only=True)
 class Machine:
-    """A machine, its Python and its packages, on a day."""
+    """A machine with its Python and its packages, on one day."""
 
     date: str
     cpu: str
@@ -43,7 +45,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The one we are on, now."""
+    """Describe this machine, today."""
     return Machine(
         date=datetime.now(UTC).date().isoformat(),
         cpu=_cpu(Path("/proc/cpuinfo")),
@@ -54,10 +56,10 @@ def this_machine() -> Machine:
     )
 
 
-def _cpu(told: Path) -> str:
-    """The name of its processor, as well as the system knows it."""
-    if told.exists():
-        for line in told.read_text().splitlines():
+def _cpu(cpuinfo: Path) -> str:
+    """The name of the processor, as far as the system reports it."""
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return value.strip()

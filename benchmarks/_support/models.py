@@ -1,4 +1,4 @@
-"""Models of a run, as one would write them with pydantic."""
+"""Models of a run, for pydantic."""
 
 from datetime import datetime
 
@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 
 class Item(BaseModel):
-    """What runs, jobs and tasks have in common."""
+    """The fields that runs, jobs and tasks share."""
 
     model_config = ConfigDict(alias_generator=to_camel, frozen=True)
 
@@ -19,7 +19,7 @@ class Item(BaseModel):
 
 
 class TaskErrorInfo(BaseModel):
-    """Why a task failed."""
+    """The error of a task."""
 
     model_config = ConfigDict(alias_generator=to_camel, frozen=True)
 
@@ -57,7 +57,7 @@ class Run(Item):
     jobs: tuple[Job, ...] = ()
 
 
-class RunAnswer(BaseModel):
-    """The answer to a poll."""
+class RunResponse(BaseModel):
+    """The response to a poll."""
 
     run: Run

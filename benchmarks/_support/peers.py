@@ -1,7 +1,7 @@
-"""Polls of a run, as one would write them with each of the libraries there are.
+"""Polls of a run with each of the libraries there are.
 
-All keep their connections, have the same limit of 30 seconds, send a token and read the JSON. What
-else comes with a library is left as its documentation has it.
+All keep their connections, have a timeout of 30 seconds, send a token and read the JSON. Other
+options are left as the documentation of the library has them. orjson is used where it is installed.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from typing import Any
 
 import aiohttp
 import httpx
-import orjson
 import requests
 from azure.core import AsyncPipelineClient
 from azure.core.credentials import AccessToken
@@ -24,14 +23,14 @@ from azure.core.polling.async_base_polling import AsyncLROBasePolling
 from azure.core.polling.base_polling import LongRunningOperation
 from azure.core.rest import HttpRequest
 
-from benchmarks._support.models import Run, RunAnswer
-from benchmarks._support.runs_server import path_of
+from benchmarks._support.models import Run, RunResponse
+from benchmarks._support.runs_server import BARE, OURS, path_of
 from itwin_export_async import ExportClient, RateLimit
 
 TIMEOUT = 30.0  # seconds
 THREADS = 4
 TOKEN = "token"
-LIMIT = RateLimit(per_minute=10**6, per_hour=10**7)  # counted, and never met
+LIMIT = RateLimit(per_minute=10**6, per_hour=10**7)  # counted, and never reached
 HEADERS = {
     "Authorization": f"Bearer {TOKEN}",
     "Accept": "application/vnd.bentley.itwin-platform.v1+json",
@@ -40,29 +39,43 @@ HEADERS = {
 Polls = Callable[[str, int], Awaitable[None]]
 """Polls a run by its id so many times, one after another."""
 
-GET, BARE, OURS = "aiohttp, JSON not read", "aiohttp + json.loads", "client.get_run"
+try:
+    import orjson
+except ImportError:
+    LOADS: Callable[[bytes], Any] = json.loads
+else:
+    LOADS = orjson.loads
 
 
 @asynccontextmanager
 async def all_peers(base_url: str) -> AsyncIterator[Mapping[str, Polls]]:
     """All that can poll, by name."""
     async with AsyncExitStack() as stack:
+        two = await stack.enter_async_context(bare_and_ours(base_url))
         http = await stack.enter_async_context(_aiohttp(base_url))
-        client = await stack.enter_async_context(
-            ExportClient(TOKEN, base_url=base_url, rate_limit=LIMIT)
-        )
         pipeline = await stack.enter_async_context(_pipeline(base_url))
         models = await stack.enter_async_context(_httpx(base_url))
         pool = stack.enter_context(ThreadPoolExecutor(THREADS))
         yield {
-            GET: _one_by_one(lambda run_id: _get(http, run_id)),
-            BARE: _one_by_one(lambda run_id: _bare(http, run_id, json.loads)),
-            "aiohttp + orjson.loads": _one_by_one(lambda run_id: _bare(http, run_id, orjson.loads)),
-            OURS: _one_by_one(lambda run_id: client.get_run("c1", run_id)),
+            "aiohttp, JSON not read": _one_by_one(lambda run_id: _get(http, run_id)),
+            **two,
             "httpx + pydantic": _one_by_one(lambda run_id: _modelled(models, run_id)),
             "azure-core pipeline": _one_by_one(lambda run_id: _piped(pipeline, run_id)),
             "azure-core AsyncLROPoller": _lro(pipeline),
             f"requests, {THREADS} threads": _in_threads(pool, base_url),
+        }
+
+
+@asynccontextmanager
+async def bare_and_ours(base_url: str) -> AsyncIterator[Mapping[str, Polls]]:
+    """Bare aiohttp and our client, with the same JSON reader."""
+    async with (
+        _aiohttp(base_url) as http,
+        ExportClient(TOKEN, base_url=base_url, rate_limit=LIMIT) as client,
+    ):
+        yield {
+            BARE: _one_by_one(lambda run_id: _bare(http, run_id)),
+            OURS: _one_by_one(lambda run_id: client.get_run("c1", run_id)),
         }
 
 
@@ -85,8 +98,8 @@ async def _get(http: aiohttp.ClientSession, run_id: str) -> bytes:
         return await response.read()
 
 
-async def _bare(http: aiohttp.ClientSession, run_id: str, loads: Callable[[bytes], Any]) -> Any:
-    return loads(await _get(http, run_id))
+async def _bare(http: aiohttp.ClientSession, run_id: str) -> Any:
+    return LOADS(await _get(http, run_id))
 
 
 def _httpx(base_url: str) -> httpx.AsyncClient:
@@ -96,11 +109,11 @@ def _httpx(base_url: str) -> httpx.AsyncClient:
 async def _modelled(client: httpx.AsyncClient, run_id: str) -> Run:
     response = await client.get(path_of(run_id))
     response.raise_for_status()
-    return RunAnswer.model_validate_json(response.content).run
+    return RunResponse.model_validate_json(response.content).run
 
 
 class _Credential:
-    """A token that never ends."""
+    """A token that never expires."""
 
     async def get_token(self, *_: str, **__: Any) -> AccessToken:
         return AccessToken(TOKEN, 2**31)
@@ -116,7 +129,7 @@ class _Credential:
 
 
 def _pipeline(base_url: str) -> AsyncPipelineClient[Any, Any]:
-    """A client with the policies of those that Azure generates, over aiohttp."""
+    """A client with the policies of a generated Azure client, over aiohttp."""
     return AsyncPipelineClient(
         base_url,
         policies=[
@@ -146,7 +159,7 @@ async def _piped(client: AsyncPipelineClient[Any, Any], run_id: str) -> Any:
 
 
 class _RunPolling(LongRunningOperation[Any, Any]):
-    """How the service tells of a run, for azure-core's poller; it is over after `count` polls."""
+    """The run protocol of the service for azure-core's poller; it ends after `count` polls."""
 
     def __init__(self, url: str, count: int) -> None:
         self._url = url
@@ -189,7 +202,7 @@ def _lro(client: AsyncPipelineClient[Any, Any]) -> Polls:
 
 
 def _in_threads(pool: ThreadPoolExecutor, base_url: str) -> Polls:
-    """Threads with a session each, since requests does not promise that one can be shared."""
+    """Threads with a session each, because a session of requests is not safe to share."""
     own = threading.local()
 
     def poll(run_id: str) -> Any:

@@ -1,18 +1,20 @@
-"""What a benchmark found: a table, the figures behind it, and how they stand to the goals."""
+"""The report of a benchmark: a table, the figures behind it, and how they stand to the goals."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import field, frozen
 
+from benchmarks._support.interleave import Quartiles
 from benchmarks._support.svg import Figure
 
 
 @frozen(kw_only=True)
 class Goal:
-    """What one figure should be, and what it is.
+    """A limit for one figure, and the figure.
 
-    `unit` follows the number, with its space. `possible` is the best that anything can reach,
-    where that is known.
+    `unit` follows the number, with its space. `quartiles`: of the measurements, where there are
+    several. `possible`: the best that anything can reach, where that is known. `reason`: a sentence
+    that says why a goal that is missed cannot be met. `in_readme`: a row of the README.
     """
 
     what: str
@@ -20,18 +22,21 @@ class Goal:
     measured: float
     unit: str = ""
     at_least: bool = False
+    quartiles: Quartiles | None = None
     possible: float | None = None
+    reason: str = ""
+    in_readme: bool = False
 
     @property
     def is_met(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether the figure is within its limit."""
         if self.at_least:
             return self.measured >= self.limit
         return self.measured <= self.limit
 
     @property
     def is_possible(self) -> bool:
-        """Whether it could be, as far as that is known."""
+        """Whether the figure could be within its limit, as far as that is known."""
         if self.possible is None:
             return True
         return self.possible >= self.limit if self.at_least else self.possible <= self.limit
@@ -41,32 +46,46 @@ class Goal:
         """In a few words."""
         if self.is_met:
             return "met"
-        return "missed" if self.is_possible else "missed; nothing can meet it"
+        return "missed" if self.is_possible else "missed; not possible"
 
     @property
-    def wanted(self) -> str:
+    def limit_text(self) -> str:
         """The goal in words."""
-        return f"at {'least' if self.at_least else 'most'} {self.limit:g}{self.unit}"
+        return f"at {'least' if self.at_least else 'most'} {self.limit:,g}{self.unit}"
+
+    @property
+    def measured_text(self) -> str:
+        """The figure, with its quartiles."""
+        if self.quartiles is None:
+            return format_number(self.measured)
+        low, high = format_number(self.quartiles.low), format_number(self.quartiles.high)
+        return f"{format_number(self.measured)} ({low} to {high})"
 
     def row(self) -> tuple[str, ...]:
         """Its line in the table of goals."""
-        possible = "" if self.possible is None else shown(self.possible)
-        return (self.what, self.wanted, shown(self.measured), possible, self.verdict)
+        possible = "" if self.possible is None else format_number(self.possible)
+        return (self.what, self.limit_text, self.measured_text, possible, self.verdict)
+
+    def readme_row(self) -> tuple[str, ...]:
+        """Its line in the README."""
+        return (self.what, self.limit_text, format_number(self.measured), self.verdict)
 
 
-GOALS_HEAD = ("what", "goal", "measured", "possible", "")
+GOALS_HEAD = ("what", "goal", "measured", "possible", "verdict")
+README_HEAD = ("what", "goal", "measured", "verdict")
 
 
 @frozen(kw_only=True)
 class Report:
     """What one benchmark found.
 
-    `bounds` says what bounds it from below. `values` has the figures unrounded, by what they are
-    of. `caption` is what the figure shows, in the words of the README.
+    `method` says what is measured, and how. `bounds` says what bounds it from below. `values` has
+    the figures unrounded, by what they are of. `caption` says what the figure shows.
     """
 
     name: str
     title: str
+    method: str
     bounds: tuple[str, ...]
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -80,7 +99,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def shown(value: float) -> str:
+def format_number(value: float) -> str:
     """A number as tables show it."""
     size = abs(value)
     if size < 10:

@@ -1,63 +1,75 @@
-"""What no schedule can undercut, whatever it knows of the table of loads that all are judged by."""
+"""Lower bounds that no schedule can undercut, whatever it knows of the table of loads."""
 
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks._support.distributions import Floats, Load, best_shared_looks, likely
-from benchmarks._support.schedule_score import Scores, average, judge, seen_before
+from benchmarks._support.distributions import Floats, Load, optimal_shared_polls, posterior
+from benchmarks._support.schedule_score import (
+    Scores,
+    average,
+    sample_histories,
+    score_polls,
+)
 
 ROUNDS = 40  # after which the bound of the worst hardly rises
-STEP, MARGIN = 0.04, 0.2  # of the logarithms of medians: less than 5 runs of 10 % spread tell apart
+STEP, MARGIN = 0.04, 0.2  # of logarithms of medians: finer than 5 runs of 10 % spread resolve
 
 
-def knowing_the_table(best: Scores) -> Scores:
-    """The scores of who knows all loads, but not which one it looks at: the least mean ratio."""
+def shared_optimum(best: Scores) -> Scores:
+    """The scores of one sequence of polls for all loads: the least mean ratio to the best."""
     scores: Scores = {}
     for poll_cost, costs in _by_poll_cost(best).items():
-        looks = _shared(dict.fromkeys(costs, 1.0), costs, poll_cost)
-        scores |= {(load, poll_cost): judge(looks, load.ends()) for load in costs}
+        polls = _shared(dict.fromkeys(costs, 1.0), costs, poll_cost)
+        scores |= {(load, poll_cost): score_polls(polls, load.durations()) for load in costs}
     return scores
 
 
-def knowing_the_shapes(best: Scores, runs: int, histories: int) -> Scores:
-    """The scores of who knows the shapes and the range of medians, and has seen so many runs.
+def bayes_optimum(best: Scores, runs: int, histories: int) -> Scores:
+    """The scores of a schedule that knows the shapes, the range of medians and earlier runs.
 
-    By what it was shown, in so many histories, it weighs every shape at every median in the range.
+    In each of so many histories it weighs every shape at every median of the range by the
+    durations of the earlier runs.
     """
     scores: Scores = {}
     for poll_cost, costs in _by_poll_cost(best).items():
         imagined = _at_every_median(costs)
         for load in costs:
             scores[load, poll_cost] = average(
-                judge(_shared(likely(imagined, np.array(seen)), imagined, poll_cost), load.ends())
-                for seen in seen_before(load, histories, runs)
+                score_polls(
+                    _shared(posterior(imagined, np.array(history)), imagined, poll_cost),
+                    load.durations(),
+                )
+                for history in sample_histories(load, histories, runs)
             )
     return scores
 
 
-def least_worst(best: Scores, poll_cost: float) -> float:
-    """A ratio to the best that any looks exceed or meet at some load, without earlier runs seen.
+def minimax_bound(best: Scores, poll_cost: float) -> float:
+    """A ratio to the best that any polls reach or exceed at some load, without earlier runs.
 
-    The worst is no less than the mean by any weights. Those that make the least mean large are
-    found by giving weight to what the looks that are best for the weights so far are worst at.
+    The worst ratio is no less than the mean by any weights. Weights of a large least mean are
+    found by raising the weight of the loads at which the polls for the present weights are worst.
     """
     costs = _by_poll_cost(best)[poll_cost]
-    chances = dict.fromkeys(costs, 1.0)
+    weights = dict.fromkeys(costs, 1.0)
     least, rate = 0.0, 1.0
     for _ in range(ROUNDS):
-        looks = _shared(chances, costs, poll_cost)
-        ratios = {load: judge(looks, load.ends()).cost(poll_cost) / costs[load] for load in costs}
-        mean = sum(chances[load] * ratios[load] for load in costs) / sum(chances.values())
+        polls = _shared(weights, costs, poll_cost)
+        ratios = {
+            load: score_polls(polls, load.durations()).cost(poll_cost) / costs[load]
+            for load in costs
+        }
+        mean = sum(weights[load] * ratios[load] for load in costs) / sum(weights.values())
         least = max(least, mean)
-        chances = {load: c * math.exp(rate * (ratios[load] - mean)) for load, c in chances.items()}
+        weights = {load: w * math.exp(rate * (ratios[load] - mean)) for load, w in weights.items()}
         rate = max(0.2, 0.9 * rate)
     return least
 
 
 def _by_poll_cost(best: Scores) -> dict[float, dict[Load, float]]:
-    """What each load costs at best, by what a poll costs."""
+    """The least cost of each load, by the cost of a poll."""
     poll_costs = dict.fromkeys(poll_cost for _, poll_cost in best)
     return {
         poll_cost: {load: one.cost(c) for (load, c), one in best.items() if c == poll_cost}
@@ -66,7 +78,7 @@ def _by_poll_cost(best: Scores) -> dict[float, dict[Load, float]]:
 
 
 def _at_every_median(costs: Mapping[Load, float]) -> dict[Load, float]:
-    """Loads of these shapes all over the range of these medians, with what they cost at best."""
+    """Loads of these shapes all over the range of these medians, with their least costs."""
     logs = sorted({math.log(load.median) for load in costs})
     low, high = logs[0] - MARGIN, logs[-1] + MARGIN
     medians = np.linspace(low, high, math.ceil((high - low) / STEP) + 1)
@@ -78,6 +90,8 @@ def _at_every_median(costs: Mapping[Load, float]) -> dict[Load, float]:
     return imagined
 
 
-def _shared(chances: Mapping[Load, float], costs: Mapping[Load, float], poll_cost: float) -> Floats:
-    """The looks whose mean ratio to the best is least by these chances."""
-    return best_shared_looks({load: c / costs[load] for load, c in chances.items()}, poll_cost)
+def _shared(weights: Mapping[Load, float], costs: Mapping[Load, float], poll_cost: float) -> Floats:
+    """The polls whose mean ratio to the best is least by these weights."""
+    return optimal_shared_polls(
+        {load: weight / costs[load] for load, weight in weights.items()}, poll_cost
+    )

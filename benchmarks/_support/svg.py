@@ -1,4 +1,4 @@
-"""Bars on a logarithmic axis, as SVG that can be read on light pages and on dark ones."""
+"""Bars on a logarithmic axis, as SVG for light and for dark pages."""
 
 import math
 from html import escape
@@ -34,9 +34,9 @@ class Bar:
 
 @frozen(kw_only=True)
 class Figure:
-    """Bars between the first and the last of the `ticks`; what is beyond ends there.
+    """Bars between the first and the last of the `ticks`, where longer bars are cut off.
 
-    `origin` is where bars begin. A bar without a value that is positive is not drawn.
+    `origin` is where bars begin.
     """
 
     title: str
@@ -63,7 +63,7 @@ class Figure:
         return "\n".join([*parts, "</svg>\n"])
 
     def x(self, value: float) -> float:
-        """Where a value stands, in pixels."""
+        """The position of a value, in pixels."""
         first, last = math.log(self.ticks[0]), math.log(self.ticks[-1])
         inside = min(max(value, self.ticks[0]), self.ticks[-1])
         return round(LEFT + (math.log(inside) - first) / (last - first) * (RIGHT - LEFT), 1)

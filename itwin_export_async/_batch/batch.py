@@ -15,13 +15,11 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Coroutine,
-    Iterable,
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from math import inf
 from os import PathLike
-from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final
 
 from attrs import define, evolve, field
 
@@ -29,14 +27,13 @@ from itwin_export_async._batch.context import BatchContext, Record
 from itwin_export_async._batch.entries import new_entry
 from itwin_export_async._batch.itwin import ItwinSource
 from itwin_export_async._batch.ledger import Ledger, finish_uninterrupted
+from itwin_export_async._batch.outcomes import ExportOutcomes, OnStart, Requests
 from itwin_export_async._batch.output_paths import OutputPaths
-from itwin_export_async._batch.pipeline import ExportPipeline, OnStart
+from itwin_export_async._batch.pipeline import ExportPipeline
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
-
-Requests: TypeAlias = Iterable[ExportRequest] | AsyncIterable[ExportRequest]
 
 log = logging.getLogger("itwin_export_async.batch")
 
@@ -54,7 +51,7 @@ def export_many(
     ledger: str | PathLike[str] | None,
     on_start: OnStart | None = None,
     on_update: OnUpdate | None = None,
-) -> "ExportOutcomes":
+) -> ExportOutcomes:
     """The outcomes of the requests. Wrong arguments are refused at once."""
     if not isinstance(concurrency, int) or isinstance(concurrency, bool):
         raise TypeError(f"concurrency must be an int, not {concurrency!r}")
@@ -72,38 +69,6 @@ def export_many(
         on_update=on_update,
     )
     return ExportOutcomes(batch.outcomes())
-
-
-class ExportOutcomes(AsyncIterator[ExportOutcome]):
-    """The outcomes of a batch: an async iterator, and a context manager that ends its waiting.
-
-    Leaving the `async with` block, or `aclose()`, ends the waiting for the exports that still run,
-    and never the exports themselves.
-    """
-
-    def __init__(self, outcomes: AsyncGenerator[ExportOutcome, None]) -> None:
-        self._outcomes = outcomes
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ExportOutcome:
-        return await anext(self._outcomes)
-
-    async def aclose(self) -> None:
-        """End the waiting; the exports continue at the service."""
-        await self._outcomes.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 class _CallbackError(Exception):

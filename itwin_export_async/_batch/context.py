@@ -7,15 +7,10 @@ from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.outage import OutageGate
 from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._models import AuthenticationType
-from itwin_export_async._models.validators import parse_enum
+from itwin_export_async._models.validators import parse_authentication_type
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.handle import RunContext
 from itwin_export_async._runs.starter import IfActive, validate_if_active
-
-
-def parse_authentication_type(value: AuthenticationType | str | None) -> AuthenticationType | None:
-    """The type as a member of its enum, None if it is left to the service."""
-    return None if value is None else parse_enum(AuthenticationType, "authentication_type", value)
 
 
 @define(eq=False, kw_only=True)

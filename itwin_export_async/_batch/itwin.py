@@ -8,6 +8,7 @@ changeset is requested. A named version is always requested: it can be created w
 
 import logging
 import os
+import re
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -20,13 +21,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
 
 from itwin_export_async._batch.entries import Entry, EntryState, fingerprint
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
 from itwin_export_async._files.names import numbered, safe_name
 from itwin_export_async._http.pager import AsyncPager
@@ -37,7 +39,6 @@ log = logging.getLogger("itwin_export_async.batch")
 
 InThread: TypeAlias = Callable[[Callable[[], list[str]]], Awaitable[list[str]]]
 """Does work on the disk in a thread."""
-ItwinVersion: TypeAlias = Literal["latest", "named"]
 
 TEMPLATE_FIELDS = ("imodel_name", "imodel_id", "version_name", "date")
 _UNIQUE_FIELDS = {"imodel_name", "imodel_id"}
@@ -86,9 +87,12 @@ def validate_template(filename: str) -> str:
     if not isinstance(filename, str):
         raise TypeError(f"filename must be a string, not {type(filename).__name__}")
     try:
-        used = {name for _, name, _, _ in Formatter().parse(filename) if name is not None}
+        parts = [part for part in Formatter().parse(filename) if part[1] is not None]
     except ValueError as exc:
         raise ValueError(f"filename {filename!r} is no template: {exc}") from None
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        raise ValueError(f"filename {filename!r} has a format in a field; use the field alone")
+    used = {name or "" for _, name, _, _ in parts}
     unknown = sorted(used - {*TEMPLATE_FIELDS})
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
@@ -100,6 +104,8 @@ def validate_template(filename: str) -> str:
         )
     if any(separator in filename for separator in ("/", "\\")):
         raise ValueError(f"filename {filename!r} has a folder in it; give that as destination")
+    if not re.search(r"\.[^.{}\s]+$", filename):
+        raise ValueError(f"filename {filename!r} has no suffix; add one, such as .ifc")
     return filename
 
 
@@ -109,6 +115,14 @@ def _version(value: str) -> ItwinVersion:
     if value == "named":
         return "named"
     raise ValueError(f"version must be 'latest' or 'named', not {value!r}")
+
+
+def _expected(value: object) -> int | frozenset[str] | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str | bool) or not isinstance(value, Collection):
+        raise TypeError(f"expected must be a number or a list of ids, not {value!r}")
+    return frozenset(value)
 
 
 def _options(options: ExportOptions | None) -> ExportOptions:
@@ -137,7 +151,7 @@ class ItwinSource:
     display_name: str | None = None
     name: str | None = None
     search: str | None = None
-    expected: int | Collection[str] | None = None
+    expected: int | frozenset[str] | None = field(default=None, converter=_expected)
 
     def __attrs_post_init__(self) -> None:
         self.imodels.list(self.itwin_id, name=self.name, search=self.search)  # checks all three
@@ -207,7 +221,7 @@ class ItwinSource:
             return ""
         if isinstance(self.expected, int):
             return f"at least {self.expected} expected" * (len(imodels) < self.expected)
-        missing = sorted({*self.expected} - {imodel.id for imodel in imodels})
+        missing = sorted(self.expected - {imodel.id for imodel in imodels})
         return f"{', '.join(missing[:5])}{' ...' * (len(missing) > 5)} missing" if missing else ""
 
     async def _revision(self, imodel: IModel, entry: Entry | None) -> _Revision:

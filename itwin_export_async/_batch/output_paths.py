@@ -80,7 +80,7 @@ class OutputPaths:
 
 
 def _normalize(path: str | os.PathLike[str]) -> str:
-    """The path with its folder resolved. A link is replaced, not its target."""
+    """The path with its folder resolved. A link at the path is replaced, not followed."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.normcase(os.path.join(os.path.realpath(folder), name))
 

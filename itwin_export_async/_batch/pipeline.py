@@ -30,6 +30,7 @@ from itwin_export_async._batch.entries import (
     with_claimed_path,
 )
 from itwin_export_async._batch.ledger_rows import HistoryLine
+from itwin_export_async._batch.outcomes import OnStart
 from itwin_export_async._batch.output_paths import describe_files, files_exist
 from itwin_export_async._batch.run_start import RunStart
 from itwin_export_async._errors import RunTimeout, StartTimeout
@@ -51,9 +52,6 @@ from itwin_export_async._runs.starter import (
 log = logging.getLogger("itwin_export_async.batch")
 
 T = TypeVar("T")
-
-OnStart = Callable[[RunHandle], Any]
-"""Called with the handle as soon as an export has a run; may be async."""
 
 
 def _keep_slot() -> AbstractAsyncContextManager[None]:

@@ -22,7 +22,6 @@ from itwin_export_async._files.temp_file import (
     check_folder,
     file_type,
     is_same_file,
-    make_folder,
     temp_file,
 )
 from itwin_export_async._http.session import Session
@@ -116,9 +115,8 @@ def is_folder(destination: str | os.PathLike[str]) -> bool:
     return text.endswith(("/", os.sep)) or os.path.isdir(text) or not has_suffix(text)
 
 
-async def prepare_folder(folder: Path) -> None:
-    """Make the folder, or raise a `DownloadError` that says why it cannot be written."""
-    await asyncio.to_thread(make_folder, folder)
+FileIdentity: TypeAlias = tuple[str, tuple[int, ...] | None]
+"""The real path of a file, and its device, inode, size and time; None where there is no file."""
 
 
 @frozen
@@ -128,26 +126,28 @@ class WrittenFiles:
     _states: dict[str, tuple[int, ...]] = field(factory=dict, init=False)
     _limit: int = field(default=10_000, kw_only=True)
 
-    def add(self, path: Path) -> None:
+    def add(self, file: FileIdentity) -> None:
         """Remember a file as it is now."""
-        key = os.path.realpath(path)
-        self._states.pop(key, None)
-        if (state := _state(path)) is not None:
-            self._states[key] = state
+        path, state = file
+        self._states.pop(path, None)
+        if state is not None:
+            self._states[path] = state
         while len(self._states) > self._limit:
             del self._states[next(iter(self._states))]
 
     def __contains__(self, path: Path) -> bool:
-        state = self._states.get(os.path.realpath(path))
-        return state is not None and state == _state(path)
+        real_path, state = identify(path)
+        return state is not None and self._states.get(real_path) == state
 
 
-def _state(path: Path) -> tuple[int, ...] | None:
+def identify(path: Path) -> FileIdentity:
+    """The file at a path, as `WrittenFiles` remembers it. Blocks."""
     try:
         found = path.lstat()
     except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return os.path.realpath(path), None
+    state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return os.path.realpath(path), state
 
 
 class Downloader:
@@ -257,7 +257,7 @@ class Downloader:
             reader = self.reader(source)
             path = await self._write(reader, target, may_replace, on_progress, choose_path)
         if path != named:
-            self._written.add(path)
+            self._written.add(await self.threads.run(partial(identify, path)))
         size, seconds = reader.position, clock() - began
         log.info(
             "file written: %s (%d bytes in %.1f s)",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
-from itwin_export_async._models.enums import OpenEnum
+from itwin_export_async._models.enums import AuthenticationType, OpenEnum
 from itwin_export_async._redaction import safe_repr
 
 E = TypeVar("E", bound=OpenEnum)
@@ -58,6 +58,11 @@ def parse_enum(enum: type[E], name: str, value: Any) -> E:
     raise ValueError(
         f"{name} {shown} is not one of {known} (a newer one passes as {enum.__name__}({shown}))"
     )
+
+
+def parse_authentication_type(value: AuthenticationType | str | None) -> AuthenticationType | None:
+    """The type as a member of its enum, None if it is left to the service."""
+    return None if value is None else parse_enum(AuthenticationType, "authentication_type", value)
 
 
 def validate_timeout(timeout: float | None) -> float | None:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from attrs import define, evolve, frozen
 
-from itwin_export_async._errors import Conflict, LedgerError
+from itwin_export_async._errors import Conflict, ExportError, LedgerError
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import ExportOptions, RunOrigin
 from itwin_export_async._protocol.runs import Service
@@ -162,13 +162,16 @@ class OnceStarter:
         """The run that an interrupted start of this key made, None if there is none."""
         runs = await list_runs(self.context.session, Service.EXPORT, self.connection_id)
         candidates = [run for run in runs if window.contains(run)]
-        others = {run.id for run in candidates if await self._owner(run.id) not in (None, self.key)}
+        others = {run.id for run in candidates if await self._belongs_to_other(run.id)}
         run = match_runs([(self.key, window)], candidates, others).get(self.key)
         if run is None:
             return None
         handle = self.context.attach(Service.EXPORT, self.connection_id, run.id)
         log.info("recovered run %s for key %s", run.id, self.key, extra=handle.log_fields)
         return evolve(handle, origin=RunOrigin.RECOVERED, sas_url=user_blob_url(self.options))
+
+    async def _belongs_to_other(self, run_id: str) -> bool:
+        return await self._owner(run_id) not in (None, self.key)
 
     async def _owner(self, run_id: str) -> str | None:
         """The key that owns the run, None if none is noted."""
@@ -190,15 +193,18 @@ class OnceStarter:
             self.connection_id,
             self.options,
             if_active=self.if_active,
+            belongs_to_other=self._belongs_to_other,
             while_waiting=self._while_waiting,
             state=StartState(earlier=window),
         )
         starter.before_send = lambda: self._note_request(starter)
         try:
             return await starter.start()
-        except Conflict as error:
-            if error.handle is not None:
+        except ExportError as error:
+            if isinstance(error, Conflict) and error.handle is not None:
                 await self._check_not_started(error.handle)
+            if not starter.state.is_uncertain:
+                await self._write_note(StartNote())
             raise
 
     async def _note_request(self, starter: RunStarter) -> None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from attrs import define, field
@@ -19,6 +20,7 @@ from itwin_export_async._errors import (
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
 from itwin_export_async._models.validators import validate_timeout
+from itwin_export_async._polling.state import NOT_FOUND_GRACE
 from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.runs import (
@@ -51,6 +53,7 @@ class _ByDefault(str):
 
 JOIN_BY_DEFAULT: Final = cast(IfActive, _ByDefault("join"))
 
+MAX_READ_PAUSE = 5.0  # seconds between two reads of a run that the service does not know yet
 _FIRST_YEAR, _LAST_YEAR = 1971, 9000  # of dates to which seconds can be added
 
 StartAnswer: TypeAlias = Accepted | AlreadyActive | LostRace
@@ -123,7 +126,8 @@ class RunStarter:
     """One start of a run.
 
     `request` starts it. `sas_url`: the caller's blob that the run writes to, None if none.
-    `other_run_ids`: runs that other requests own. `before_send`: awaited before each request goes
+    `other_run_ids`: runs that other requests own. `belongs_to_other`: asks the same of one run, just
+    before it would be taken for ours. `before_send`: awaited before each request goes
     out, to note that a run may exist. `while_waiting`: entered while the active run of another
     request is followed to its end; no run of ours exists then. `imodel_id`, `description`: for log
     records, the iModel and what is exported.
@@ -138,6 +142,7 @@ class RunStarter:
     if_active: IfActive = field(converter=validate_if_active)
     sas_url: str | None = field(default=None, repr=False)
     other_run_ids: Collection[str] = ()
+    belongs_to_other: Callable[[str], Awaitable[bool]] | None = None
     before_send: BeforeSend | None = None
     while_waiting: WhileWaiting = _do_not_wait
     imodel_id: str | None = None
@@ -257,13 +262,18 @@ class RunStarter:
         """Whether a request of ours started the active run."""
         if not self.state.is_uncertain or handle.connection_id != self.connection_id:
             return False
-        retry = self.context.session.retry
-        for attempt in range(1, max(2, retry.attempts)):
+        if self.belongs_to_other is not None and await self.belongs_to_other(handle.run_id):
+            return False
+        clock = asyncio.get_running_loop().time
+        until = clock() + NOT_FOUND_GRACE
+        for pause in count(1.0):
             try:
                 return self._could_be_ours(await handle.refresh(), first_sent_at)
             except NotFound:  # parts of the service may not know a young run yet
-                await asyncio.sleep(retry.backoff(attempt))
-        return False
+                if clock() >= until:
+                    return False
+                await asyncio.sleep(min(pause, MAX_READ_PAUSE))
+        raise AssertionError  # pragma: no cover - the loop above has no other end
 
     def _first_sent_at(self, response: Response) -> datetime:
         """When our first request went out, by the service's clock."""

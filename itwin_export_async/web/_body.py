@@ -36,21 +36,16 @@ START_SCHEMA: dict[str, Any] = {
 """The JSON schema of the body."""
 
 
-def parse_json(data: bytes, content_type: str) -> Any:
-    """The JSON of a request. Other types are refused: a page elsewhere can send those unseen."""
-    kind = content_type.partition(";")[0].strip().casefold()
-    if kind != "application/json":
+def check_content_type(content_type: str) -> None:
+    """Refuse other types than JSON: browsers let pages of other origins send those."""
+    if content_type.partition(";")[0].strip().casefold() != "application/json":
         raise InvalidBody("the body is not JSON; send it with Content-Type: application/json")
-    if len(data) > MAX_BODY:
-        raise InvalidBody(f"the body is longer than {MAX_BODY} bytes")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise InvalidBody("the body is not JSON; send {imodel_id, options?}") from None
 
 
 def parse_start(body: Any) -> tuple[str, ExportOptions]:
-    """The iModel's id and the options of a body `{imodel_id, options?}`."""
+    """The iModel's id and the options of a body `{imodel_id, options?}`, as bytes or JSON."""
+    if isinstance(body, bytes | bytearray):
+        body = _parse_json(body)
     if not isinstance(body, dict):
         raise InvalidBody("the body is not a JSON object; send {imodel_id, options?}")
     unknown = sorted({*map(str, body)} - {"imodel_id", "options"})
@@ -60,6 +55,15 @@ def parse_start(body: Any) -> tuple[str, ExportOptions]:
     if not isinstance(imodel_id, str) or not imodel_id.strip():
         raise InvalidBody("imodel_id is missing or not a string")
     return imodel_id, parse_options(body.get("options"))
+
+
+def _parse_json(data: bytes | bytearray) -> Any:
+    if len(data) > MAX_BODY:
+        raise InvalidBody(f"the body is longer than {MAX_BODY} bytes")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidBody("the body is not JSON; send {imodel_id, options?}") from None
 
 
 def parse_options(options: Any) -> ExportOptions:

@@ -8,7 +8,7 @@ joins it. Streams end when the server is stopped. All that goes wrong is an `Exp
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 from attrs import frozen
@@ -16,6 +16,7 @@ from attrs import frozen
 from itwin_export_async import (
     AuthenticationType,
     AuthorizationRequired,
+    BlobReader,
     ClientHealth,
     Estimate,
     ExportClient,
@@ -72,12 +73,30 @@ class StartedExport:
         }
 
 
-@frozen(kw_only=True)
 class OpenFile:
-    """A file that is open: the head of the answer, and its bytes."""
+    """A file that is open: the head of the answer, and its bytes.
 
-    answer: FileAnswer
-    chunks: AsyncIterator[bytes]
+    `chunks` is an async generator that closes the file at its end. A caller that may not read it
+    closes the file with `aclose()`.
+    """
+
+    def __init__(
+        self, answer: FileAnswer, reader: BlobReader | None, stack: AsyncExitStack
+    ) -> None:
+        self.answer = answer
+        self.chunks = self._read(reader)
+        self._stack = stack
+
+    async def aclose(self) -> None:
+        """Close the file. A second call does nothing."""
+        await self.chunks.aclose()
+        await self._stack.aclose()
+
+    async def _read(self, reader: BlobReader | None) -> AsyncGenerator[bytes, None]:
+        if reader is not None:
+            async with self._stack:
+                async for chunk in reader:
+                    yield chunk
 
 
 class ExportService:
@@ -145,7 +164,7 @@ class ExportService:
         return self._open_client.health()
 
     async def start(self, owner: str, body: Any) -> StartedExport:
-        """Start an export for an owner. `body`: the JSON object `{imodel_id, options?}`.
+        """Start an export for an owner. `body`: `{imodel_id, options?}`, as bytes or parsed JSON.
 
         Raises `InvalidBody` for a wrong field, `PermissionDenied` where `may_export` returns False,
         and `StartPending` while the start continues in the background.
@@ -204,7 +223,6 @@ class ExportService:
             stop=self._stopping,
         )
 
-    @asynccontextmanager
     async def open_file(
         self,
         owner: str,
@@ -213,7 +231,7 @@ class ExportService:
         range_header: str | None = None,
         if_range: str | None = None,
         is_head: bool = False,
-    ) -> AsyncIterator[OpenFile]:
+    ) -> OpenFile:
         """The file of a finished run, straight from the blob store. Raises `DownloadError`.
 
         `is_head`: for a HEAD request, which has no range and no bytes.
@@ -221,25 +239,26 @@ class ExportService:
         output = (await self.run(owner, id).outputs())[0]
         wanted = WHOLE if is_head else parse_range(range_header, output.size)
         if_range = None if wanted is WHOLE else if_range
+        stack = AsyncExitStack()
         if wanted.is_empty and if_range is None:
-            yield OpenFile(answer=unsatisfiable(output.size), chunks=_nothing())
-            return
-        requested = WHOLE if wanted.is_empty else wanted
-        opening = output.open(start=requested.start, stop=requested.stop, if_range=if_range)
-        async with opening as reader:
-            fits = if_range in (None, reader.etag)
-            if wanted.is_empty and fits:
-                yield OpenFile(answer=unsatisfiable(output.size), chunks=_nothing())
-                return
-            answer = file_answer(
-                name=output.name,
-                size=reader.size,
-                etag=reader.etag,
-                start=reader.start,
-                stop=reader.stop,
-                is_range=wanted is not WHOLE and fits,
-            )
-            yield OpenFile(answer=answer, chunks=_nothing() if is_head else aiter(reader))
+            return OpenFile(unsatisfiable(output.size), None, stack)
+        part = WHOLE if wanted.is_empty else wanted
+        opening = output.open(start=part.start, stop=part.stop, if_range=if_range)
+        reader = await stack.enter_async_context(opening)
+        fits = if_range in (None, reader.etag)
+        if is_head or (wanted.is_empty and fits):
+            await stack.aclose()
+        if wanted.is_empty and fits:
+            return OpenFile(unsatisfiable(output.size), None, stack)
+        answer = file_answer(
+            name=output.name,
+            size=reader.size,
+            etag=reader.etag,
+            start=reader.start,
+            stop=reader.stop,
+            is_range=wanted is not WHOLE and fits,
+        )
+        return OpenFile(answer, None if is_head else reader, stack)
 
     @property
     def _open_client(self) -> ExportClient:
@@ -299,9 +318,3 @@ class ExportService:
                 return await handle.estimate()
         except (ExportError, TimeoutError):
             return None
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    chunks: tuple[bytes, ...] = ()
-    for chunk in chunks:
-        yield chunk  # pragma: no cover - there is none

@@ -7,14 +7,14 @@ exports.setup(app, prefix="/api/v1")
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import aclosing, suppress
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
 from itwin_export_async import AuthenticationType, ExportClient, ExportError
-from itwin_export_async.web._body import parse_json
+from itwin_export_async.web._body import check_content_type
 from itwin_export_async.web._describe import describe_health
 from itwin_export_async.web._events import EVENT_HEADERS
 from itwin_export_async.web._page import PAGE_HEADERS, example_page
@@ -94,8 +94,8 @@ class ExportRoutes:
     async def _start(self, request: web.Request) -> web.Response:
         owner = await self._owner_of(request)
         try:
-            body = parse_json(await request.read(), request.headers.get("Content-Type", ""))
-            started = await self.service.start(owner, body)
+            check_content_type(request.headers.get("Content-Type", ""))
+            started = await self.service.start(owner, await request.read())
         except ExportError as error:
             return _problem(error)
         # one slash in front, or it would be the address of a host
@@ -144,18 +144,17 @@ class ExportRoutes:
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         owner = await self._owner_of(request)
-        opening = self.service.open_file(
-            owner,
-            request.match_info["id"],
-            range_header=request.headers.get("Range"),
-            if_range=request.headers.get("If-Range"),
-            is_head=request.method == "HEAD",
-        )
-        async with AsyncExitStack() as stack:
-            try:
-                file = await stack.enter_async_context(opening)
-            except ExportError as error:
-                return _problem(error)
+        try:
+            file = await self.service.open_file(
+                owner,
+                request.match_info["id"],
+                range_header=request.headers.get("Range"),
+                if_range=request.headers.get("If-Range"),
+                is_head=request.method == "HEAD",
+            )
+        except ExportError as error:
+            return _problem(error)
+        async with aclosing(file):
             response = web.StreamResponse(status=file.answer.status, headers=file.answer.headers)
             with suppress(ConnectionError):  # the visitor has left
                 await response.prepare(request)

@@ -6,8 +6,8 @@ app.include_router(exports, prefix="/api/v1")
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ except ImportError as exc:
     raise ImportError("itwin_export_async.web.fastapi needs FastAPI: pip install fastapi") from exc
 
 from itwin_export_async import AuthenticationType, ExportClient, ExportError
-from itwin_export_async.web._body import MAX_BODY, START_SCHEMA, parse_json
+from itwin_export_async.web._body import MAX_BODY, START_SCHEMA, check_content_type
 from itwin_export_async.web._describe import describe_health
 from itwin_export_async.web._events import EVENT_HEADERS
 from itwin_export_async.web._page import PAGE_HEADERS, example_page
@@ -165,8 +165,8 @@ class ExportRouter(APIRouter):
         async def start_export(request: Request, owner: owner_of) -> Response:
             """Start an export, or join the active run of the iModel."""
             try:
-                data = parse_json(await _body(request), request.headers.get("Content-Type", ""))
-                started = await service.start(owner, data)
+                check_content_type(request.headers.get("Content-Type", ""))
+                started = await service.start(owner, await _body(request))
             except ExportError as error:
                 return _problem(error)
             url = f"{_path(request)}/{started.id}"
@@ -202,9 +202,7 @@ class ExportRouter(APIRouter):
                 events = service.events(owner, id, last_event_id=last_event_id)
             except ExportError as error:
                 return _problem(error)
-            stack = AsyncExitStack()
-            stack.push_async_callback(events.aclose)
-            return _Streamed(stack, events, 200, EVENT_HEADERS)
+            return _Streamed(events, 200, EVENT_HEADERS, close=events.aclose)
 
         binary: dict[str, Any] = {"content": {"application/octet-stream": {}}}
 
@@ -218,19 +216,18 @@ class ExportRouter(APIRouter):
         @self.head("/exports/{id}/file", include_in_schema=False)
         async def export_file(id: str, request: Request, owner: owner_of) -> Response:
             """The exported file, streamed; one range at a time."""
-            opening = service.open_file(
-                owner,
-                id,
-                range_header=request.headers.get("Range"),
-                if_range=request.headers.get("If-Range"),
-                is_head=request.method == "HEAD",
-            )
-            stack = AsyncExitStack()
             try:
-                file = await stack.enter_async_context(opening)
+                file = await service.open_file(
+                    owner,
+                    id,
+                    range_header=request.headers.get("Range"),
+                    if_range=request.headers.get("If-Range"),
+                    is_head=request.method == "HEAD",
+                )
             except ExportError as error:
                 return _problem(error)
-            return _Streamed(stack, file.chunks, file.answer.status, file.answer.headers)
+            answer = file.answer
+            return _Streamed(file.chunks, answer.status, answer.headers, close=file.aclose)
 
 
 class _Streamed(StreamingResponse):
@@ -238,17 +235,20 @@ class _Streamed(StreamingResponse):
 
     def __init__(
         self,
-        stack: AsyncExitStack,
         chunks: AsyncIterator[bytes],
         status: int,
         headers: Mapping[str, str],
+        *,
+        close: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(chunks, status, headers)
-        self._stack = stack
+        self._close = close
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async with self._stack:
+        try:
             await super().__call__(scope, receive, send)
+        finally:
+            await self._close()
 
 
 async def _body(request: Request) -> bytes:

@@ -89,7 +89,9 @@ def entry_states(order: dict[str, Any]) -> set[str]:
     return set()
 
 
-def check(emulator: Emulator, order: dict[str, Any], lines: list[str], runs: int) -> None:
+def check(
+    emulator: Emulator, order: dict[str, Any], lines: list[str], runs: int, nights: int = 1
+) -> None:
     """Every export has its file, and no run was started twice."""
     outcomes = {key: (error, paths) for key, error, paths in map(json.loads, lines)}
     assert len(lines) == len(outcomes) == len(order["requests"])
@@ -103,7 +105,7 @@ def check(emulator: Emulator, order: dict[str, Any], lines: list[str], runs: int
     started = Counter(
         r.path for r in emulator.requests if r.operation == "create_run" and r.status == 202
     )
-    assert list(started.values()) == [len(VERSIONS)] * runs
+    assert list(started.values()) == [len(VERSIONS) * nights] * runs
     folder = Path(order["ledger"]).parent
     assert len(list(folder.glob("**/*.part"))) <= 1  # the one that was written at the crash
 
@@ -117,7 +119,7 @@ SEEN = {  # states of the entries that these crashes leave
 
 
 @pytest.mark.parametrize("kind", SEEN)
-async def test_a_process_that_is_killed_at_any_step_is_continued(
+async def test_process_that_is_killed_at_any_step_is_continued(
     tmp_path: Path, processes: Processes, kind: str
 ) -> None:
     emulator = Emulator(seed=7, run_seconds=0.05)
@@ -139,8 +141,43 @@ async def test_a_process_that_is_killed_at_any_step_is_continued(
     assert seen >= SEEN[kind]
 
 
+def at_revision(order: dict[str, Any], revision: str) -> dict[str, Any]:
+    return {**order, "requests": [{**r, "revision": revision} for r in order["requests"]]}
+
+
+def contents(order: dict[str, Any]) -> list[bytes]:
+    return [Path(request["destination"]).read_bytes() for request in order["requests"]]
+
+
+@pytest.mark.parametrize("kind", SEEN)
+async def test_process_that_is_killed_on_night_2_keeps_the_old_files(
+    tmp_path: Path, processes: Processes, kind: str
+) -> None:
+    emulator = Emulator(seed=7, run_seconds=0.05)
+    async with served(emulator) as service:
+        for number in count(1):
+            (folder := tmp_path / f"{number}").mkdir()
+            order = at_revision({**service, **order_of(emulator, folder, 1)}, "a")
+            await processes.start(order)
+            assert (await processes.rest())[0] == 0
+            old, order = contents(order), at_revision(order, "b")
+            await processes.start({**order, "crash": (kind, number)})
+            crashed, lines = await processes.rest()
+            left = contents(order)
+            if crashed:
+                await processes.start(order)
+                code, lines = await processes.rest()
+                assert code == 0
+            check(emulator, order, lines, number, nights=2)
+            whole = contents(order)
+            assert all(file in files for file, *files in zip(left, old, whole, strict=True))
+            if not crashed:  # there is no such step any more
+                break
+    assert number > len(VERSIONS)
+
+
 @pytest.mark.usefixtures("slow")
-async def test_a_process_that_is_killed_at_random_moments_is_continued(
+async def test_process_that_is_killed_at_random_moments_is_continued(
     tmp_path: Path, processes: Processes
 ) -> None:
     emulator = Emulator(seed=7, run_seconds=(0.2, 1.2))

@@ -1,4 +1,4 @@
-"""`itwin-export batch`: what its file may say, and what comes of it."""
+"""`itwin-export batch`: what its file may log_message, and what comes of it."""
 
 import asyncio
 import json
@@ -6,11 +6,11 @@ import os
 import re
 import shlex
 import signal
-import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import closing, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from io import BytesIO, StringIO, TextIOWrapper
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,18 +21,16 @@ from itwin_export_async import (
     ExecutionState,
     ExportClient,
     ExportOutcome,
+    ExportOutcomes,
     ExportRequest,
     LedgerError,
-    OutputLocation,
     Run,
     RunUpdate,
     TokenError,
 )
-from itwin_export_async._runs.resume_token import ResumeToken
-from itwin_export_async.cli.batch_file import leads_out, read_sheet
-from itwin_export_async.cli.commands.batch import BatchOrder, run_batch
+from itwin_export_async.cli.commands.batch import BatchArgs, run_batch
 from itwin_export_async.cli.export_record import Record
-from itwin_export_async.cli.output.batch_progress import Overview, to_go
+from itwin_export_async.cli.output.batch_progress import BatchProgress, estimate_by_pace
 from itwin_export_async.cli.output.format import duration, size
 from itwin_export_async.emulator import Emulator
 from tests.support.command import CommandLine, Stream, invoke, start
@@ -40,180 +38,18 @@ from tests.support.environment import CREDENTIALS
 from tests.support.fakes import answer
 
 Batch = Callable[..., Any]
-
-
-def sheet(text: str | bytes, **defaults: str | None) -> list[ExportRequest]:
-    data = text if isinstance(text, bytes) else text.encode()
-    return read_sheet(data, "models.csv", folder="out", defaults=defaults)
-
-
-def test_a_table_needs_ids_only() -> None:
-    one, two = sheet("imodel_id\nm1\n\nm2\n", display_name="nightly", ifc_version=None)
-    assert one == ExportRequest(imodel_id="m1", destination="out/m1/", display_name="nightly")
-    assert two.destination == "out/m2/"
-
-
-def test_a_table_says_all_that_an_export_can_be_asked_for() -> None:
-    head = "iModel ID,Output,key,displayName,IFC-Version,changeset_id,mapping_file_id,"
-    head += "saved_view_id,model_ids,folder_id,replace_older_file,save_logs"
-    row = "m1,a/b.ifc,k1,nightly,IFC4.3,c1,f1,v1,0x1; 0x2;,d1,yes,FALSE"
-    (request,) = sheet(f"{head}\n{row}\n", ifc_version="IFC2x3")
-    assert (request.imodel_id, request.key, request.display_name) == ("m1", "k1", "nightly")
-    assert request.destination == "out/a/b.ifc"
-    asked = request.options
-    assert asked.ifc_version == "IFC4.3"
-    assert (asked.input.changeset_id, asked.input.mapping_file_id) == ("c1", "f1")
-    assert (asked.input.saved_view_id, asked.input.model_ids) == ("v1", ("0x1", "0x2"))
-    assert (asked.output.folder_id, asked.output.save_logs) == ("d1", False)
-    assert asked.output.replace_older_file is True
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        "\ufeffimodel_id;key\r\nm1;Brücke\r\n".encode(),
-        "sep=;\r\nimodel_id;key\r\nm1;Brücke\r\n".encode(),
-        "imodel_id;key;\r\nm1;Brücke;\r\n;;\r\n".encode(),
-        "imodel_id\tkey\r\nm1\tBrücke\r\n".encode("utf-16"),
-        "key,imodel_id\nBrücke,m1".encode(),
-        '\n{"iModelId": "m1", "key": "Brücke"}\n\n'.encode(),
-    ],
-)
-def test_what_a_spreadsheet_saves_is_read(data: bytes) -> None:
-    (request,) = sheet(data)
-    assert request == ExportRequest(imodel_id="m1", destination="out/Brücke/", key="Brücke")
-
-
-def test_lines_of_json_keep_their_types() -> None:
-    line = {
-        "imodel_id": "m1",
-        "output": "elsewhere/",
-        "model_ids": ["0x1"],
-        "save_logs": True,
-        "location": "USER_BLOB_STORAGE",
-        "output_sas_url": "https://a.blob.example/x?sig=1",
-        "logs_sas_url": "https://a.blob.example/y?sig=1",
-        "key": None,
-    }
-    (request,) = sheet(json.dumps(line))
-    assert (request.destination, request.key) == ("out/elsewhere/", None)
-    assert request.options.input.model_ids == ("0x1",)
-    assert request.options.output.location is OutputLocation.USER_BLOB_STORAGE
-    assert request.options.output.save_logs is True
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("", "models.csv asks for no export"),
-        ("imodel_id\n", "models.csv asks for no export"),
-        ("key\nx\n", "models.csv, line 1: there is no imodel_id"),
-        ("imodel_id,chnageset\n", "line 1, column 2: 'chnageset' is not known, did you mean 'chan"),
-        ("imodel_id,x\n", "column 2: 'x' is not known, known are imodel_id, destination, key"),
-        ("imodel_id,iModelId\n", "line 1, column 2: 'iModelId' is there twice"),
-        ("imodel_id,output,destination\n", "column 3: 'destination' is there twice"),
-        ("imodel_id,key\nm1,a\n,b\n", "models.csv, line 3: imodel_id is empty"),
-        ("imodel_id\n..\n", "line 2: imodel_id '..' is not an id"),
-        ("imodel_id\nm1,x\n", "line 2, column 2: 'x' stands under no name"),
-        ("imodel_id,\nm1,x\n", "line 2, column 2: 'x' stands under no name"),
-        ("imodel_id,save_logs\nm1,maybe\n", "line 2: save_logs must be true or false, not 'maybe'"),
-        ("imodel_id,key\nm1,a\nm2,a\n", "line 3: key 'a' stands in line 2 already"),
-        ("imodel_id\nm1\n\nm1\n", "line 4: destination 'out/m1' stands in line 2 already"),
-        ("imodel_id,output\nm1,a.ifc\nm2,./a.ifc\n", "line 3: destination 'out/a.ifc' stands in"),
-        ("imodel_id,output\nm1,a/\nm1,a/\n", "line 3: export 'm1 out/a/' stands in line 2"),
-        ("imodel_id,key\nm1,a/x\nm2,b/x\n", "line 3: destination 'out/x' stands in line 2"),
-        ("imodel_id,output\nm1,../../x.ifc\n", "line 2, column 2: destination '../../x.ifc' leads"),
-        ("output,imodel_id\n/etc/x,m1\n", "column 1: destination '/etc/x' leads out of the output"),
-        ('{"imodel_id": "m", "key": "k", "output": "a/../.."}', "column 3: destination 'a/../..'"),
-        ('imodel_id,key\n"m\n1",a\nm2,"a', "line 2: imodel_id 'm\\n1' is not an id"),
-        ('imodel_id\nm1\n"m2', "line 3: is no CSV: unexpected end of data"),
-        ('sep=,\nimodel_id\n"m2', "line 3: is no CSV"),
-        ('{"imodel_id": "m1"}\n{', "line 2: is no JSON"),
-        ("[]", "line 1: is not one JSON object"),
-        ('{"imodel_id": 5}', "line 1: imodel_id must be a text, not 5"),
-        ('{"imodel_id": "m", "model_ids": []}', "line 1: model_ids is empty"),
-        ('{"imodle_id": "m"}', "column 1: 'imodle_id' is not known, did you mean 'imodel_id'?"),
-        (b"imodel_id,key\nm1,Br\xfccke", 'line 2: is not UTF-8; save the file as "CSV UTF-8"'),
-    ],
-)
-def test_a_wrong_file_is_one_sentence_that_says_where(text: str | bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)) as caught:
-        sheet(text)
-    assert "\n" not in str(caught.value)
-
-
-SAS = "https://acc.blob.example/c/x.ifc?sv=1&sig=planted%3D"
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        (f"imodel_id,key\nm,k,{SAS}\n", "column 3: 'https://acc.blob.example/c/x.ifc?***' stands"),
-        (f"{SAS},imodel_id\n", "column 1: 'https://acc.blob.example/c/x.ifc?***' is not known"),
-        (f"imodel_id,save_logs\nm,{SAS}\n", "line 2: save_logs holds a signed address: are the "),
-        (f"imodel_id,key\nm,{SAS}\n", "line 2: key holds a signed address: are the columns shi"),
-        (f"imodel_id,output\nm,{SAS}\n", "line 2: destination holds a signed address"),
-        (f"imodel_id,output\nm,{SAS}/../../../../..\n", "c/x.ifc?***' leads out of"),
-        (f'{{"imodel_id": "m", "key": ["{SAS}"]}}', "not ['https://acc.blob.example/c/x.ifc?***']"),
-    ],
-)
-def test_a_signed_address_in_a_wrong_place_is_not_told(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)) as caught:
-        sheet(text)
-    assert "planted" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("place", "flavour", "leads"),
-    [
-        ("a/../b.ifc", PurePosixPath, False),
-        ("./", PurePosixPath, False),
-        ("..a/b..", PurePosixPath, False),
-        ("C:\\x.ifc", PurePosixPath, False),
-        ("a/../../b.ifc", PurePosixPath, True),
-        ("/", PurePosixPath, True),
-        ("a\\b.ifc", PureWindowsPath, False),
-        ("..\\x.ifc", PureWindowsPath, True),
-        ("C:x.ifc", PureWindowsPath, True),
-        ("\\x.ifc", PureWindowsPath, True),
-        ("\\\\host\\share\\x.ifc", PureWindowsPath, True),
-    ],
-)
-def test_a_destination_is_below_the_output_folder(
-    place: str, flavour: type[PurePath], leads: bool
-) -> None:
-    assert leads_out(place, flavour) is leads
-
-
-def test_folders_may_take_many() -> None:
-    one, two = sheet("imodel_id,output\nm1,a/\nm2,a/\n")
-    assert one.destination == two.destination == "out/a/"
-    assert len(sheet("imodel_id,output,key\nm1,a/,x\nm1,a/,y\n")) == 2
+ID = "7dbd531d-6967-47b2-8945-a722a437ad7a"
 
 
 @pytest.fixture
-def run(emulator: Emulator, tmp_path: Path) -> Batch:
-    """Runs a batch in virtual time; its exit code."""
+def run(cli: CommandLine, tmp_path: Path) -> Batch:
+    """Runs a batch in virtual time, without a ledger unless one is given; its exit code."""
 
     async def run(lines: str, **changes: Any) -> int:
         file = tmp_path / "models.csv"
         file.write_text(lines)
-        order = BatchOrder(
-            file=str(file),
-            folder=str(tmp_path / "out"),
-            ledger=None,
-            concurrency=20,
-            ifc_version=None,
-            connection="itwin-export",
-            authentication_type=None,
-            if_active="wait",
-            timeout=None,
-            report=None,
-            json=False,
-            again="itwin-export batch models.csv",
-        )
-        order = evolve(order, **changes)
-        return await run_batch(lambda: ExportClient(emulator.token(), transport=emulator), order)
+        args = BatchArgs(file=str(file), folder=str(tmp_path / "out"), ledger=None)
+        return await run_batch(cli.invocation, evolve(args, **changes))
 
     return run
 
@@ -222,7 +58,7 @@ def table(*imodels: str) -> str:
     return "imodel_id,key\n" + "".join(f"{id},b{n}\n" for n, id in enumerate(imodels))
 
 
-async def test_all_good_is_exit_code_0(
+async def test_success_is_exit_code_0(
     emulator: Emulator, run: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = table(*(emulator.add_imodel(f"Bridge {n}") for n in range(3)))
@@ -230,15 +66,15 @@ async def test_all_good_is_exit_code_0(
     assert await run(lines, ifc_version="IFC2x3", connection="nightly", report=report) == 0
     out, err = capsys.readouterr()
     assert b"IFC2X3" in (tmp_path / "out/b1/Bridge 1.ifc").read_bytes()
-    assert re.search(r"^3 of 3 exports done in .*: 3 files, .* kB below .*/out$", out, re.MULTILINE)
+    assert re.search(r"^3 of 3 exports done in .*: 3 files, .* kB in .*/out$", out, re.MULTILINE)
     assert f"The report is {report}" in out
     assert re.search(r"^\[3/3\] Success  b\d: .*/Bridge \d.ifc \(.* kB\), ", err, re.MULTILINE)
-    assert "All exports are good" in report.read_text()
-    calls = len(emulator.requests) - emulator.count("get_blob")
+    assert "All exports succeeded" in report.read_text()
+    calls = len(emulator.requests) - emulator.count("get_blob") - emulator.count("issue_token")
     assert f"{calls} calls to the service" in report.read_text()
 
 
-async def test_failures_come_first_and_say_what_to_do(
+async def test_failures_come_first_with_hints(
     emulator: Emulator, run: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = emulator.add_imodel("Tunnel")
@@ -251,23 +87,23 @@ async def test_failures_come_first_and_say_what_to_do(
     assert re.search(r"b1: .*\n    the run ended with Error: TAE_.*\n", out)
     assert re.search(r"b2: .*\n    403 .*\n    -> Ask the iTwin's administrator", out)
     assert "1 of 3 exports done" in out
-    assert "this tries again what failed:\n  itwin-export batch models.csv" in err
-    assert "failed   b1: the run ended with Error: TAE_" in err
+    assert "this retries what failed:\n  itwin-export batch models.csv" in err
+    assert "failed  b1: the run ended with Error: TAE_" in err
 
     assert await run(lines, ledger=tmp_path / "l.db") == 1  # one is done, one comes now
     out, err = capsys.readouterr()
     assert "b0: " in err
-    assert "done by an earlier call" in err
-    assert "2 of 3 exports done" in out
+    assert "up to date  b0: " in err
+    assert "1 of 3 exports done, 1 up to date, 1 failed" in out
 
 
-async def test_more_failures_than_anybody_reads_are_counted(
+async def test_equal_failures_are_grouped(
     emulator: Emulator, run: Batch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = table(*(emulator.add_imodel("Secret", authorized=False) for _ in range(23)))
     assert await run(lines) == 1
     out, err = capsys.readouterr()
-    assert (out.count("->"), "and 3 more; --report and --json tell all" in out) == (20, True)
+    assert (out.count("->"), "23 exports: b" in out, " and 18 more\n" in out) == (1, True, True)
     assert "itwin-export:" not in err
 
 
@@ -279,30 +115,35 @@ async def test_json_is_alone_on_stdout(
     secret = emulator.add_imodel("Secret", authorized=False)
     assert await run(table(emulator.add_imodel(), bad, secret), json=True) == 1
     out, err = capsys.readouterr()
-    told = {line["key"]: line for line in map(json.loads, out.splitlines())}
-    assert set(told["b0"]) == {
-        *("key", "imodel_id", "destination", "ok", "connection_id", "run_id", "result"),
-        *("run_started", "run_ended", "files", "error"),
+    expected = {line["key"]: line for line in map(json.loads, out.splitlines())}
+    assert set(expected["b0"]) == {
+        *("key", "name", "imodel_id", "destination", "revision", "columns", "ok", "status"),
+        *("connection_id", "run_id", "result", "run_started", "run_ended"),
+        *("queued_seconds", "executing_seconds", "files", "error"),
     }
-    assert (told["b0"]["ok"], told["b0"]["result"], told["b0"]["error"]) == (True, "Success", None)
-    (file,) = told["b0"]["files"]
+    assert (expected["b0"]["ok"], expected["b0"]["result"], expected["b0"]["error"]) == (
+        True,
+        "Success",
+        None,
+    )
+    (file,) = expected["b0"]["files"]
     assert Path(file["path"]).stat().st_size == file["size"]
-    assert told["b1"]["error"]["tasks"][0]["code"].startswith("TAE_")
-    assert (told["b2"]["error"]["status"], told["b2"]["run_id"]) == (403, None)
+    assert expected["b1"]["error"]["tasks"][0]["code"].startswith("TAE_")
+    assert (expected["b2"]["error"]["status"], expected["b2"]["run_id"]) == (403, None)
     assert "2 of 3 exports failed" in err
 
 
-async def test_a_run_that_was_never_seen_is_told_with_its_token(
-    emulator: Emulator, run: Batch, capsys: pytest.CaptureFixture[str]
+async def test_json_of_an_unreachable_run_has_its_resume_token(
+    client: ExportClient, emulator: Emulator, run: Batch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulator.inject("get_run", *[answer(503)] * 2000)
     assert await run(table(emulator.add_imodel()), json=True) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["error"]["type"] == "RunUnreachable"
-    assert ResumeToken.from_string(told["error"]["token"]).run_id == told["run_id"]
+    expected = json.loads(capsys.readouterr().out)
+    assert expected["error"]["type"] == "RunUnreachable"
+    assert client.resume(expected["error"]["resume_token"]).run_id == expected["run_id"]
 
 
-async def test_time_that_is_over_is_exit_code_3(
+async def test_timeout_is_exit_code_3(
     emulator: Emulator, run: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulator.plan_next_run(slow := emulator.add_imodel(), "Success", duration=500)
@@ -311,7 +152,7 @@ async def test_time_that_is_over_is_exit_code_3(
     out, err = capsys.readouterr()
     assert "0 of 1 export done" in out
     assert "1 export not finished" in err
-    assert "With --ledger FILE the same command would have continued" in err
+    assert "Without --no-ledger the same command would continue" in err
     assert "1 not finished" in report.read_text()
 
     emulator.plan_next_run(slow := emulator.add_imodel(), "Success", duration=500)
@@ -323,7 +164,7 @@ async def test_time_that_is_over_is_exit_code_3(
 
 
 @pytest.mark.parametrize(("fate", "code"), [("Success", 1), ("Error", 1), ("slow", 3)])
-async def test_a_report_that_fails_hides_nothing(
+async def test_report_that_fails_hides_nothing(
     emulator: Emulator,
     run: Batch,
     tmp_path: Path,
@@ -350,7 +191,7 @@ async def test_a_report_that_fails_hides_nothing(
     )
 
 
-async def test_a_summary_that_nobody_reads_keeps_no_report_from_being_written(
+async def test_report_is_written_though_stdout_is_closed(
     emulator: Emulator, run: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = os.pipe()
@@ -361,10 +202,10 @@ async def test_a_summary_that_nobody_reads_keeps_no_report_from_being_written(
             await run(table(emulator.add_imodel()), report=tmp_path / "r.html")
         with suppress(BrokenPipeError):
             closed.close()
-    assert "All exports are good" in (tmp_path / "r.html").read_text()
+    assert "All exports succeeded" in (tmp_path / "r.html").read_text()
 
 
-async def test_ctrl_c_stays_ctrl_c_where_the_report_fails(
+async def test_cancellation_passes_though_the_report_fails(
     emulator: Emulator,
     run: Batch,
     tmp_path: Path,
@@ -384,19 +225,19 @@ async def test_ctrl_c_stays_ctrl_c_where_the_report_fails(
     assert ("0 of 1 export done" in out, err.endswith("itwin-export: full\n")) == (True, True)
 
 
-async def test_a_time_out_of_another_kind_is_no_end_of_the_time(
+async def test_timeout_error_of_the_library_is_not_the_timeout_of_the_batch(
     emulator: Emulator, run: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object, **__: object) -> AsyncIterator[ExportOutcome]:
+    async def fail() -> AsyncGenerator[ExportOutcome, None]:
         raise TimeoutError("another")
         yield
 
-    monkeypatch.setattr(ExportClient, "export_many", fail)
+    monkeypatch.setattr(ExportClient, "export_many", lambda *_, **__: ExportOutcomes(fail()))
     with pytest.raises(TimeoutError, match="another"):
         await run(table(emulator.add_imodel()), timeout=100)
 
 
-async def test_a_token_that_nothing_works_with_ends_it(
+async def test_rejected_token_ends_the_batch(
     emulator: Emulator,
     run: Batch,
     tmp_path: Path,
@@ -404,14 +245,16 @@ async def test_a_token_that_nothing_works_with_ends_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = table(*(emulator.add_imodel() for _ in range(200)))
-    monkeypatch.setattr(Emulator, "token", lambda _: "wrong")
+    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "wrong")
     assert await run(lines, report=tmp_path / "r.html", concurrency=2) == 4
-    assert capsys.readouterr().err.endswith("199 exports not tried: they would fail alike\n")
+    assert capsys.readouterr().err.endswith(
+        "199 exports not tried: they would fail in the same way\n"
+    )
     assert len(emulator.requests) < 50
     assert "1 failed, 199 not finished" in (tmp_path / "r.html").read_text()
 
 
-async def test_a_token_that_has_ended_since_an_earlier_call_ends_it(
+async def test_token_that_expired_since_an_earlier_call_ends_the_batch(
     emulator: Emulator,
     run: Batch,
     tmp_path: Path,
@@ -421,42 +264,41 @@ async def test_a_token_that_has_ended_since_an_earlier_call_ends_it(
     ids = [emulator.add_imodel() for _ in range(200)]
     assert await run(table(*ids[:1]), ledger=tmp_path / "l.db") == 0
     before = len(emulator.requests)
-    monkeypatch.setattr(Emulator, "token", lambda _: "ended")
+    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "expired")
     assert await run(table(*ids), ledger=tmp_path / "l.db", concurrency=2) == 4
-    assert capsys.readouterr().err.endswith("198 exports not tried: they would fail alike\n")
+    assert "198 exports not tried: they would fail in the same way\n" in capsys.readouterr().err
     assert len(emulator.requests) - before < 50
 
 
-async def test_a_missing_consent_ends_it(
+async def test_missing_consent_ends_the_batch(
     emulator: Emulator, run: Batch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulator.user_authorized = False
     assert await run(table(emulator.add_imodel()), authentication_type="User") == 4
     out, err = capsys.readouterr()
-    assert "-> Sign in and agree: itwin-export authorize --open." in out
+    assert "-> Sign in and consent: itwin-export auth consent --open" in out
     assert "itwin-export:" not in err
 
 
-async def test_trouble_with_tokens_that_passes_ends_nothing(
+async def test_transient_token_error_does_not_end_the_batch(
     emulator: Emulator,
     run: Batch,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async def outcomes(*_: object, **__: object) -> Any:
-        for passing in (True, False):
-            yield ExportOutcome(
-                request=request, error=TokenError(message="x", is_transient=passing)
-            )
+    async def outcomes() -> AsyncGenerator[ExportOutcome, None]:
+        for is_transient in (True, False):
+            error = TokenError(message="x", is_transient=is_transient)
+            yield ExportOutcome(request=request, error=error)
 
     imodel_id = emulator.add_imodel()
-    (request,) = sheet(table(imodel_id))
-    monkeypatch.setattr(ExportClient, "export_many", outcomes)
+    request = ExportRequest(imodel_id=imodel_id, destination="b0/", key="b0")
+    monkeypatch.setattr(ExportClient, "export_many", lambda *_, **__: ExportOutcomes(outcomes()))
     assert await run(table(imodel_id)) == 4
     assert capsys.readouterr().err.count("failed ") == 2
 
 
-async def test_a_ledger_of_others_is_left_alone(
+async def test_file_that_is_no_ledger_is_left_alone(
     emulator: Emulator, run: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = tmp_path / "l.db"
@@ -466,7 +308,7 @@ async def test_a_ledger_of_others_is_left_alone(
     assert capsys.readouterr() == ("", "")  # nothing began, and the same command never would
 
 
-async def test_a_ledger_that_breaks_later_has_the_command_continue(
+async def test_ledger_that_breaks_later_leaves_the_command_that_continues(
     emulator: Emulator, run: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = emulator.add_imodel(), emulator.add_imodel()
@@ -476,13 +318,13 @@ async def test_a_ledger_that_breaks_later_has_the_command_continue(
         raise LedgerError(message="cannot be used: disk I/O error", path="l.db")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Record, "close", break_it)
+        patch.setattr(Record, "finish_with", break_it)
         with pytest.raises(LedgerError):
             await run(table(first, second), ledger=tmp_path / "l.db")
     assert "this continues:\n  itwin-export batch models.csv" in capsys.readouterr().err
 
 
-async def test_files_are_told_alike_by_every_call(
+async def test_paths_are_reported_alike_by_every_call(
     emulator: Emulator,
     run: Batch,
     tmp_path: Path,
@@ -492,46 +334,49 @@ async def test_files_are_told_alike_by_every_call(
     monkeypatch.chdir(tmp_path)
     lines = "imodel_id,destination\n"
     lines += f"{emulator.add_imodel('Bridge')},\n{emulator.add_imodel('Tunnel')},x/t.ifc\n"
-    told = []
+    expected = []
     for _ in range(2):
         assert await run(lines, folder="out", ledger=tmp_path / "l.db", json=True) == 0
         out = map(json.loads, capsys.readouterr().out.splitlines())
-        told.append({line["imodel_id"]: line["files"][0]["path"] for line in out})
-    assert sorted(told[0].values(), key=len)[0] == "out/x/t.ifc"
-    assert told[0] == told[1]
+        expected.append({line["imodel_id"]: line["files"][0]["path"] for line in out})
+    assert sorted(expected[0].values(), key=len)[0] == "out/x/t.ifc"
+    assert expected[0] == expected[1]
 
 
 @pytest.mark.parametrize(
-    ("ledger", "told"),
+    ("ledger", "expected"),
     [
-        ("junk.db", "cannot be used: file is not a database"),
-        ("link.db", "cannot be used: unable to open database file"),
-        ("busy.db", "is in use by another call"),
+        ("junk.db", "cannot be used: file is not a database; restore it from a copy"),
+        ("link.db", "cannot be used: unable to open database file; restore it from a copy"),
+        ("busy.db", "is in use by another call, of process"),
     ],
 )
-def test_a_ledger_that_cannot_be_had_is_exit_code_2(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: str, told: str
+def test_unusable_ledger_is_exit_code_2(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ledger: str, expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("models.csv").write_text(table("m"))
+    Path("models.csv").write_text(table(ID))
     Path("junk.db").write_text("no database at all" * 100)
     Path("link.db").symlink_to("nowhere/l.db")
-    with closing(sqlite3.connect("busy.db-lock", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
+    words = ("models.csv", "-o", "out", "--ledger", "busy.db")
+    cli.invoke("batch", *words)  # a ledger that exists
+    with open("busy.db-lock", "w") as other:
+        flock(other, LOCK_EX | LOCK_NB)
+        before = len(cli.emulator.requests)
         words = ("models.csv", "-o", "out", "--report", "r.html", "--ledger", ledger)
         code, out, err = cli.invoke("batch", *words)
     assert (code, out) == (2, "")
     first, second = err.splitlines()
-    assert first == f"itwin-export: ledger {ledger}: {told}"
+    assert first.startswith(f"itwin-export: ledger {ledger}: {expected}")
     assert second.startswith("  Name another file with --ledger")
-    assert cli.emulator.requests == []
+    assert len(cli.emulator.requests) == before
     assert not Path("r.html").exists()
 
 
 @pytest.mark.parametrize(
     ("folder", "ledger"), [("out", "out/l.db"), ("a/b/", "a/l.db"), ("./out", "x/../out/l.db")]
 )
-def test_a_ledger_may_be_in_the_folder_that_the_batch_makes(
+def test_ledger_can_be_in_the_new_output_folder(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, ledger: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -541,7 +386,7 @@ def test_a_ledger_may_be_in_the_folder_that_the_batch_makes(
     assert (tmp_path / ledger).is_file()
 
 
-async def test_a_folder_spelled_otherwise_is_the_same_to_a_ledger(
+async def test_spelling_of_the_folder_does_not_matter_to_the_ledger(
     emulator: Emulator, run: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -551,16 +396,16 @@ async def test_a_folder_spelled_otherwise_is_the_same_to_a_ledger(
     assert emulator.count("create_run") == 2
 
 
-def test_without_a_token_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_start_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "models.csv").write_text("imodel_id\nm\n")
+    (tmp_path / "models.csv").write_text(f"imodel_id\n{ID}\n")
     code, out, err = invoke("batch", f"{tmp_path}/models.csv", "-o", f"{tmp_path}/new")
     assert (code, out, err.count("\n")) == (4, "", 2)
     assert not (tmp_path / "new").exists()
 
 
-async def test_lines_come_from_standard_input_too(
+async def test_lines_are_read_from_standard_input(
     emulator: Emulator,
     run: Batch,
     monkeypatch: pytest.MonkeyPatch,
@@ -571,15 +416,19 @@ async def test_lines_come_from_standard_input_too(
     stdin = TextIOWrapper(BytesIO(table(bad).encode()))
     monkeypatch.setattr("sys.stdin", stdin)
     assert await run("", file="-", ledger=tmp_path / "l.db") == 1
-    assert "tries again what failed (with the same lines):" in capsys.readouterr().err
+    assert "retries what failed (with the same lines):" in capsys.readouterr().err
 
 
-SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+SIGNALS = [
+    (signal.SIGINT, 130, "interrupted"),
+    (signal.SIGTERM, 143, "terminated"),
+    (signal.SIGHUP, 129, "hung up"),
+]
 
 
 @pytest.mark.usefixtures("integration")
 @pytest.mark.parametrize(("number", "code", "last"), SIGNALS)
-def test_a_signal_ends_the_reading_of_standard_input(
+def test_signal_ends_the_reading_of_standard_input(
     tmp_path: Path, number: signal.Signals, code: int, last: str
 ) -> None:
     theirs, ours = os.pipe()
@@ -593,39 +442,69 @@ def test_a_signal_ends_the_reading_of_standard_input(
 
 
 @pytest.mark.parametrize(
-    ("lines", "words", "code", "told"),
+    ("lines", "words", "code", "expected"),
     [
-        ("imodel_id\n", [], 2, "models.csv asks for no export"),
-        ("imodel_id\nm\n", ["--tier", "gold"], 2, "'gold' is not one of 'community', 'standard'"),
-        ("imodel_id\nm\n", ["--concurrency", "0"], 2, "Invalid value for '--concurrency'"),
-        ("imodel_id\nm\n", ["--report", "/dev/null/r.html"], 1, "/dev/null: the folder cannot be"),
-        ("imodel_id\nm\n", ["--report", "."], 2, ".: a report is a file, and this is a folder"),
-        ("imodel_id\nm\n", ["-o", "/dev/null/out"], 1, "/dev/null/out: the folder cannot be"),
-        ("imodel_id\nm\n", ["--ledger", "no/l.db"], 2, "no/l.db: the folder no does not exist"),
-        ("imodel_id\nm\n", ["--report", "./models.csv"], 2, "cannot be the file of exports and"),
-        ("imodel_id\nm\n", ["--ledger", "models.csv"], 2, "cannot be the file of exports and"),
-        ("imodel_id\nm\n", ["--ledger", "a", "--report", "a"], 2, "cannot be the ledger and the r"),
-        ("imodel_id,output\nm,a\n", ["--report", "out/a", "-o", "out"], 2, "be the report and an"),
-        ("imodel_id\nm\n", ["--ledger", "."], 2, ".: a ledger is a file, and this is a folder"),
-        ("imodel_id,output\nm,/etc/x\n", [], 2, "models.csv, line 2, column 2: destination"),
+        ("imodel_id\n", [], 2, "models.csv has no exports"),
+        ("imodel_id\nm1\n", ["--tier", "gold"], 2, "'gold' is not one of 'community', 'standard'"),
+        ("imodel_id\nm1\n", ["--concurrency", "0"], 2, "Invalid value for '--concurrency'"),
+        (
+            "imodel_id\nm1\n",
+            ["--report", "/dev/null/r.html"],
+            2,
+            "report: the folder /dev/null cannot",
+        ),
+        ("imodel_id\nm1\n", ["--report", "."], 2, "report: . is a folder, not a file"),
+        (
+            "imodel_id\nm1\n",
+            ["-o", "/dev/null/out"],
+            2,
+            "output: /dev/null/out: the folder cannot be",
+        ),
+        ("imodel_id\nm1\n", ["--ledger", "no/l.db"], 2, "no/l.db: the folder no does not exist"),
+        (
+            "imodel_id\nm1\n",
+            ["--report", "./models.csv"],
+            2,
+            "cannot be both the file of exports and",
+        ),
+        (
+            "imodel_id\nm1\n",
+            ["--ledger", "models.csv"],
+            2,
+            "cannot be both the file of exports and",
+        ),
+        (
+            "imodel_id\nm1\n",
+            ["--ledger", "a", "--report", "a"],
+            2,
+            "cannot be both the ledger and the r",
+        ),
+        (
+            "imodel_id,output\nm1,a\n",
+            ["--report", "out/a", "-o", "out"],
+            2,
+            "be both the report and an",
+        ),
+        ("imodel_id\nm1\n", ["--ledger", "."], 2, ".: a ledger is a file, and this is a folder"),
+        ("imodel_id,output\nm1,/etc/x\n", [], 2, "models.csv, line 2, column 2: destination"),
         (None, [], 2, "models.csv cannot be read: No such file or directory"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_sent(
+def test_mistake_is_reported_before_anything_is_sent(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str | None,
-    words: list[str], code: int, told: str,
+    words: list[str], code: int, expected: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     if lines is not None:
-        Path("models.csv").write_text(lines)
+        Path("models.csv").write_text(lines.replace("m1", ID))
     ended, _, err = cli.invoke("batch", "models.csv", "-o", "out", *words)
-    assert (ended, told in " ".join(err.replace("│", " ").split())) == (code, True)
+    assert (ended, expected in " ".join(err.replace("│", " ").split())) == (code, True)
     assert cli.emulator.requests == []
     assert "--report" in words or not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("number", "code", "last"), SIGNALS)
-def test_a_signal_leaves_the_command_that_continues(
+def test_signal_leaves_the_command_that_continues(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals,
     code: int, last: str,
 ) -> None:  # fmt: skip
@@ -637,22 +516,22 @@ def test_a_signal_leaves_the_command_that_continues(
     words = ["batch", "models 1.csv", "-o", "out", "--ledger", "l.db", "--tier", "community"]
     words += ["--json", "--report", "r.html"]
     out = Stream(interrupt_at='"ok": true', signal_number=number)
-    ended, told, err = cli.invoke(*words, out=out)
+    ended, expected, err = cli.invoke(*words, out=out)
     assert ended == code
-    assert json.loads(told)["ok"]
+    assert json.loads(expected)["ok"]
     assert err.endswith(f"itwin-export: {last}\n")
     assert "not finished" in Path("r.html").read_text()
     again = next(line for line in err.splitlines() if line.startswith("  itwin-export batch"))
     assert "'models 1.csv'" in again
     said = shlex.split(again)[1:]
     assert sorted(said) == sorted(words)
-    ended, told, _ = cli.invoke(*said)
+    ended, expected, _ = cli.invoke(*said)
     assert ended == 0
-    assert [json.loads(line)["ok"] for line in told.splitlines()] == [True] * 3
+    assert [json.loads(line)["ok"] for line in expected.splitlines()] == [True] * 3
     assert cli.emulator.count("create_run") == 3
 
 
-def test_a_file_that_looks_like_an_option_is_named_as_one_that_is_none(
+def test_file_that_looks_like_an_option_is_quoted_as_a_file(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -664,7 +543,7 @@ def test_a_file_that_looks_like_an_option_is_named_as_one_that_is_none(
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_terminal_shows_how_far_it_is(
+def test_terminal_shows_the_progress(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -680,19 +559,19 @@ def test_a_terminal_shows_how_far_it_is(
     assert len([json.loads(line) for line in out.splitlines()]) == 3  # nothing else went there
 
 
-def picture(overview: Overview, console: Console) -> list[str]:
+def picture(progress: BatchProgress, console: Console) -> list[str]:
     with console.capture() as captured:
-        console.print(overview.picture())
+        console.print(progress.render())
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
-async def test_the_picture_fits_its_terminal(
+async def test_display_fits_its_terminal(
     client: ExportClient, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     console = Console(file=StringIO(), force_terminal=True, width=100, height=14, color_system=None)
-    overview = Overview(console, 40, lambda: 4812)
-    assert "0 done  0 failed  40 left, 0 of them active" in picture(overview, console)[0]
+    progress = BatchProgress(console, 40, lambda: 4812)
+    assert "0 done, 0 failed, 40 left, 0 of them active" in picture(progress, console)
     requests = [
         ExportRequest(imodel_id=emulator.add_imodel(), destination=f"[b{n}]/") for n in range(20)
     ]
@@ -702,49 +581,57 @@ async def test_the_picture_fits_its_terminal(
 
     def updated(update: RunUpdate) -> None:
         assert update.request is not None
-        overview.updated(records[update.request.imodel_id], update)
+        progress.updated(records[update.request.imodel_id], update)
 
     several = client.export_many(requests, on_update=updated)
     ended = 0
     async for outcome in several:
         record = records[outcome.request.imodel_id]
-        record.close(outcome)
-        overview.ended(record)
+        record.finish_with(outcome)
+        progress.finished(record)
         ended += 1
         if ended == 10:
             break
     await several.aclose()
-    lines = picture(overview, console)
+    lines = picture(progress, console)
     assert len(lines) <= 14
-    assert re.search(r"9 done  1 failed  30 left, 10 of them active", lines[0])
-    assert re.search(r"about .* to go at this pace · 4,812 calls left in the rate limit", lines[1])
+    assert re.search(r"9 done, 1 failed, 30 left, 10 of them active", lines[1])
+    assert re.search(r"about .* left \(.* to .*\) · 4,812 calls left in the rate limit", lines[2])
+    assert lines[3].startswith("failed  [b0]: the run ended with Error: TAE_")
     assert any(re.match(r"\[b\d+\] +Executing +0/1 ", line) for line in lines)
     assert any(re.match(r"and \d+ more", line) for line in lines)
-    assert lines[-1].startswith("failed  [b0]: the run ended with Error: TAE_")
 
 
-def test_a_run_without_tasks_is_shown_without_any() -> None:
-    console = Console(file=StringIO(), force_terminal=True, width=100, color_system=None)
-    overview = Overview(console, 1, lambda: None)
+def test_run_without_tasks_is_shown_without_any() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=120, color_system=None)
+    progress = BatchProgress(console, 1, lambda: None)
     record = Record(name="b", destination="b/")
-    overview.updated(record, RunUpdate(run=Run(id="r1", state=ExecutionState.QUEUED)))
-    assert re.fullmatch(r"b +Queued +0.0 s +r1", picture(overview, console)[-1])
+    progress.updated(record, RunUpdate(run=Run(id="r1", state=ExecutionState.QUEUED)))
+    assert re.fullmatch(r"b +Queued +0.0 s +r1", picture(progress, console)[-1])
 
 
-def test_the_pace_is_that_of_what_was_done_here() -> None:
-    assert to_go(10, 0, 60) is None
-    assert to_go(10, 5, 60) == 120
+def test_pace_counts_only_exports_of_this_call() -> None:
+    assert estimate_by_pace(left=10, finished=0, elapsed=60) is None
+    assert estimate_by_pace(left=10, finished=5, elapsed=60) == 120
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(1.25, "1.2 s"), (45, "45 s"), (150, "2 min"), (5400, "90 min"), (12000, "3 h 20 min")],
+    ("seconds", "expected"),
+    [
+        (1.25, "1.2 s"),
+        (45, "45 s"),
+        (95, "1 min 35 s"),
+        (149, "2 min 29 s"),
+        (720, "12 min"),
+        (5400, "90 min"),
+        (12000, "3 h 20 min"),
+    ],
 )
-def test_times_are_told_as_people_do(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_durations_are_readable(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
 
 
-def test_a_file_that_is_gone_is_told() -> None:
+def test_missing_file_has_no_size() -> None:
     record = Record(name="x", destination="x")
-    record.end(paths=[Path("/nowhere/x.ifc")])
+    record.finish(paths=[Path("/nowhere/x.ifc")])
     assert size(record.files[0].size) == "gone"

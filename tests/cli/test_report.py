@@ -1,4 +1,4 @@
-"""The report: what it says, that it is safe to pass on, and that a browser shows it."""
+"""The report: its content, that it is safe to pass on, and that a browser shows it."""
 
 import os
 import re
@@ -21,6 +21,7 @@ from itwin_export_async import (
     Job,
     LedgerError,
     NotFound,
+    NothingToExport,
     PermissionDenied,
     ProtocolError,
     RateLimited,
@@ -28,6 +29,7 @@ from itwin_export_async import (
     RequestTimeout,
     Run,
     RunFailed,
+    RunPartlyFailed,
     RunTimeout,
     RunUpdate,
     ServerError,
@@ -36,8 +38,17 @@ from itwin_export_async import (
     TaskErrorInfo,
     TokenError,
     TransportError,
+    UploadError,
 )
-from itwin_export_async.cli.errors import failed_tasks, headline, remedy, safe_link, words
+from itwin_export_async.cli.errors import (
+    MissingToken,
+    RecordedError,
+    failed_tasks,
+    hint,
+    message,
+    safe_link,
+    summary_line,
+)
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.report.page import page, prepare_report, write_report
 from itwin_export_async.cli.output.report.timeline import ROWS_DRAWN, all_runs, one_run
@@ -86,9 +97,9 @@ def a_record(name: str, run: Run | None, **ends: Any) -> Record:
     if run is not None:
         states = (ExecutionState.QUEUED, ExecutionState.EXECUTING, ExecutionState.EXECUTING)
         for state in states:
-            record.saw(RunUpdate(run=evolve(run, state=state, result=None)))
-        record.saw(RunUpdate(run=run))
-    record.end(**ends)
+            record.update(RunUpdate(run=evolve(run, state=state, result=None)))
+        record.update(RunUpdate(run=run))
+    record.finish(**ends)
     return record
 
 
@@ -133,7 +144,7 @@ def checked(html: str) -> list[tuple[str, dict[str, str | None]]]:
     return parser.seen
 
 
-def test_failures_come_first_with_what_to_do_about_them(tmp_path: Path) -> None:
+def test_failures_come_first_with_hints(tmp_path: Path) -> None:
     file = tmp_path / "a b.ifc"
     file.write_bytes(b"ifc" * 1000)
     elsewhere = Path(__file__)
@@ -147,8 +158,8 @@ def test_failures_come_first_with_what_to_do_about_them(tmp_path: Path) -> None:
         a_record("active", evolve(a_run(), state=ExecutionState.EXECUTING, result=None)),
         a_record("begun", None),
     ]
-    records[4].ended = records[5].ended = None
-    records[5].begin()
+    records[4].finished_at = records[5].finished_at = None
+    records[5].start()
     html = text(records, tmp_path)
     seen = checked(html)
     assert "Exports: 2 failed, 3 not finished" in html
@@ -157,25 +168,25 @@ def test_failures_come_first_with_what_to_do_about_them(tmp_path: Path) -> None:
     ]
     assert places == sorted(places)
     assert "The run ended with Error: TAE_1: No room." in html
-    assert "You can mend it." in html
-    assert "You cannot mend it." in html
-    assert "Mend what is described" in html
+    assert "You can fix it." in html
+    assert "You cannot fix it." in html
+    assert "Correct the iModel or the mapping as described" in html
     assert "no explanation" in html
     assert ("a", {"href": KB, "rel": "noreferrer"}) in seen
     assert ("a", {"href": "a%20b.ifc"}) in seen
     assert f"<li>{elsewhere} · " in html
     assert "Queued → Executing → Completed" in html
-    assert "<b>not begun</b>later.ifc" in html
+    assert "<b>not started</b>later.ifc" in html
     assert "<b>preparing</b>begun" in html
     assert "<b>Executing</b>active" in html
     assert not [tag for tag, _ in seen if tag in ("script", "link", "img", "iframe")]
 
 
-def test_a_run_of_an_earlier_call_needs_no_jobs() -> None:
+def test_run_of_an_earlier_call_needs_no_jobs() -> None:
     record = Record.of(ExportRequest(imodel_id="m", destination="out/"))
     record.run = a_run(whole=False)
-    record.end(paths=[])
-    assert "All exports are good" in text([record])
+    record.finish(paths=[])
+    assert "All exports succeeded" in text([record])
     assert "Success" in text([record])
     record.run = evolve(a_run(), start_date_time=None)
     assert all_runs([record]) == one_run(record) == ""
@@ -183,13 +194,13 @@ def test_a_run_of_an_earlier_call_needs_no_jobs() -> None:
     assert '<b class="good">done</b>' in text([record])
 
 
-def test_what_was_spent_is_told() -> None:
-    spent = RequestStats(calls=1234, polls=1000, retries=1)
-    html = "".join(page([], began=BEGAN, now=BEGAN, folder=Path("."), spent=spent))
-    assert "1,234 calls to the service, 1,000 looks at runs and 1 repetition among them" in html
+def test_requests_are_counted() -> None:
+    stats = RequestStats(calls=1234, polls=1000, retries=1)
+    html = "".join(page([], began=BEGAN, now=BEGAN, folder=Path("."), stats=stats))
+    assert "1,234 calls to the service, of them 1,000 polls and 1 retry" in html
 
 
-def test_everything_is_escaped_and_no_secret_gets_in() -> None:
+def test_texts_are_escaped_and_secrets_left_out() -> None:
     nasty = "<script>alert(1)</script>\"'&"
     signed = "https://a.blob.example/x?sig=planted"
     record = failed(
@@ -218,11 +229,11 @@ def test_everything_is_escaped_and_no_secret_gets_in() -> None:
         ("https://a.example/x\nitwin-export: all good", False),
     ],
 )
-def test_only_pages_are_linked_to(url: str, safe: bool) -> None:
+def test_links_lead_to_pages_only(url: str, safe: bool) -> None:
     assert safe_link(url) == (url if safe else None)
 
 
-def test_a_run_is_drawn_by_the_service_clock() -> None:
+def test_run_is_drawn_by_the_service_clock() -> None:
     (rects,) = [re.findall(r'class="([^"]*)" x="([\d.]+)%" y="\d+" width="([\d.]+)%"', one_run(r))
                 for r in [failed("bad")]]  # fmt: skip
     assert rects == [
@@ -239,7 +250,7 @@ def test_a_run_is_drawn_by_the_service_clock() -> None:
     assert '<rect class="run" x="0.00%" y="18" width="100.00%"' in plain
 
 
-def test_many_runs_are_drawn_as_a_crowd() -> None:
+def test_many_runs_are_drawn_as_their_number() -> None:
     records = [a_record(f"b{n}", a_run(n % 50)) for n in range(ROWS_DRAWN + 1)]
     drawing = all_runs(records)
     assert f"up to {ROWS_DRAWN + 1} runs at once" in drawing
@@ -249,7 +260,7 @@ def test_many_runs_are_drawn_as_a_crowd() -> None:
     assert 0 < spread.count("<rect") < 240
 
 
-async def test_ten_thousand_exports_make_a_page_that_a_browser_opens(
+async def test_report_of_ten_thousand_exports_opens_in_a_browser(
     browser: Browser, tmp_path: Path
 ) -> None:
     records = [a_record(f"b{n}", a_run(n)) for n in range(9_700)]
@@ -261,7 +272,7 @@ async def test_ten_thousand_exports_make_a_page_that_a_browser_opens(
 
 
 @pytest.mark.parametrize("dark", [False, True])
-async def test_a_browser_shows_it(browser: Browser, tmp_path: Path, dark: bool) -> None:
+async def test_browser_shows_the_report(browser: Browser, tmp_path: Path, dark: bool) -> None:
     write_report(tmp_path / "r.html", [a_record("a", a_run())], began=BEGAN, now=after(9))
     async with browser.page((tmp_path / "r.html").as_uri()) as shown:
         picture = await shown.screenshot(1280, 900, dark=dark)
@@ -271,7 +282,9 @@ async def test_a_browser_shows_it(browser: Browser, tmp_path: Path, dark: bool) 
     assert light is not dark
 
 
-def test_it_stands_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = tmp_path / "r.html"
     write_report(report, [], began=BEGAN, now=BEGAN)
     before = report.read_text()
@@ -286,12 +299,12 @@ def test_it_stands_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monke
     assert report.read_text() == before
 
 
-def test_half_a_character_is_spelled_out(tmp_path: Path) -> None:
+def test_surrogate_is_spelled_out(tmp_path: Path) -> None:
     write_report(tmp_path / "r.html", [a_record("\ud800x", None)], began=BEGAN, now=BEGAN)
     assert "\\ud800x" in (tmp_path / "r.html").read_text()
 
 
-def test_a_file_whose_name_is_no_text_is_linked_to(tmp_path: Path) -> None:
+def test_file_with_an_undecodable_name_is_linked(tmp_path: Path) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path / "b") + b"\xfc.ifc"))
     file.touch()
     assert ("a", {"href": "b%FC.ifc"}) in checked(
@@ -300,23 +313,23 @@ def test_a_file_whose_name_is_no_text_is_linked_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "text"),
     [
-        (".", ".: a report is a file, and this is a folder"),
-        ("/dev/null", "/dev/null: a report is a file, and this is none"),
-        ("x" * 300, ": no report can be written there: File name too long"),
+        (".", "report: . is a folder, not a file"),
+        ("/dev/null", "report: /dev/null is a device or pipe, not a file"),
+        ("x" * 300, " cannot be written: File name too long"),
     ],
 )
-async def test_a_place_that_no_report_can_have_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, told: str
+async def test_impossible_path_of_a_report_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"{re.escape(told)}$"):
+    with pytest.raises(ValueError, match=f"{re.escape(text)}$"):
         await prepare_report(Path(place))
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_place_that_a_report_can_have_stays_as_it_is(tmp_path: Path) -> None:
+async def test_earlier_report_is_left_alone_by_the_check(tmp_path: Path) -> None:
     await prepare_report(tmp_path / "new" / "r.html")
     assert not list((tmp_path / "new").iterdir())
     (tmp_path / "r.html").write_text("an earlier one")
@@ -331,15 +344,18 @@ def not_fetched(cause: Exception | None) -> DownloadError:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "text"),
     [
         (RunFailed(connection_id="c", run_id="r"), "Export again"),
-        (RunTimeout(connection_id="c", run_id="r", resume_token="{}"), "itwin-export watch '{}'"),
-        (AuthorizationRequired(), "itwin-export authorize --open"),
+        (
+            RunTimeout(connection_id="c", run_id="r", resume_token="1.a.b"),
+            "itwin-export watch 1.a.b -o PATH",
+        ),
+        (AuthorizationRequired(), "itwin-export auth consent --open"),
         (PermissionDenied(status=403), "administrator"),
         (NotFound(status=404, code="OperationNotFound"), "--base-url"),
         (NotFound(status=404), "Check the id"),
-        (InvalidRequest(status=422), "Correct what the service names"),
+        (InvalidRequest(status=422), "Correct the parameter"),
         (Conflict(status=409), "--if-active wait"),
         (RateLimited(status=429), "--tier community"),
         (TransportError(message="x"), "Check the network"),
@@ -349,40 +365,46 @@ def not_fetched(cause: Exception | None) -> DownloadError:
         (not_fetched(OSError(28, "No space left")), "has room"),
         (not_fetched(ServerError(status=503)), "Check the network"),
         (not_fetched(RequestTimeout(message="x")), "Check the network"),
-        (not_fetched(RateLimited(status=429)), "Wait for so long"),
+        (not_fetched(RateLimited(status=429)), "Wait, or use --tier"),
         (not_fetched(NotFound(status=404)), "Try again later"),
-        (not_fetched(None), "Mend what is named"),
+        (not_fetched(None), "Try again later"),
+        (DownloadError(message="x", reason="disk"), "has room"),
+        (NothingToExport(imodel_id="m"), "named version"),
+        (UploadError(message="x"), "disk has room"),
+        (RunPartlyFailed(connection_id="c", run_id="r"), "--keep-partial"),
+        (MissingToken("x"), "itwin-export demo"),
+        (RecordedError("x", "PermissionDenied"), "administrator"),
+        (RecordedError("x", "Another"), "Run the batch again"),
         (TokenError(message="x"), "Get a new ITWIN_ACCESS_TOKEN"),
         (TokenError(message="x", is_transient=True), "Check the network"),
-        (StartTimeout(imodel_id="m", seconds=9.0), "with more time"),
-        (ProtocolError(message="x"), "tell Bentley's support"),
-        (ValueError("x"), "Correct what was asked for"),
+        (StartTimeout(imodel_id="m", seconds=9.0), "a longer --timeout"),
+        (ProtocolError(message="x"), "contact Bentley's support"),
+        (ValueError("x"), "a bug"),
     ],
 )
-def test_every_error_has_a_remedy(error: Exception, told: str) -> None:
-    assert told in remedy(error)
-    assert words(error)
-    assert "\n" not in headline(error)
+def test_every_error_has_a_hint(error: Exception, text: str) -> None:
+    assert text in hint(error)
+    assert message(error)
+    assert "\n" not in summary_line(error)
 
 
-def test_words_for_programmers_are_left_out() -> None:
-    message = (
-        "is still Executing; it may well go on, client.resume(error.resume_token) takes it up again"
-    )
-    error = RunTimeout(connection_id="c", run_id="r", message=message)
-    assert headline(error) == "the run is still Executing; it may well go on"
-    assert words(ValueError()) == "ValueError"
-    assert words(ValueError("a 'b' is not one of 'c' (a newer one passes as C('b'))")) == (
+def test_advice_for_programmers_is_left_out() -> None:
+    text = "is still Executing after 9 s; it may still be running, "
+    text += "client.resume(error.resume_token) waits for it again"
+    error = RunTimeout(connection_id="c", run_id="r", message=text)
+    assert summary_line(error) == "the run is still Executing after 9 s; it may still be running"
+    assert message(ValueError()) == "ValueError"
+    assert message(ValueError("a 'b' is not one of 'c' (a newer one passes as C('b'))")) == (
         "a 'b' is not one of 'c'"
     )
 
 
-def test_a_task_without_an_explanation_is_told_as_such() -> None:
+def test_task_without_an_explanation_says_so() -> None:
     run = evolve(a_run(), jobs=(Job(id="j", state=ExecutionState.COMPLETED, tasks=(
         Task(id="t", state=ExecutionState.COMPLETED, result=ExecutionResult.ERROR),
     )),))  # fmt: skip
     (task,) = failed_tasks(RunFailed(connection_id="c", run_id="r", run=run))
-    assert (task.result, task.why, task.can_user_fix, task.link) == (
+    assert (task.result, task.reason, task.can_user_fix, task.link) == (
         *("Error", "no explanation"),
         *(None, None),
     )

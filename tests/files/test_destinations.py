@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from itwin_export_async import DownloadError, ExportClient
-from itwin_export_async._files.download import Target, WrittenFiles, check_destination
+from itwin_export_async._files.download import (
+    Target,
+    WrittenFiles,
+    check_destination,
+    identify,
+)
 from tests.support.fakes import Answers, answer
 
 
@@ -122,8 +127,8 @@ def test_written_files_are_known_until_they_change(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.ifc" for number in range(3)]
     for path in paths:
         path.write_text("ours")
-        written.add(path)
-    written.add(tmp_path / "gone.ifc")
+        written.add(identify(path))
+    written.add(identify(tmp_path / "gone.ifc"))
     assert [path in written for path in paths] == [False, True, True]
     paths[1].write_text("mine now")
     paths[2].unlink()

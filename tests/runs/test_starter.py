@@ -18,6 +18,7 @@ from itwin_export_async import (
     ServerError,
     TransportError,
 )
+from itwin_export_async._runs.starter import IfActive
 from itwin_export_async.emulator import Emulator
 from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, Outcome, answer
@@ -324,9 +325,21 @@ async def test_a_run_found_again_may_be_too_young_to_be_read(
     emulator.inject("get_run", unknown, unknown)
     assert (await client.start_run(connection_id)).origin is RunOrigin.RECOVERED
     emulator.inject("create_run", ConnectionResetError())
-    emulator.inject("get_run", *[unknown] * 4)
-    lost = await client.start_run(connection_id)
-    assert lost.origin is RunOrigin.JOINED  # whose it is cannot be told, but it is held
+    emulator.inject("get_run", *[unknown] * 100)
+    joined = await client.start_run(connection_id)
+    assert joined.origin is RunOrigin.JOINED  # after a minute it is held as another request's
+
+
+@pytest.mark.parametrize("if_active", ["wait", "raise"])
+async def test_run_of_a_lost_answer_may_be_unknown_for_most_of_a_minute(
+    client: ExportClient, connection_id: str, emulator: Emulator, if_active: IfActive
+) -> None:
+    unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
+    emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
+    emulator.inject("get_run", *[unknown] * 10)
+    run = await client.start_run(connection_id, if_active=if_active)
+    assert run.origin is RunOrigin.RECOVERED
+    assert [seen.id async for seen in client.list_runs(connection_id)] == [run.run_id]
 
 
 async def test_a_slow_202_without_a_location_is_still_found() -> None:

@@ -160,8 +160,8 @@ async def test_documented_sample_is_a_failure() -> None:
             "run 75d94fca-4a9b-4ff0-8f3a-eeedbc1fea97 of connection "
             "VRZHoBhrnkGrAev0-_-d_xwvyrzjgaVGka5wU967Q7M ended with Error (the service reported "
             "Success, but its tasks failed)",
-            "  task fe2f628d-1beb-453f-bf49-2468ca48b9a8 finished with Error: TAE_BRW_1000: Failed to "
-            "export your file. (cannot be fixed by the user)",
+            "  task fe2f628d-1beb-453f-bf49-2468ca48b9a8 finished with Error: TAE_BRW_1000: Failed "
+            "to export your file. (cannot be fixed by the user)",
         ]
         assert (await run.wait(check=False)).outcome is ExecutionResult.ERROR
 

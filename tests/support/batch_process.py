@@ -30,7 +30,7 @@ from itwin_export_async import (
 )
 
 _connect = sqlite3.connect
-_WRITES = ("INSERT", "UPDATE", "CREATE", "COMMIT")
+_WRITES = ("INSERT", "UPDATE", "CREATE")
 
 
 @define

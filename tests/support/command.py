@@ -17,6 +17,7 @@ from attrs import frozen
 
 from itwin_export_async import ExportClient
 from itwin_export_async.cli import main
+from itwin_export_async.cli.command import Invocation
 from itwin_export_async.cli.runtime import Runtime
 from itwin_export_async.emulator import Emulator, run_virtual
 from tests.support.environment import environment
@@ -96,6 +97,11 @@ class CommandLine:
 
     emulator: Emulator
     runtime: Runtime
+
+    @property
+    def invocation(self) -> Invocation:
+        """A call of a command, for functions that take one."""
+        return Invocation(runtime=self.runtime, rerun_command="itwin-export batch models.csv")
 
     def invoke(
         self, *words: str, out: Stream | None = None, err: Stream | None = None

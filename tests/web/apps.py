@@ -3,6 +3,8 @@
 The environment leads to the emulator. `WEB_LOG` names a file with a line for each lifespan.
 """
 
+import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,8 +24,20 @@ def _note(text: str) -> None:
         file.write(f"{text}\n")
 
 
+def _usage() -> dict[str, float]:
+    """The memory in bytes and the number of tasks of this process."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "memory": pages * os.sysconf("SC_PAGE_SIZE"),
+        "tasks": len(asyncio.all_tasks()),
+    }
+
+
 def _make_client() -> ExportClient:
-    return ExportClient.from_env(schedule=FixedSchedule(0.1))
+    return ExportClient.from_env(
+        schedule=FixedSchedule(float(os.environ.get("WEB_INTERVAL", "0.1")))
+    )
 
 
 def fastapi_app() -> FastAPI:
@@ -40,6 +54,11 @@ def fastapi_app() -> FastAPI:
     )
     app = FastAPI(lifespan=exports.wrap_lifespan(lifespan))
     app.include_router(exports, prefix="/api/v1")
+
+    @app.get("/usage")
+    async def usage() -> dict[str, float]:
+        return _usage()
+
     return app
 
 
@@ -57,6 +76,11 @@ async def aiohttp_app() -> web.Application:
     app = web.Application()
     app.cleanup_ctx.append(lifespan)
     exports.setup(app, prefix="/api/v1")
+
+    async def usage(_: web.Request) -> web.Response:
+        return web.json_response(_usage())
+
+    app.router.add_get("/usage", usage)
     return app
 
 

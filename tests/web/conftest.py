@@ -24,7 +24,7 @@ def make_client(service: Service) -> Callable[[], ExportClient]:
 
     def make_client() -> ExportClient:
         return ExportClient(
-            service.emulator.token(),
+            service.emulator.token(lifetime=1e6),
             base_url=service.served.base_url,
             schedule=FixedSchedule(INTERVAL),
         )

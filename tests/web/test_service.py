@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -69,8 +69,8 @@ async def test_export_is_started_followed_and_downloaded(
     assert (await service.describe(ME, started.id))["outcome"] is None
     events = parse_pieces([piece async for piece in service.events(ME, started.id)])
     assert events[-1].data == await service.describe(ME, started.id)
-    async with service.open_file(ME, started.id) as file:
-        content = b"".join([chunk async for chunk in file.chunks])
+    file = await service.open_file(ME, started.id)
+    content = b"".join([chunk async for chunk in file.chunks])
     assert content.startswith(b"ISO-10303-21;")
     assert file.answer.headers["Content-Length"] == str(len(content))
     emulator.assert_no_violations()
@@ -276,7 +276,7 @@ async def test_lack_of_consent_is_an_error_before_the_run(emulator: Emulator) ->
     "call",
     [
         lambda service, run: service.describe("you", run),
-        lambda service, run: service.open_file("you", run).__aenter__(),
+        lambda service, run: service.open_file("you", run),
         lambda service, run: service.describe(ME, run + "x"),
         lambda service, run: service.describe(ME, "x" + run),
         lambda service, run: service.describe(ME, ""),
@@ -368,8 +368,8 @@ async def test_file_is_answered_by_range_and_if_range(
     async def fetch(
         range_header: str | None, if_range: str | None = None
     ) -> tuple[int, bytes, str]:
-        async with service.open_file(ME, id, range_header=range_header, if_range=if_range) as file:
-            body = b"".join([chunk async for chunk in file.chunks])
+        file = await service.open_file(ME, id, range_header=range_header, if_range=if_range)
+        body = b"".join([chunk async for chunk in file.chunks])
         headers = file.answer.headers
         assert headers["Content-Length"] == str(len(body))
         etags.append(headers.get("ETag"))
@@ -411,12 +411,14 @@ async def test_head_has_the_headers_of_the_whole_file_and_no_bytes(
     service: ExportService, emulator: Emulator
 ) -> None:
     async with finished(service, emulator, "Bridge") as id:
-        async with service.open_file(ME, id) as file:
-            pass
-        head = service.open_file(ME, id, range_header="bytes=0-9", if_range='"x"', is_head=True)
-        async with head as answered:
-            assert [chunk async for chunk in answered.chunks] == []
-    assert answered.answer == file.answer
+        file = await service.open_file(ME, id)
+        await file.aclose()
+        await file.aclose()
+        head = await service.open_file(
+            ME, id, range_header="bytes=0-9", if_range='"x"', is_head=True
+        )
+        assert [chunk async for chunk in head.chunks] == []
+    assert head.answer == file.answer
     assert file.answer.headers["Accept-Ranges"] == "bytes"
     assert file.answer.headers["ETag"].startswith('"')
 
@@ -442,8 +444,9 @@ def test_file_of_unknown_size_and_version_is_answered_whole() -> None:
 async def test_file_has_its_name_also_where_that_is_not_ascii(
     service: ExportService, emulator: Emulator, name: str, expected: str
 ) -> None:
-    async with finished(service, emulator, name) as id, service.open_file(ME, id) as file:
-        assert file.answer.headers["Content-Disposition"] == expected
+    async with finished(service, emulator, name) as id:
+        async with aclosing(await service.open_file(ME, id)) as file:
+            assert file.answer.headers["Content-Disposition"] == expected
 
 
 async def test_file_of_an_unfinished_and_of_a_failed_run_is_an_error(
@@ -454,8 +457,7 @@ async def test_file_of_an_unfinished_and_of_a_failed_run_is_an_error(
     started = await service.start(ME, {"imodel_id": imodel_id})
     for reason in ("not_finished", "no_output"):
         with pytest.raises(DownloadError) as caught:
-            async with service.open_file(ME, started.id):
-                pass
+            await service.open_file(ME, started.id)
         assert caught.value.reason == reason
         await asyncio.sleep(30)
 

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from itwin_export_async import AdaptiveSchedule, ClientCredentials, ExportClient, ExportOptions
-from itwin_export_async.cli.checks import prepare_folder
+from itwin_export_async.cli.checks import check_output, prepare_folder
 from itwin_export_async.cli.command import Invocation
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.options import AsJson, Seed, Speed
@@ -46,6 +46,8 @@ async def demo(
     from itwin_export_async.emulator import Emulator
 
     await prepare_folder(output, purpose="output")
+    for name in names(imodels):
+        check_output(str(output / f"{name}.ifc"))
     emulator = Emulator(seed=seed, speed=speed, run_seconds=_RUN_SECONDS)
     made = {emulator.add_imodel(name): name for name in names(imodels)}
     async with emulator.serve() as served:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from itwin_export_async.cli.errors import UsageError, user_input
 from itwin_export_async.cli.output.console import echo
 from itwin_export_async.cli.runner import run_command
 
@@ -100,18 +101,19 @@ async def serve_emulator(
     from itwin_export_async.emulator import Chaos, Emulator
 
     if fail + slow + no_access > imodels:
-        raise ValueError(
+        raise UsageError(
             f"--fail, --slow and --no-access name {fail + slow + no_access} iModels, "
             f"and there are {imodels}: raise --imodels"
         )
-    service = Emulator(
-        seed=seed,
-        speed=speed,
-        run_seconds=None if run_seconds is None else _parse_span(run_seconds),
-        tier=tier,
-        quirks=() if quirks is None else _parse_quirks(quirks),
-        chaos=None if chaos is None else Chaos(seed=chaos),
-    )
+    with user_input():
+        service = Emulator(
+            seed=seed,
+            speed=speed,
+            run_seconds=None if run_seconds is None else _parse_span(run_seconds),
+            tier=tier,
+            quirks=() if quirks is None else _parse_quirks(quirks),
+            chaos=None if chaos is None else Chaos(seed=chaos),
+        )
     notes = _add_imodels(service, names(imodels), fail=fail, slow=slow, no_access=no_access)
     async with AsyncExitStack() as stack:
         try:
@@ -119,7 +121,7 @@ async def serve_emulator(
                 service.serve(host=host, port=port, public_url=public_url)
             )
         except OSError as exc:
-            raise ValueError(_port_error(port, exc)) from exc
+            raise UsageError(_port_error(port, exc)) from exc
         variables = _variables(service, served)
         if env_file is not None:
             await asyncio.to_thread(_write_env_file, env_file, variables)
@@ -182,7 +184,7 @@ def _write_env_file(path: Path, variables: dict[str, str]) -> None:
 def _parse_span(text: str) -> float | tuple[float, float]:
     found = _SPAN.fullmatch(text)
     if found is None:
-        raise ValueError(f"--run-seconds must be a number or a span such as 20-40, got {text!r}")
+        raise UsageError(f"--run-seconds must be a number or a span such as 20-40, got {text!r}")
     return float(found[1]) if found[2] is None else (float(found[1]), float(found[2]))
 
 

@@ -187,7 +187,7 @@ async def start_only(invocation: Invocation, args: RunArgs, output: OutputArgs) 
     """Start the run, and print the token that resumes it."""
     async with invocation.open_client() as client:
         run = await _start(client, args)
-    command = resume_command(invocation, run, output)
+    command = resume_command(invocation, run.resume_token, output)
     _note_joined(invocation, run)
     if output.json:
         print_json(
@@ -351,12 +351,13 @@ def _reported(
         _print_result(invocation, record, output)
     except asyncio.CancelledError:
         if progress.run is not None:
-            log_message(resume_hint(invocation, progress.run, output))
+            log_message(resume_hint(invocation, progress.run.resume_token, output))
         raise
     except EXPECTED as error:
         record.finish(error=error)
         if progress.run is not None and not isinstance(error, RunFailed):
-            error.add_note(resume_hint(invocation, progress.run, output))
+            token = record.resume_token or progress.run.resume_token
+            error.add_note(resume_hint(invocation, token, output))
         if not output.json:
             _print_paths(record)
         raise
@@ -389,14 +390,14 @@ def _print_paths(record: Record) -> None:
         echo(str(file.path))
 
 
-def resume_hint(invocation: Invocation, run: RunHandle, output: OutputArgs) -> str:
-    """What continues the export."""
-    return f"this continues:\n  {resume_command(invocation, run, output)}"
+def resume_hint(invocation: Invocation, token: str, output: OutputArgs) -> str:
+    """The message with the command that continues the export."""
+    return f"this continues:\n  {resume_command(invocation, token, output)}"
 
 
-def resume_command(invocation: Invocation, run: RunHandle, output: OutputArgs) -> str:
+def resume_command(invocation: Invocation, token: str, output: OutputArgs) -> str:
     """The command line that continues the export."""
-    words = ["itwin-export", "watch", run.resume_token, "-o", output.path]
+    words = ["itwin-export", "watch", token, "-o", output.path]
     words += ["--base-url", invocation.base_url] if invocation.base_url else []
     words += ["--json"] if output.json else []
     words += ["--keep-partial"] if output.keep_partial else []
