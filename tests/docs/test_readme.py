@@ -1,7 +1,9 @@
 """Every example of the README runs: in virtual time, against an emulator in memory."""
 
 import asyncio
+import hmac
 import io
+import json
 import os
 import re
 import runpy
@@ -9,7 +11,6 @@ import shlex
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +97,7 @@ def on_memory(example: Example) -> Example:
     return evolve(example, code=example.code.replace("s3://", "memory://"))
 
 
-NO_WEBHOOKS = pytest.mark.skipif(
-    find_spec("itwin_export_async.webhooks") is None, reason="this tree has no webhooks"
-)
-
-
-@pytest.mark.parametrize(
-    "example",
-    [
-        pytest.param(e, id=str(e), marks=NO_WEBHOOKS if e.heading == "Webhooks" else ())
-        for e in FRAGMENTS
-    ],
-)
+@pytest.mark.parametrize("example", FRAGMENTS, ids=str)
 async def test_example_runs(example: Example, names: dict[str, Any], emulator: Emulator) -> None:
     if example.heading == "Streams":
         await names["run"].wait()
@@ -181,6 +171,21 @@ async def test_broken_stream_leaves_nothing_in_the_other_store(
     with pytest.raises(DownloadError):
         await on_memory(s3).run(**names)
     assert not store
+
+
+async def test_webhook_is_verified_before_its_runs_are_polled(names: dict[str, Any]) -> None:
+    (webhook,) = examples_of("Webhooks")
+    receive = (await webhook.run(**names))["receive"]
+    body = json.dumps(
+        {
+            "content": {"connectionId": "c1", "iModelId": "i1", "result": "success"},
+            "eventType": "synchronization.jobCompleted.v1",
+            "messageId": "m1",
+        }
+    ).encode()
+    digest = hmac.new(b"secret", body, "sha256").hexdigest()
+    assert await receive("secret", body, {"Signature": f"sha256={digest}"}) == 200
+    assert await receive("another", body, {"Signature": f"sha256={digest}"}) == 401
 
 
 async def test_any_queue_starts_the_export_of_a_job_once(
@@ -375,6 +380,11 @@ def test_links_and_pictures_are_absolute() -> None:
 def test_checks_run_the_test_line_of_the_readme() -> None:
     (block,) = examples_of("Development", "sh")
     assert block.code.strip() in (ROOT / ".ci/run").read_text()
+
+
+def test_readme_has_a_place_for_the_rows_of_performance() -> None:
+    begin, end = (README.index(f"<!-- performance: {name} -->") for name in ("begin", "end"))
+    assert README[begin:end].splitlines()[1] == "| what | goal | measured | verdict |"
 
 
 def test_every_code_block_is_of_a_known_language() -> None:

@@ -1,4 +1,4 @@
-"""Downloads: a file comes to disk whole, or not at all."""
+"""Downloads: a file is complete on disk, or absent."""
 
 import asyncio
 import base64

@@ -109,7 +109,7 @@ async def test_output_missing_in_the_blob_store_is_retried(
     emulator.inject("get_blob", NOT_THERE, NOT_THERE)
     (path,) = await run.download(tmp_path / name)
     assert path.read_bytes() == content(run, emulator)
-    assert emulator.count("get_connection") == 0  # Storage knows the id as it is
+    assert emulator.count("get_connection") == 0  # Storage knows the plain id
 
 
 async def test_output_that_stays_missing_in_the_blob_store_is_an_error(
@@ -213,7 +213,7 @@ async def test_slow_responses_do_not_reduce_the_number_of_rounds(
 async def test_id_that_storage_learns_is_not_tried_as_a_composite(
     run: RunHandle, emulator: Emulator, tmp_path: Path
 ) -> None:
-    """Nor is it said to be unknown, when there is no content in the end."""
+    """The error does not say that the file is unknown if it has no content."""
     emulator.inject("get_file", *[answer(404, "{}")] * 3)  # as given, and both ways once
     emulator.inject("get_blob", *[NOT_THERE] * 100)
     with pytest.raises(DownloadError, match=r"no such file: 404 .*still so after 30 s"):

@@ -1,4 +1,4 @@
-"""Faults and hostile answers over real sockets."""
+"""Faults and hostile responses over real sockets."""
 
 import asyncio
 import gc

@@ -28,7 +28,7 @@ def now() -> float:
 
 
 class Timed(Answers):
-    """Notes when each request came; each answer takes `takes` seconds."""
+    """Records when each request came; each response takes `takes` seconds."""
 
     def __init__(self, *answers: Response | Exception, takes: float = 0.0) -> None:
         super().__init__(*answers)
@@ -42,7 +42,7 @@ class Timed(Answers):
 
 
 class Leaving(Timed):
-    """Somebody leaves in the very moment in which an answer comes."""
+    """A waiter is cancelled in the moment in which a response arrives."""
 
     leaves: asyncio.Task[Any]
 
@@ -160,7 +160,7 @@ async def test_refused_probe_pauses_all_requests_again() -> None:
     transport = Timed(refusal, refusal, refusal, answer(204), takes=1.0)
     async with Session("t", transport=transport, retry=RetryPolicy(attempts=9)) as session:
         await asyncio.gather(*(session.send(GET) for _ in range(3)))
-    # three were out before the first refusal was known; then it is one at a time
+    # three were in flight before the first 429 was known; then one probe at a time
     assert transport.at[:3] == [0.0] * 3
     assert transport.at[3] == 11.0
     assert set(transport.at[4:]) == {12.0}
@@ -293,7 +293,7 @@ async def test_rate_limit_of_another_type_is_refused() -> None:
 
 
 async def test_pause_stops_waiters_for_a_slot_too() -> None:
-    """Not so many go at once that one could be let in and yet leave in the middle of a pause."""
+    """Few requests are in flight, so none is admitted that would have to be sent during a pause."""
     transport = Timed(
         *[answer(429, Retry_After="30")] * MAX_CONCURRENT_REQUESTS, answer(204), takes=1.0
     )
@@ -305,7 +305,7 @@ async def test_pause_stops_waiters_for_a_slot_too() -> None:
 
 
 async def test_pause_stops_requests_admitted_at_the_same_moment() -> None:
-    """Good answers make room for others just before a 429 stops everybody."""
+    """Successful responses free slots just before a 429 pauses all requests."""
     good = [answer(204)] * (MAX_CONCURRENT_REQUESTS - 1)
     transport = Timed(*good, answer(429, Retry_After="30"), answer(204), takes=1.0)
     async with Session("t", transport=transport) as session:

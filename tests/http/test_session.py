@@ -267,7 +267,7 @@ async def test_late_refusals_do_not_renew_twice() -> None:
 
 
 async def test_waiting_request_does_not_send_a_refused_token() -> None:
-    """One that was refused while others waited for their turn is not sent by them."""
+    """A token that was refused while other requests waited is not sent by them."""
     tokens = iter(["old", "new"])
 
     async def provider() -> AccessToken:
@@ -342,7 +342,7 @@ async def test_token_without_a_lifetime_is_kept() -> None:
 
 
 class Provider:
-    """A provider whose tokens are good for an hour."""
+    """A provider whose tokens last an hour."""
 
     def __init__(self) -> None:
         self.fetches = 0
@@ -353,7 +353,7 @@ class Provider:
 
 
 def calls(provider: Provider) -> dict[str, tuple[Any, int]]:
-    """Every form of auth, and how often three requests ask it."""
+    """Every form of `auth`, and how often three requests call it."""
     fetches: list[None] = []
 
     def count() -> str:
@@ -429,7 +429,7 @@ async def test_failing_renewal_keeps_the_valid_token(
         for _ in range(20):
             await client.create_connection(emulator.add_imodel())
             await asyncio.sleep(10)
-    assert 2 < emulator.count("issue_token") // RetryPolicy().attempts < 15  # growing rests
+    assert 2 < emulator.count("issue_token") // RetryPolicy().attempts < 15  # growing delays
 
 
 async def test_renewal_delays_no_request(emulator: Emulator) -> None:

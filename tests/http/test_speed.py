@@ -1,4 +1,4 @@
-"""The extra `speed`: the same client on a faster loop, with a faster reader of JSON, or without."""
+"""The extra `speed`: the client on uvloop, and with and without orjson."""
 
 import asyncio
 import subprocess

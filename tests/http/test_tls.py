@@ -1,4 +1,4 @@
-"""Certificates: what the client accepts, and how it says what it does not."""
+"""Certificates: which the client accepts, and the errors of the others."""
 
 import re
 import ssl

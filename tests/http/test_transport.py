@@ -38,14 +38,14 @@ ONCE = RetryPolicy(attempts=1)
 
 @asynccontextmanager
 async def raw_server(*replies: bytes | None) -> AsyncIterator[str]:
-    """A server that says these bytes, a connection each, and hangs up; None says nothing."""
+    """A server that sends these bytes, one item a connection, and closes it; None sends nothing."""
     left, served = list(replies), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         reply = left.pop(0)
         if reply is None:
-            await reader.read()  # until the client hangs up
+            await reader.read()  # until the client closes the connection
         writer.write(reply or b"")
         writer.close()
         await writer.wait_closed()
@@ -112,7 +112,7 @@ async def test_broken_response_is_a_transport_error(reply: bytes, reason: str) -
 async def test_connection_reset_is_a_transport_error() -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
-        linger = struct.pack("ii", 1, 0)  # hang up without a word
+        linger = struct.pack("ii", 1, 0)  # close without a response
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
 
@@ -371,7 +371,7 @@ async def test_large_body_is_sent_in_chunks_and_read_whole() -> None:
 
 
 async def test_timeout_shows_no_token_in_the_locals_of_our_frames() -> None:
-    """Neither the token that was sent nor one in a body that is read halfway."""
+    """Neither the token of the request nor one in a body that was read in part."""
 
     async def halfway(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "1000"})

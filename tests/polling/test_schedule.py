@@ -1,4 +1,4 @@
-"""Schedules, forecasts and plans: the properties that one rule gives."""
+"""Properties of schedules, forecasts and plans."""
 
 from itertools import accumulate, pairwise
 from math import erf, exp, inf, isfinite, log, nan, sqrt
@@ -88,9 +88,9 @@ def test_cost_of_an_unknown_run_is_the_same_share_at_any_scale(end: float) -> No
 @given(st.floats(0.1, 100), st.floats(1, 100))
 def test_interval_scales_with_the_cost_of_a_poll(cost: float, factor: float) -> None:
     cheap = AdaptiveSchedule(poll_cost=cost, minimum=0.0, maximum=1e12)
-    dear = AdaptiveSchedule(poll_cost=cost * factor, minimum=0.0, maximum=1e12)
+    costly = AdaptiveSchedule(poll_cost=cost * factor, minimum=0.0, maximum=1e12)
     age = 50.0 * cost
-    assert dear.next_wait(context(age * factor)) == pytest.approx(
+    assert costly.next_wait(context(age * factor)) == pytest.approx(
         factor * cheap.next_wait(context(age)), rel=1e-6
     )
 

@@ -1,4 +1,4 @@
-"""What the service sends is trusted as little as its documents allow."""
+"""Decoding: JSON of any shape is a value or a `ProtocolError` with its path."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ from itwin_export_async._protocol.codec import decode, decode_list, encode, json
 from itwin_export_async._protocol.dates import parse_datetime
 from tests.support.samples import NOW, answer, export_options, json_values
 
-ODD_JSON = (  # what the standard library reads and faster readers may not
+ODD_JSON = (  # accepted by the standard library, and maybe not by faster readers
     b'{"a": NaN, "b": -Infinity}',
     b'{"a": "\\ud800"}',
     b'\xef\xbb\xbf{"a": 1}',
@@ -392,7 +392,7 @@ def test_response_is_read_alike_with_and_without_orjson(body: bytes) -> None:
     with_extra = read()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec, "orjson", None)
-        assert repr(read()) == repr(with_extra)  # NaN is no equal of itself
+        assert repr(read()) == repr(with_extra)  # NaN does not equal itself
 
 
 @given(

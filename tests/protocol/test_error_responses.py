@@ -1,4 +1,4 @@
-"""How a refusal of the service becomes an error, whatever its body is."""
+"""Error responses: the error of each status, with a body of any shape."""
 
 import json
 import pickle

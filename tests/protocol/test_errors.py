@@ -1,4 +1,4 @@
-"""One tree of errors: each carries its facts, shows them, and pickles with them."""
+"""The tree of errors: each error has its facts, shows them, and pickles with them."""
 
 import copy
 import pickle

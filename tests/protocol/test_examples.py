@@ -1,4 +1,4 @@
-"""Every documented payload is read, sent, used as a schema, or named as not ours."""
+"""Every documented payload is read, sent, used as a schema, or listed as not used."""
 
 import json
 from collections.abc import Mapping

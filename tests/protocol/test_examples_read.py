@@ -1,4 +1,4 @@
-"""The documented answers, read: what stands in them is what the models say."""
+"""The documented responses are read: models have the values that stand in them."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -125,7 +125,7 @@ def check_runs(name: str) -> None:
     assert run.id == "75d94fca-4a9b-4ff0-8f3a-eeedbc1fea97"
     assert run.connection_id == "c1"  # lists leave it out
     assert (run.state, run.result) == (ExecutionState.COMPLETED, ExecutionResult.SUCCESS)
-    assert run.outcome is ExecutionResult.ERROR  # a success over nothing but failures is none
+    assert run.outcome is ExecutionResult.ERROR  # a success whose tasks all failed
     assert run.start_date_time == datetime(2023, 9, 14, 12, 0, 6, 872756, tzinfo=UTC)
     assert run.jobs[0].start_date_time == datetime(2023, 9, 14, 12, 0, 9, 801086, tzinfo=UTC)
     (task,) = run.failed_tasks
@@ -245,7 +245,7 @@ def check_top_level(name: str) -> None:
 def check_empty_top_level(name: str) -> None:
     page = parse_items(answer(example(name)))
     assert page.items == ()
-    assert page.has_next  # the link is there, and proves nothing
+    assert page.has_next  # a link does not mean that there is one
     assert not new_items(page, set())
     root = parse_root_folder(answer(example(name)))
     assert root == "UQBsw5AFgkK-L-0-hSCtAVEAbMOQBYJCvi_tPoUgrQE"

@@ -1,4 +1,4 @@
-"""What a Location says, and what an answer to a start means."""
+"""Locations of runs, and responses to a start."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What cannot work is refused before anything is sent, by the name of the field."""
+"""Options: an unusable value is refused before anything is sent, with the name of the field."""
 
 import json
 import pickle

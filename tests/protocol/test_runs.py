@@ -1,4 +1,4 @@
-"""What a run says of itself, and the operations that start and read runs."""
+"""Runs: outcome, dates and links, and the operations that start and read them."""
 
 import json
 import pickle

@@ -203,7 +203,7 @@ def test_minimal_list_is_read() -> None:
 
 
 def test_source_file_without_its_id_is_a_protocol_error() -> None:
-    """It could neither be changed nor be distinguished from the others."""
+    """Without an id it could not be updated."""
     with pytest.raises(ProtocolError) as caught:
         parse_source_files(
             answer({"sourceFiles": [{"id": "m1", "storageFileId": "f"}, {"storageFileId": "f"}]})

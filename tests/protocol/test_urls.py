@@ -1,4 +1,4 @@
-"""Which addresses may see the token, and how ids go into a path."""
+"""URLs: which may get the token, and how ids become segments of a path."""
 
 from urllib.parse import unquote, urlsplit
 

@@ -80,7 +80,7 @@ def invoke(
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Logging and the hook for exceptions are as before afterwards, and unused within."""
+    """Restore logging and the hook for exceptions afterwards."""
     root, package = logging.getLogger(), logging.getLogger("itwin_export_async")
     before = root.handlers[:], package.level, sys.excepthook
     root.handlers[:] = []
@@ -158,7 +158,7 @@ def on_terminal(*words: str, cwd: Path) -> tuple[int, bytes]:
     ) as process:
         os.close(theirs)
         shown = b""
-        with suppress(OSError):  # the end of a terminal
+        with suppress(OSError):  # the terminal was closed
             while piece := os.read(ours, 65536):
                 shown += piece
     os.close(ours)

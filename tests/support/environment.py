@@ -1,4 +1,4 @@
-"""The environment variables that lead a client to an emulator."""
+"""The environment variables with which a client finds an emulator."""
 
 from itwin_export_async.emulator import Emulator, ServerAddress
 

@@ -1,4 +1,4 @@
-"""A transport that answers what a test lays down, for what no true service would say."""
+"""A transport with prepared responses, for those that no real service sends."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ Answer = Response | Exception | Callable[[Request], Response]
 
 
 class Answers:
-    """Gives its answers in order, the last one for ever; keeps the requests."""
+    """Returns its responses in order, the last one for ever; keeps the requests."""
 
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)

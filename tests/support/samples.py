@@ -1,4 +1,4 @@
-"""What the tests of the rules are made of: answers, the documented examples, and strategies."""
+"""Responses, the documented examples, and Hypothesis strategies."""
 
 import json
 import string
@@ -35,7 +35,7 @@ def example(name: str) -> Any:
 
 
 def answer(body: Any = None, status: int = 200, **headers: str) -> Response:
-    """An answer with this JSON (bytes go as they are) and headers such as `Retry_After="3"`."""
+    """A response with this JSON (bytes unchanged) and headers such as `Retry_After="3"`."""
     return Response(
         status=status,
         headers={name.replace("_", "-"): value for name, value in headers.items()},

@@ -1,4 +1,4 @@
-"""Servers on loopback that misbehave on purpose."""
+"""Servers on loopback that misbehave."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
