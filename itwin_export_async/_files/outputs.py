@@ -20,6 +20,7 @@ from itwin_export_async._files.blob_reader import BlobReader, BlobSource, SizeMi
 from itwin_export_async._files.download import ChoosePath, Downloader, Progress
 from itwin_export_async._files.run_output import RunOutput
 from itwin_export_async._http.session import Session
+from itwin_export_async._http.telemetry import span
 from itwin_export_async._models import Connection, Run
 from itwin_export_async._protocol.files import composite_id, has_output, output_ids
 from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
@@ -83,8 +84,10 @@ class Outputs:
                 source = downloader.file(file_id, destination=place)
             return await downloader.save(source, target, on_progress, paths, choose_path)
 
-        for file_id in file_ids if sas_url is None else ("",):
-            paths.append(await self._retry(run, file_id, save, place))  # noqa: PERF401
+        with span("itwin download", run_id=run.id, connection_id=run.connection_id) as active_span:
+            for file_id in file_ids if sas_url is None else ("",):
+                paths.append(await self._retry(run, file_id, save, place))  # noqa: PERF401
+            active_span.set(files=len(paths))
         return paths
 
     async def in_thread(self, work: Callable[[], T]) -> T:

@@ -46,7 +46,7 @@ from itwin_export_async._http.retry import (
     unwrap,
     with_date,
 )
-from itwin_export_async._http.telemetry import RequestMetrics, add_event, request_metrics
+from itwin_export_async._http.telemetry import SessionMetrics, add_event, session_metrics
 from itwin_export_async._http.token_cache import TokenCache
 from itwin_export_async._http.transport import (
     AiohttpTransport,
@@ -161,7 +161,7 @@ class Session:
         self._transport: Transport
         self._tokens: TokenCache | None = None
         self._limiter: RequestLimiter | None = None
-        self._metrics: RequestMetrics | None = None
+        self.metrics: SessionMetrics | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -195,7 +195,7 @@ class Session:
         )
         self._blob_slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)  # slow blobs delay no poll
         self._limiter = create_limiter(self.rate_limit, MAX_CONCURRENT_REQUESTS)
-        self._metrics = request_metrics()
+        self.metrics = session_metrics()
         self._tokens = TokenCache(self._auth, self._send_token_request, self.retry, self._timeout)
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
@@ -393,8 +393,8 @@ class Session:
         reason = describe(outcome)
         log.debug("%s; retry %d in %.1f s", reason, call.attempt, delay, extra=call.log_fields)
         add_event("retry", reason=reason, attempt=call.attempt, wait=delay)
-        if self._metrics is not None:
-            self._metrics.record_retry(call.operation)
+        if self.metrics is not None:
+            self.metrics.record_retry(call.operation)
 
     async def _send_authorized(self, call: _Call) -> Outcome:
         """Send once. After a 401 the token is renewed, and the request is sent once more."""
@@ -420,8 +420,8 @@ class Session:
             is_probe = await limiter.acquire(
                 is_poll=call.is_poll, max_pause=call.policy.max_retry_after
             )
-            if self._metrics is not None:
-                self._metrics.record_wait(self._time() - queued_at)
+            if self.metrics is not None:
+                self.metrics.record_wait(self._time() - queued_at)
             if is_probe is None:
                 return token, self._last_429_response(call, limiter.pause_left)
             counted = succeeded = False
@@ -473,9 +473,9 @@ class Session:
             if (date := outcome.headers.get(DATE)) is not None:
                 self._service_date = date, now
             self._apply_rate_limit(outcome, limiter)
-        if self._metrics is not None:
+        if self.metrics is not None:
             status = outcome.status if isinstance(outcome, Response) else None
-            self._metrics.record_request(
+            self.metrics.record_request(
                 call.operation, status, now - call.sent_at, limiter.remaining
             )
 

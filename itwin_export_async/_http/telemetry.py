@@ -1,8 +1,9 @@
 """Spans and metrics for OpenTelemetry (extra `otel`). Without it they do nothing, at no cost.
 
-The poll task of a run is one span, and its polls are events of it. A retry is an event of the span
-that is current. The metrics of a session are created when it is opened, if a meter provider has
-been set by then.
+A start, a wait and a download are spans in the caller's trace, with the status ERROR if they fail.
+The poll task of a run is one span of its own, and its polls are events of it: many waits share it.
+A retry is an event of the span that is current. The metrics of a session are created when it is
+opened, if a meter provider has been set by then.
 """
 
 from collections.abc import Coroutine, Iterator
@@ -17,7 +18,7 @@ except ImportError:  # the extra is not installed
 _NAME = "itwin_export_async"
 
 
-class RequestMetrics:
+class SessionMetrics:
     """The instruments of one session."""
 
     def __init__(self, meter: "metrics.Meter") -> None:
@@ -31,6 +32,13 @@ class RequestMetrics:
         )
         self._remaining = meter.create_gauge(
             "itwin.rate_limit.remaining", "{call}", "Calls that the rate limit allows now"
+        )
+        self._runs = meter.create_counter("itwin.runs", "{run}", "Runs followed to their end")
+        self._run_seconds = meter.create_histogram(
+            "itwin.run.duration", "s", "Seconds from the start to the end of a run"
+        )
+        self._downloaded = meter.create_counter(
+            "itwin.downloaded", "By", "Bytes of files that were read from the blob store"
         )
 
     def record_request(
@@ -52,26 +60,59 @@ class RequestMetrics:
         if seconds > 0:
             self._waits.record(seconds)
 
+    def record_run(self, service: str, outcome: str, seconds: float | None) -> None:
+        """A run has finished. `seconds`: its duration, None where it is not known."""
+        attributes = {"service": service, "outcome": outcome}
+        self._runs.add(1, attributes)
+        if seconds is not None:
+            self._run_seconds.record(seconds, attributes)
 
-def request_metrics() -> RequestMetrics | None:
+    def record_download(self, size: int) -> None:
+        """So many bytes of a file were read."""
+        if size > 0:
+            self._downloaded.add(size)
+
+
+def session_metrics() -> SessionMetrics | None:
     """The instruments for one session; None if nothing would read them."""
     if metrics is None:
         return None
     meter = metrics.get_meter(_NAME)
     if type(meter).__module__.startswith("opentelemetry.metrics"):  # the API's own, of no effect
         return None
-    return RequestMetrics(meter)
+    return SessionMetrics(meter)
+
+
+class ActiveSpan:
+    """The span of a block; without OpenTelemetry one of no effect."""
+
+    def __init__(self, recorded: "trace.Span | None") -> None:
+        self._recorded = recorded
+
+    def set(self, **attributes: str | float) -> None:
+        """Set attributes that are known only now."""
+        if self._recorded is not None:
+            self._recorded.set_attributes(_attributes(attributes))
+
+    def fail(self, description: str) -> None:
+        """Set the status ERROR."""
+        if self._recorded is not None:
+            self._recorded.set_status(trace.StatusCode.ERROR, description)
 
 
 @contextmanager
-def span(name: str, **attributes: str | float) -> Iterator[None]:
-    """A span around a block. An exception that leaves the block sets the status ERROR."""
+def span(name: str, **attributes: str | float | None) -> Iterator[ActiveSpan]:
+    """A span around a block. An exception that leaves the block sets the status ERROR.
+
+    An attribute that is None is left out.
+    """
     if trace is None:
-        yield
+        yield ActiveSpan(None)
         return
+    known = {key: value for key, value in attributes.items() if value is not None}
     tracer = trace.get_tracer(_NAME)
-    with tracer.start_as_current_span(name, attributes=_attributes(attributes)):
-        yield
+    with tracer.start_as_current_span(name, attributes=_attributes(known)) as recorded:
+        yield ActiveSpan(recorded)
 
 
 def in_span(

@@ -20,6 +20,7 @@ from itwin_export_async._files.download import Progress
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.run_output import RunOutput
 from itwin_export_async._http.session import Session
+from itwin_export_async._http.telemetry import span
 from itwin_export_async._models import (
     Estimate,
     ExecutionResult,
@@ -168,15 +169,19 @@ class RunHandle:
         """
         deadline = self._latest_wait = Deadline.of(timeout, self.deadline)
         callbacks = _Callbacks(on_update, on_poll)
-        try:
-            async with asyncio.timeout_at(deadline.at) as timer:
-                run = await self._follow_to_end(deadline, callbacks)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise self._timed_out(deadline, "after") from None
-        if check:
-            self._check(run)
+        with span("itwin wait", **self._key.log_fields["itwin"]) as active_span:
+            try:
+                async with asyncio.timeout_at(deadline.at) as timer:
+                    run = await self._follow_to_end(deadline, callbacks)
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                raise self._timed_out(deadline, "after") from None
+            active_span.set(outcome=run.outcome.value)
+            if not _is_good(run):
+                active_span.fail(f"the run ended with {run.outcome.value}")
+                if check:
+                    raise self._failure(run)
         return run
 
     async def updates(self) -> AsyncGenerator[RunUpdate, None]:
@@ -359,10 +364,9 @@ class RunHandle:
             **{**self._error_fields(self.last), "resume_token": self._token(None)},
         )
 
-    def _check(self, run: Run) -> None:
+    def _failure(self, run: Run) -> RunFailed:
+        """The error of a run that did not succeed."""
         outcome = run.outcome
-        if outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED):
-            return
         kind = RunPartlyFailed if outcome == ExecutionResult.PARTIAL_SUCCESS else RunFailed
         reported = run.result or outcome
         note = (
@@ -370,7 +374,7 @@ class RunHandle:
             if reported != outcome
             else ""
         )
-        raise kind(message=f"ended with {outcome.value}{note}", **self._error_fields(run))
+        return kind(message=f"ended with {outcome.value}{note}", **self._error_fields(run))
 
     def _error_fields(self, run: Run | None) -> dict[str, Any]:
         return {
@@ -379,6 +383,10 @@ class RunHandle:
             "run": run,
             "resume_token": self.resume_token,
         }
+
+
+def _is_good(run: Run) -> bool:
+    return run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED)
 
 
 @define(eq=False)

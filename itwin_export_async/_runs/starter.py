@@ -18,6 +18,7 @@ from itwin_export_async._errors import (
     StartTimeout,
 )
 from itwin_export_async._http.pager import list_runs
+from itwin_export_async._http.telemetry import span
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
 from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._polling.state import NOT_FOUND_GRACE
@@ -151,7 +152,14 @@ class RunStarter:
 
     async def start(self) -> RunHandle:
         """The handle of the run that was started, recovered or joined."""
-        handle = await self._start()
+        with span(
+            "itwin start",
+            service=self.service.value,
+            connection_id=self.connection_id,
+            imodel_id=self.imodel_id,
+        ) as active_span:
+            handle = await self._start()
+            active_span.set(run_id=handle.run_id, origin=handle.origin.value)
         self._log_handle(handle)
         return handle
 
