@@ -3,15 +3,19 @@
 https://developer.bentley.com/apis/synchronization/
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
+from itwin_export_async._errors import ProtocolError
 from itwin_export_async._http.pager import AsyncPager
+from itwin_export_async._http.session import Session
 from itwin_export_async._models import (
     AuthenticationType,
+    DiagnosticReport,
+    Run,
     SourceFile,
     StorageConnection,
 )
-from itwin_export_async._protocol import connections, runs, source_files
+from itwin_export_async._protocol import connections, reports, runs, source_files
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.handle import RunContext, RunHandle
@@ -140,6 +144,17 @@ class SynchronizationClient(ServiceClient[StorageConnection]):
         request = source_files.delete_source_file_request(connection_id, source_file_id)
         connections.check_deleted(await self._session.send(request))
 
+    def list_reports(self, run: Run | RunHandle) -> AsyncPager[DiagnosticReport]:
+        """List the connectors' reports on a run, one for each task that has ended.
+
+        It also reads the connection, for its iModel. `client.storage.download_blob(report.sas_uri,
+        destination)` downloads a report.
+
+        https://developer.bentley.com/apis/synchronization/operations/get-diagnostic-reports/
+        """
+        run_id = run.run_id if isinstance(run, RunHandle) else run.id
+        return _ReportPager(self._session, run.connection_id, run_id)
+
     async def start_run(
         self,
         connection_id: str,
@@ -161,3 +176,28 @@ class SynchronizationClient(ServiceClient[StorageConnection]):
             if_active=if_active,
         )
         return await start_within(starter, timeout)
+
+
+class _ReportPager(AsyncPager[DiagnosticReport]):
+    """The reports of a run, which the service lists by iModel and run: on one page."""
+
+    def __init__(self, session: Session, connection_id: str, run_id: str) -> None:
+        get_connection = runs.get_connection_request(Service.SYNCHRONIZATION, connection_id)
+        super().__init__(session, None, lambda *_: get_connection, reports.parse_reports)
+        self._run_id = run_id
+
+    async def pages(self) -> AsyncIterator[tuple[DiagnosticReport, ...]]:
+        """The page, if it has a report."""
+        response = await self._session.send(self._request)
+        imodel_id = runs.parse_connection(response, StorageConnection).imodel_id
+        if imodel_id is None:
+            raise ProtocolError(
+                message="is missing",
+                method=response.method,
+                url=response.url,
+                path="connection.iModelId",
+            )
+        request = reports.list_reports_request(imodel_id, self._run_id)
+        items = reports.parse_reports(await self._session.send(request)).items
+        if items:
+            yield items

@@ -20,7 +20,14 @@ from itwin_export_async._models.enums import (
 from itwin_export_async._models.exports import ExportOutcome, ExportRequest
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 from itwin_export_async._models.options import ExportOptions, InputOptions, OutputOptions
-from itwin_export_async._models.runs import Job, Run, RunErrorInfo, Task, TaskErrorInfo
+from itwin_export_async._models.runs import (
+    DiagnosticReport,
+    Job,
+    Run,
+    RunErrorInfo,
+    Task,
+    TaskErrorInfo,
+)
 from itwin_export_async._models.storage import StoredFile
 from itwin_export_async._models.updates import Estimate, RunOrigin, RunUpdate, StateChange
 
@@ -32,6 +39,7 @@ __all__ = [
     "ClientHealth",
     "Connection",
     "ConnectorType",
+    "DiagnosticReport",
     "Estimate",
     "ExecutionResult",
     "ExecutionState",

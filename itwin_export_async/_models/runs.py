@@ -99,6 +99,25 @@ class RunErrorInfo:
 
 
 @frozen(kw_only=True)
+class DiagnosticReport:
+    """The report of a connector on one task of a synchronization run.
+
+    `sas_uri` is a signed URL of the report, a JSON document: `storage.download_blob` reads it. A
+    member that the service leaves out is None.
+    """
+
+    id: str
+    imodel_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    sas_uri: str | None = field(default=None, repr=False)
+    created_time_stamp: datetime | None = None
+    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
+
+    __repr__ = short_repr
+
+
+@frozen(kw_only=True)
 class Run:
     """A background run, as of one poll.
 

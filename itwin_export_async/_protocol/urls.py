@@ -22,7 +22,7 @@ _RESOURCES = frozenset(
         "export", "synchronization", "storage", "imodels", "itwins", "accesscontrol", "users",
         "connections", "storageconnections", "sourcefiles", "runs", "run", "files", "folders",
         "authorizationinformation", "authorization", "download", "complete", "list", "search",
-        "content", "namedversions", "changesets", "permissions", "me", "root", "tree",
+        "content", "namedversions", "changesets", "permissions", "me", "root", "tree", "reports",
     }
 )  # fmt: skip
 

@@ -449,6 +449,29 @@ async def test_a_run_that_another_request_owns_is_never_taken_for_it(
     assert b"IFC2X3" in Path(other.destination).read_bytes()
 
 
+async def test_run_that_begins_after_an_interrupted_wait_is_not_taken_for_ours(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    emulator.run_seconds = 20.0
+    (request,) = make(1)
+    connection = await client.create_connection(
+        request.imodel_id, display_name=request.connection_name
+    )
+    first = await client.start_run(connection.id)
+    batch = asyncio.create_task(collect(client, [request], ledger=path))
+    await asyncio.sleep(10)
+    assert states(path) == {"k0": "waiting"}
+    batch.cancel()
+    await asyncio.wait([batch])
+    await first.wait()
+    second = await client.start_run(connection.id, if_active="raise")
+    (outcome,) = await collect(client, [request], ledger=path)
+    check(emulator, outcome)
+    assert outcome.run is not None
+    assert outcome.run.id not in (first.run_id, second.run_id)
+    assert started(emulator) == 3
+
+
 async def test_what_is_found_for_another_that_waits_is_not_started_again(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:

@@ -236,6 +236,16 @@ def test_new_run_may_be_unknown_for_a_minute(
     assert new.is_outage(missing, now=now) is not is_transient
 
 
+@pytest.mark.parametrize(("age", "is_transient"), [(0.0, True), (59.0, True), (60.0, False)])
+def test_young_run_that_was_read_may_be_unknown_to_the_next_poll(
+    age: float, is_transient: bool
+) -> None:
+    missing = NotFound(status=404, code="ConnectionRunNotFound")
+    young = state().with_snapshot(run(state="Executing"), age=age, now=1000.0)
+    assert young.is_transient(missing, now=1000.0) is is_transient
+    assert young.is_outage(missing, now=1000.0) is not is_transient
+
+
 @pytest.mark.parametrize(("seen", "is_transient"), [(None, False), (run(state="Executing"), True)])
 @pytest.mark.parametrize("now", [1.0, 1000.0])
 def test_gateways_404_is_an_outage_once_the_run_was_seen(

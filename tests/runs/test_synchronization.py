@@ -1,5 +1,8 @@
 """The Synchronization API: connections, their source files, and runs like those of exports."""
 
+import json
+from pathlib import Path
+
 import pytest
 from attrs import evolve
 
@@ -106,6 +109,31 @@ async def test_what_the_service_does_not_take_is_named_by_field(
         )
     assert "connectorType" in {detail.target for detail in caught.value.details}
     assert "connectorType must be one of" in str(caught.value)
+
+
+async def test_reports_of_a_run_can_be_downloaded(
+    client: ExportClient, connection: StorageConnection, emulator: Emulator, tmp_path: Path
+) -> None:
+    run = await client.synchronization.start_run(connection.id)
+    assert await client.synchronization.list_reports(run) == ()
+    final = await run.wait()
+    (report,) = await client.synchronization.list_reports(run)
+    assert await client.synchronization.list_reports(final) == (report,)
+    assert (report.imodel_id, report.run_id) == (connection.imodel_id, run.run_id)
+    assert report.task_id == final.tasks[0].id
+    assert report.created_time_stamp == final.tasks[0].end_date_time
+    assert report.sas_uri is not None
+    assert "sig=" not in repr(report)
+    path = await client.storage.download_blob(report.sas_uri, tmp_path / "report.json")
+    assert json.loads(path.read_text())["context"]["reportType"] == "detailReport"
+
+
+async def test_reports_of_a_connection_without_an_imodel_break_the_contract() -> None:
+    transport = Answers(answer(200, '{"connection": {"id": "c1"}}'))
+    async with ExportClient("t", transport=transport) as client:
+        run = client.synchronization.attach("c1", "r1")
+        with pytest.raises(ProtocolError, match="iModelId"):
+            await client.synchronization.list_reports(run)
 
 
 async def test_a_run_is_waited_for_like_an_export(
