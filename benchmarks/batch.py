@@ -43,15 +43,18 @@ BEFORE, AFTER = 2, 2  # the fewest calls of an export before and after its run
 LONG, SHORT = "7 minutes", "40 seconds"
 LENGTHS = {LONG: (420.0, 0.6), SHORT: (40.0, 0.3)}  # median and spread of runs
 LIMIT, ORDER_LIMIT = 1.05, 1.1
-IMODELS = (10, 50)  # of the lists that are grouped or shuffled; the goal is for the first
 CONCURRENCY = 20
 
 
 @frozen(kw_only=True)
 class Effort:
-    """How many exports there are, and the seeds of durations and jitter."""
+    """How many exports there are, and the seeds of durations and jitter.
+
+    `imodels`: of the lists that are grouped or shuffled; the goal is for the first number.
+    """
 
     exports: int
+    imodels: tuple[int, int] = (10, 50)
     seeds: tuple[int, ...] = (1963, 1974, 2024)
 
 
@@ -89,7 +92,7 @@ def run(effort: Effort) -> Report:
                     outcomes.setdefault((tier, length, name), []).append(one)
     orders = {
         (imodels, order): [_ordered(seed, order, imodels, effort.exports) for seed in effort.seeds]
-        for imodels in IMODELS
+        for imodels in effort.imodels
         for order in (GROUPED, SHUFFLED)
     }
     return _report(effort, outcomes, orders)
@@ -227,8 +230,7 @@ def _report(
     ratios = {key: Quartiles.of(one.ratio for one in some) for key, some in outcomes.items()}
     order = {
         (imodels, name): Quartiles.of(
-            one / shuffled
-            for one, shuffled in zip(seconds, orders[imodels, SHUFFLED], strict=True)
+            one / shuffled for one, shuffled in zip(seconds, orders[imodels, SHUFFLED], strict=True)
         )
         for (imodels, name), seconds in orders.items()
     }
@@ -258,7 +260,7 @@ def _report(
             f"{BEFORE} calls before each run and {AFTER} after it, the longest runs first. Short "
             "runs end sooner than the calls before them: there polls count.",
         ),
-        goals=_goals(effort, outcomes, ratios, order[IMODELS[0], GROUPED]),
+        goals=_goals(effort, outcomes, ratios, order[effort.imodels[0], GROUPED]),
         values={
             **{
                 f"{', '.join(key)}, {what}": value

@@ -63,9 +63,7 @@ class Effort:
     large: int
 
 
-FULL = Effort(
-    in_memory=(1, 512), on_disk=(256,), upload=64, rounds=7, first_bytes=60, large=2048
-)
+FULL = Effort(in_memory=(1, 512), on_disk=(256,), upload=64, rounds=7, first_bytes=60, large=2048)
 QUICK = Effort(in_memory=(1, 64), on_disk=(16,), upload=16, rounds=3, first_bytes=10, large=256)
 
 
@@ -279,9 +277,7 @@ def _report(
     peak: float,
 ) -> Report:
     later = first_bytes.median(FIRST_BYTE) - first_bytes.median(BARE_FIRST_BYTE)
-    rows = [
-        row for (place, size), one in measured.items() for row in _rows(place, size, one)
-    ]
+    rows = [row for (place, size), one in measured.items() for row in _rows(place, size, one)]
     return Report(
         name="transfer",
         title="Downloads and uploads",
