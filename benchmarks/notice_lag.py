@@ -3,7 +3,7 @@
 Each contender waits for the same runs of the emulator: first runs of new connections, so that
 nothing is known of them, with calls plentiful. Durations are drawn evenly within 25 % of 2 seconds,
 20 seconds and 7 minutes, with three seeds. The lag is the time from the end of the run to the
-return of `run.wait()`. A run of the emulator is `Finalizing` shortly before its end, after which the
+return of `run.wait()`. A run of the emulator is `Finalizing` shortly before its end, when the
 default schedule polls more often; "without `Finalizing`" is the schedule alone, without any state.
 The goals hold for both. The other intervals are those of plain code (5 seconds), azure-core (30
 seconds) and google-api-core (1 to 20 seconds, growing by 1.3).

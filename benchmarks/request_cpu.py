@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -23,6 +24,9 @@ from benchmarks._support.processes import child
 from benchmarks._support.report import Goal, Report, format_number
 from benchmarks._support.runs_server import BARE, OURS, TASKS, serve_runs
 from benchmarks._support.svg import Bar, Figure
+
+if TYPE_CHECKING:
+    from benchmarks._support.peers import Polls
 
 DEFAULT, ORJSON, TLS = "default install", "orjson", "TLS"
 LIMIT = 1.3
@@ -98,7 +102,7 @@ async def _measured(base_url: str, effort: Effort, environment: str) -> dict[int
     return samples
 
 
-async def _cpu(polls, tasks, count):  # type: ignore[no-untyped-def]
+async def _cpu(polls: "Polls", tasks: int, count: int) -> float:
     """Microseconds of the whole process for one poll."""
     start = time.process_time()
     await polls(f"{TASKS}{tasks}", count)
