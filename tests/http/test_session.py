@@ -307,7 +307,7 @@ async def test_fixed_token_is_not_sent_again_after_a_401(emulator: Emulator) -> 
 
 
 async def test_wrong_credentials_are_a_token_error(emulator: Emulator) -> None:
-    auth = ClientCredentials("nobody", "the-secret")
+    auth = ClientCredentials("unknown", "the-secret")
     async with ExportClient(auth, transport=emulator) as client:
         with pytest.raises(TokenError, match="invalid_client") as caught:
             await client.create_connection(emulator.add_imodel())
