@@ -60,6 +60,8 @@ class RequestLimiter:
     @property
     def pause_left(self) -> float:
         """Seconds until the pause after a 429 ends; 0 without one."""
+        if not self._paused_until:
+            return 0.0
         left = self._paused_until - self._loop.time()
         return left if left > 0 else 0.0
 
@@ -84,13 +86,20 @@ class RequestLimiter:
         self._reject_impatient()
         self._admit_waiters()
 
+    def acquire_now(self) -> bool | None:
+        """Take a slot if one is free and no request waits. Returns as `acquire`; None without."""
+        if self._queue or not self._has_capacity():
+            return None
+        return self._take_slot()
+
     async def acquire(self, *, is_poll: bool, max_pause: float = inf) -> bool | None:
         """Wait for a slot; returns whether the request is a probe. `release` has to follow.
 
         Returns None, without a slot, if a pause after a 429 has more than `max_pause` seconds left.
         """
-        if not self._queue and self._has_capacity():
-            return self._take_slot()
+        is_probe = self.acquire_now()
+        if is_probe is not None:
+            return is_probe
         if self.pause_left > max_pause:
             return None
         waiter: asyncio.Future[bool | None] = self._loop.create_future()

@@ -64,6 +64,8 @@ class SlidingWindow:
 
     def next_free_at(self, now: float) -> float | None:
         """When the next call may start: `now` or later; None if a call has to finish first."""
+        if self.in_flight + len(self.finished_at) < self.limit:
+            return now
         self._forget(now)
         excess = self.in_flight + len(self.finished_at) - self.limit
         if excess < 0:

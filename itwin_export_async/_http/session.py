@@ -46,6 +46,7 @@ from itwin_export_async._http.retry import (
     unwrap,
     with_date,
 )
+from itwin_export_async._http.shared_timeout import SharedTimeout
 from itwin_export_async._http.telemetry import SessionMetrics, add_event, session_metrics
 from itwin_export_async._http.token_cache import TokenCache
 from itwin_export_async._http.transport import (
@@ -56,10 +57,13 @@ from itwin_export_async._http.transport import (
 )
 from itwin_export_async._protocol.error_responses import without_secrets
 from itwin_export_async._protocol.headers import (
+    ACCEPT,
+    AUTHORIZATION,
     CORRELATION_ID,
     DATE,
     REQUEST_IDS,
     RETRY_AFTER,
+    USER_AGENT,
     service_time,
 )
 from itwin_export_async._protocol.messages import Request, Response, StreamedResponse
@@ -76,8 +80,8 @@ from itwin_export_async._redaction import signatures, without_query
 log = logging.getLogger("itwin_export_async.http")
 
 BASE_URL = "https://api.bentley.com"
-ACCEPT = "application/vnd.bentley.itwin-platform.v1+json"
-USER_AGENT = (
+MEDIA_TYPE = "application/vnd.bentley.itwin-platform.v1+json"
+_USER_AGENT = (
     f"itwin-export-async/{__version__} "
     f"Python/{platform.python_version()} aiohttp/{aiohttp.__version__}"
 )
@@ -154,7 +158,7 @@ class Session:
         self._own_transport = transport is None
         self._given_transport = transport
         self._http = http
-        self._headers = borrowed_headers(http) | {"Accept": ACCEPT, "User-Agent": USER_AGENT}
+        self._headers = borrowed_headers(http) | {ACCEPT: MEDIA_TYPE, USER_AGENT: _USER_AGENT}
         self._correlation_prefix = str(uuid4())[:-12]
         self._call_numbers = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -195,6 +199,7 @@ class Session:
         )
         self._blob_slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)  # slow blobs delay no poll
         self._limiter = create_limiter(self.rate_limit, MAX_CONCURRENT_REQUESTS)
+        self._timeouts = SharedTimeout()
         self.metrics = session_metrics()
         self._tokens = TokenCache(self._auth, self._send_token_request, self.retry, self._timeout)
         self._loop = asyncio.get_running_loop()
@@ -415,18 +420,16 @@ class Session:
         assert limiter is not None
         is_checked = False
         while True:
-            token = await tokens.get()
-            queued_at = self._time()
-            is_probe = await limiter.acquire(
-                is_poll=call.is_poll, max_pause=call.policy.max_retry_after
-            )
-            if self.metrics is not None:
-                self.metrics.record_wait(self._time() - queued_at)
-            if is_probe is None:
-                return token, self._last_429_response(call, limiter.pause_left)
+            token = tokens.get_now() or await tokens.get()
+            is_probe = limiter.acquire_now()
+            is_queued = is_probe is None
+            if is_queued:
+                is_probe = await self._wait_for_slot(call, limiter)
+                if is_probe is None:
+                    return token, self._last_429_response(call, limiter.pause_left)
             counted = succeeded = False
             try:
-                if not is_checked and not tokens.is_current(token):
+                if is_queued and not is_checked and not tokens.is_current(token):
                     is_checked = True
                     continue
                 if call.before_send is not None:
@@ -439,7 +442,7 @@ class Session:
                 outcome = await self._send_once(
                     call,
                     call.request.with_target(
-                        call.url, {**call.headers, "Authorization": f"Bearer {token.value}"}
+                        call.url, {**call.headers, AUTHORIZATION: f"Bearer {token.value}"}
                     ),
                 )
                 counted = not isinstance(outcome, TransportError) or outcome.may_have_been_processed
@@ -450,6 +453,15 @@ class Session:
                 return token, outcome
             finally:
                 limiter.release(is_probe=is_probe, counted=counted, succeeded=succeeded)
+
+    async def _wait_for_slot(self, call: _Call, limiter: RequestLimiter) -> bool | None:
+        queued_at = self._time()
+        is_probe = await limiter.acquire(
+            is_poll=call.is_poll, max_pause=call.policy.max_retry_after
+        )
+        if self.metrics is not None:
+            self.metrics.record_wait(self._time() - queued_at)
+        return is_probe
 
     def _without_secrets(self, response: Response, token: AccessToken, call: _Call) -> Response:
         """The response without the secrets of its request, if the service repeats them."""
@@ -513,8 +525,12 @@ class Session:
         call.sent_at = self._time()
         seconds = self._timeout + len(request.body or b"") / MIN_UPLOAD_SPEED
         try:
-            async with asyncio.timeout(seconds) as timeout:
-                response = await self._transport.send(request)
+            async with asyncio.timeout(None) as timeout:
+                self._timeouts.add(timeout, call.sent_at + seconds)
+                try:
+                    response = await self._transport.send(request)
+                finally:
+                    self._timeouts.remove(timeout)
         except TransportError as error:
             return error if error.url else evolve(error, method=request.method, url=request.url)
         except TimeoutError:

@@ -88,12 +88,17 @@ class TokenCache:
 
         Raises `TokenError`, or what a bug in the provider raises.
         """
-        token, now = self._token, asyncio.get_running_loop().time()
+        return self.get_now() or await self._wait_for_fetch()
+
+    def get_now(self) -> AccessToken | None:
+        """The valid token, of which a refresh is started when it is due; None without one."""
+        token = self._token
         if token is None or self._is_expired():
-            return await self._wait_for_fetch()
-        is_due = self._refresh_at is not None and now >= max(self._refresh_at, self._retry_at)
-        if is_due and self._fetch_task is None:
-            self._start_fetch()
+            return None
+        if self._refresh_at is not None and self._fetch_task is None:
+            now = asyncio.get_running_loop().time()
+            if now >= max(self._refresh_at, self._retry_at):
+                self._start_fetch()
         return token
 
     def is_current(self, token: AccessToken) -> bool:
@@ -103,8 +108,8 @@ class TokenCache:
         return token is self._token and not self._is_expired()
 
     def _is_expired(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        return self._expires_at is not None and now >= self._expires_at
+        expires_at = self._expires_at
+        return expires_at is not None and asyncio.get_running_loop().time() >= expires_at
 
     def invalidate(self, token: AccessToken) -> bool:
         """Drop a token that was refused, unless another one has replaced it since.

@@ -7,7 +7,7 @@ it does none of that.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from io import BytesIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -81,7 +81,7 @@ class AiohttpTransport:
     async def send(self, request: Request, /) -> Response:
         """Send a request and return the response with its whole body, at most 16 MiB."""
         try:
-            async with await self._request(request, self._send_timeout) as response:
+            async with self._request(request, self._send_timeout) as response:
                 return Response(
                     status=response.status,
                     headers=response.headers,
@@ -98,13 +98,15 @@ class AiohttpTransport:
     async def stream(self, request: Request, /) -> AsyncIterator[StreamedResponse]:
         """Send a request; the body is read while the block lasts."""
         error: TransportError | None = None
-        try:
-            response = await self._request(request, self._stream_timeout)
-        except _FAILURES as exc:
-            error = self._transport_error(request, exc)
-        if error is not None:
-            raise error
-        async with response:  # what the block raises is no failure of the network
+        async with AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(
+                    self._request(request, self._stream_timeout)
+                )
+            except _FAILURES as exc:  # what the block raises is no failure of the network
+                error = self._transport_error(request, exc)
+            if error is not None:
+                raise error
             head = Response(
                 status=response.status,
                 headers=response.headers,
@@ -113,22 +115,20 @@ class AiohttpTransport:
             )
             yield StreamedResponse(response=head, chunks=self._iter_body(response, request))
 
-    async def _request(
+    def _request(
         self, request: Request, timeout: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._closed:
             raise RuntimeError("the client was closed")
         if self._borrowed is not None and self._borrowed.closed:
             raise RuntimeError("the aiohttp.ClientSession that was passed as http is closed")
         if self._http is None:
             self._http = _client_session(self._borrowed)
-        return await self._http.request(
+        return self._http.request(
             request.method,
             URL(request.url, encoded=True),  # quoting would break the signature of a signed URL
             allow_redirects=False,
-            raise_for_status=False,
             timeout=timeout,
-            middlewares=(),
             headers=request.headers,
             skip_auto_headers=(
                 SKIP_WITHOUT_BODY if request.body is None and request.method != "GET" else None
@@ -309,11 +309,9 @@ class _Chunks(list[bytes]):
 
 
 async def _read_body(response: aiohttp.ClientResponse, request: Request) -> bytes:
-    chunks, length = _Chunks(), 0
-    while True:
-        chunks.append(await response.content.readany())
-        if not chunks[-1]:
-            return chunks[0] if len(chunks) <= 2 else b"".join(chunks)
+    content, chunks, length = response.content, _Chunks(), 0
+    while not content.at_eof():
+        chunks.append(await content.readany())
         length += len(chunks[-1])
         if length > BODY_LIMIT:
             response.close()
@@ -322,6 +320,7 @@ async def _read_body(response: aiohttp.ClientResponse, request: Request) -> byte
                 method=request.method,
                 url=request.url,
             )
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _strerror(exc: aiohttp.ClientConnectorError) -> str:

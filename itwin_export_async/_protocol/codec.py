@@ -104,9 +104,10 @@ def _structure_enum(kind: type[OpenEnum], *, or_none: bool = False) -> Hook:
     def structure(value: Any, _: Any) -> OpenEnum | None:
         if type(value) is not str:
             raise TypeError(f"expected a string, got {_describe(value)}")
-        if value == "" and or_none:
-            return None
-        return members.get(value) or kind(value)
+        member = members.get(value)
+        if member is not None:
+            return member
+        return None if or_none and not value else kind(value)
 
     return structure
 
@@ -147,6 +148,12 @@ def check_shortcut(cls: type[Any]) -> None:
             raise TypeError(f"{cls.__name__}.{attribute.name} has a default that is made each time")
 
 
+def _plain_type(kind: Any) -> type[Any] | None:
+    """The type of a field whose values are taken as they are; None for all other fields."""
+    inner = _optional_of(kind) or kind
+    return inner if inner in (str, int, bool) else None
+
+
 def _structure_class(converter: Converter, cls: type[Any]) -> Hook:
     """The hook of a model: members by their hooks, defaults for what is null or missing."""
     check_shortcut(cls)
@@ -156,6 +163,7 @@ def _structure_class(converter: Converter, cls: type[Any]) -> Hook:
         (
             wire_name(f.name),
             _slot_setter(cls, f.name),
+            _plain_type(f.type),
             converter.get_structure_hook(f.type),
             f.default,
         )
@@ -169,9 +177,11 @@ def _structure_class(converter: Converter, cls: type[Any]) -> Hook:
             raise TypeError(f"expected an object, got {_describe(value)}")
         model, name = object.__new__(cls), ""
         try:
-            for name, set_field, hook, default in members:
+            for name, set_field, plain_type, hook, default in members:
                 member = value.get(name)
-                if member is not None:
+                if type(member) is plain_type:
+                    set_field(model, member)
+                elif member is not None:
                     set_field(model, hook(member, None))
                 elif default is not NOTHING:
                     set_field(model, default)

@@ -7,9 +7,13 @@ from email.utils import parsedate_to_datetime
 
 from multidict import istr
 
-CORRELATION_ID = "X-Correlation-Id"
+# as istr, because multidict takes these without folding their case on every request
+ACCEPT = istr("Accept")
+AUTHORIZATION = istr("Authorization")
+CORRELATION_ID = istr("X-Correlation-Id")
+USER_AGENT = istr("User-Agent")
 REQUEST_IDS = frozenset({"x-correlation-id", "x-request-id", "request-id", "x-ms-request-id"})
-RETRY_AFTER = istr("Retry-After")  # an istr, because every response is searched for these two
+RETRY_AFTER = istr("Retry-After")
 DATE = istr("Date")
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 521, 522, 524})
 MAX_RETRY_AFTER = 24 * 3600.0  # seconds; a longer one is an error, such as one in milliseconds
