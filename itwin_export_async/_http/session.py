@@ -423,7 +423,7 @@ class Session:
             token = tokens.get_now() or await tokens.get()
             is_probe = limiter.acquire_now()
             is_queued = is_probe is None
-            if is_queued:
+            if is_probe is None:
                 is_probe = await self._wait_for_slot(call, limiter)
                 if is_probe is None:
                     return token, self._last_429_response(call, limiter.pause_left)

@@ -127,9 +127,9 @@ class RunStarter:
     """One start of a run.
 
     `request` starts it. `sas_url`: the caller's blob that the run writes to, None if none.
-    `other_run_ids`: runs that other requests own. `belongs_to_other`: asks the same of one run, just
-    before it would be taken for ours. `before_send`: awaited before each request goes
-    out, to note that a run may exist. `while_waiting`: entered while the active run of another
+    `other_run_ids`: runs that other requests own. `belongs_to_other`: asks the same of one run,
+    just before it would be taken for ours. `before_send`: awaited before each request goes out,
+    to note that a run may exist. `while_waiting`: entered while the active run of another
     request is followed to its end; no run of ours exists then. `imodel_id`, `description`: for log
     records, the iModel and what is exported.
 

@@ -77,7 +77,7 @@ class World:
     def counts(self, run_id: str) -> bool:
         """Whether the run is active or has succeeded."""
         run = self.run(run_id)
-        return run["state"] != "Completed" or run["result"] == "Success"
+        return bool(run["state"] != "Completed" or run["result"] == "Success")
 
     def started(self, request: Request, response: Response) -> None:
         """Note a run that was started."""
@@ -279,7 +279,7 @@ class BatchMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), is_same=st.booleans())
     def colleague_starts(self, key: int, is_same: bool) -> None:
-        """Nothing tells a colleague's run from ours while a start on the connection is uncertain."""
+        """A run of a colleague cannot be told from ours while a start is uncertain."""
         imodel_id = self.imodels[key % IMODELS]
         if is_same and self.may_be_uncertain(imodel_id):
             return
