@@ -299,7 +299,7 @@ class ExportClient(ServiceClient[Connection]):
         options: ExportOptions | None = None,
         *,
         store: RunStore,
-        if_active: IfActive = "join",
+        if_active: IfActive = JOIN_BY_DEFAULT,
     ) -> RunHandle:
         """Start an export once for `key`, and return the handle of its run.
 

@@ -330,9 +330,20 @@ class RunPoller:
 
     def _load_history(self, history: ConnectionHistory) -> None:
         work: Coroutine[Any, Any, None] = self._history.try_load(history)
-        task = asyncio.create_task(work, context=Context())
+        task = asyncio.create_task(work, name=history.connection_id, context=Context())
         self._loads.add(task)
-        task.add_done_callback(self._loads.discard)
+        task.add_done_callback(self._on_load_done)
+
+    def _on_load_done(self, task: "asyncio.Task[None]") -> None:
+        """The load has finished. A bug in the caller's provider or transport ends no wait here."""
+        self._loads.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(
+                "could not load the run history of connection %s: %s",
+                task.get_name(),
+                type(error).__name__,
+                extra={"itwin": {"connection_id": task.get_name()}},
+            )
 
     def _pause(self, poll: PollTask, retry_after: float) -> float:
         """Seconds until the next poll, no less than the service asks for."""

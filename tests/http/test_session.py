@@ -709,7 +709,7 @@ async def test_pause_that_begins_during_before_send_holds_the_request_back() -> 
 
 
 async def test_token_error_after_an_uncertain_sending_may_have_been_processed() -> None:
-    tokens = iter([AccessToken("first", datetime.now(UTC) + timedelta(seconds=0.01))])
+    tokens = iter([AccessToken("first", datetime.now(UTC) + timedelta(seconds=100))])
 
     def provider() -> AccessToken:
         try:
@@ -717,7 +717,7 @@ async def test_token_error_after_an_uncertain_sending_may_have_been_processed() 
         except StopIteration:
             raise TokenError(message="no more") from None
 
-    retry = RetryPolicy(jitter=lambda bound: bound)
+    retry = RetryPolicy(initial=200.0, maximum=200.0, jitter=lambda bound: bound)
     async with Session(provider, transport=Answers(answer(502)), retry=retry) as session:
         with pytest.raises(TokenError, match="no more") as caught:
             await session.send(GET)

@@ -447,6 +447,26 @@ async def test_loading_the_history_does_not_delay_a_poll() -> None:
     assert at == [10.0 * n for n in range(10)]
 
 
+async def test_bug_while_the_history_is_loaded_is_logged_and_ends_no_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Slow):
+        async def send(self, request: Request, /) -> Response:
+            if request.url.endswith("/runs"):
+                raise ZeroDivisionError
+            return answer(200, RUNNING)
+
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    async with ExportClient("t", transport=Broken(0.0), schedule=FixedSchedule(40)) as client:
+        with pytest.raises(RunTimeout):
+            await client.attach("c", "r").wait(timeout=100)
+    gc.collect()
+    assert not unhandled
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "history of connection c: ZeroDivisionError" in record.message
+
+
 async def test_closing_the_client_cancels_a_history_that_is_loading() -> None:
     class Hanging(Slow):
         async def send(self, request: Request, /) -> Response:

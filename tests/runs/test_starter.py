@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import pickle
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from itwin_export_async import (
     ExportClient,
     ExportOptions,
     InvalidRequest,
+    MemoryRunStore,
     NotFound,
     ProtocolError,
     RetryPolicy,
@@ -58,6 +60,21 @@ async def test_303_joins_the_active_run_of_another_connection_and_warns(
     assert second.joined
     assert second.connection_id == one.id
     assert "other options" in caplog.text
+
+
+@pytest.mark.parametrize(("more", "level"), [({}, "WARNING"), ({"if_active": "join"}, "INFO")])
+async def test_start_once_warns_of_a_run_that_is_joined_by_default(
+    client: ExportClient,
+    connection_id: str,
+    caplog: pytest.LogCaptureFixture,
+    more: dict[str, Any],
+    level: str,
+) -> None:
+    await client.start_run(connection_id)
+    with caplog.at_level(logging.INFO, "itwin_export_async.runs"):
+        await client.start_once("k", connection_id, store=MemoryRunStore(), **more)
+    (record,) = [record for record in caplog.records if "joined active run" in record.message]
+    assert record.levelname == level
 
 
 async def test_303_can_be_waited_for(client: ExportClient, connection_id: str) -> None:
