@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -62,6 +62,7 @@ class World:
     connections: dict[str, str] = field(factory=dict)
     problems: list[str] = field(factory=list)
     lost_answers: int = 0
+    outage_after_loss: float = 0.0
     outage_until: float = 0.0
     list_lag: float = 0.0
 
@@ -97,8 +98,9 @@ class World:
 class Wire:
     """The transport of one process.
 
-    The process is killed at the `crash_in`th step of a kind: `start` when a run was started and the
-    answer is not there yet, `any` before a request and after its response. 0 is never.
+    The process is killed at the `crash_in`th step of a kind: `note` before the request for a run,
+    `start` when a run was started and the answer is not there yet, `any` before a request and after
+    its response. 0 is never.
     """
 
     world: World
@@ -121,17 +123,21 @@ class Wire:
             await asyncio.Event().wait()
 
     async def send(self, request: Request, /) -> Response:
+        is_start = request.method == "POST" and request.url.endswith("/runs")
+        if is_start:
+            await self.step("note")
         await self.step()
         world = self.world
         if not self.is_perfect and asyncio.get_running_loop().time() < world.outage_until:
             raise TransportError(message="refused", may_have_been_processed=False)
         response = await world.emulator.send(request)
-        if request.method == "POST" and request.url.endswith("/runs") and response.status == 202:
+        if is_start and response.status == 202:
             world.started(request, response)
             await self.step("start")
         await self.step()
         if request.method == "POST" and world.lost_answers and not self.is_perfect:
             world.lost_answers -= 1
+            world.outage_until = asyncio.get_running_loop().time() + world.outage_after_loss
             raise TransportError(message="reset")
         path = urlsplit(request.url).path
         if request.method == "GET" and path.endswith("/runs") and response.status == 200:
@@ -215,7 +221,7 @@ class BatchMachine(RuleBasedStateMachine):
         keys=st.just(list(KEYS)) | st.lists(st.sampled_from(KEYS), min_size=1, unique=True),
         concurrency=st.integers(1, 4),
         crash=st.just(("any", 0))
-        | st.tuples(st.just("start"), st.integers(1, 4))
+        | st.tuples(st.sampled_from(["note", "start"]), st.integers(1, 4))
         | st.tuples(st.just("any"), st.integers(1, 60)),
         seconds=PAUSES,
     )
@@ -269,9 +275,9 @@ class BatchMachine(RuleBasedStateMachine):
         process.task.cancel()
         self.do(asyncio.wait([process.task]))
 
-    @rule(count=st.integers(1, 3))
-    def lose_answers(self, count: int) -> None:
-        self.world.lost_answers = count
+    @rule(count=st.integers(1, 3), outage=st.sampled_from([0.0, 120.0, 700.0]))
+    def lose_answers(self, count: int, outage: float) -> None:
+        self.world.lost_answers, self.world.outage_after_loss = count, outage
 
     @rule(seconds=st.sampled_from([10.0, 120.0, 2000.0]))
     def begin_outage(self, seconds: float) -> None:
@@ -365,9 +371,50 @@ class BatchMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+@pytest.fixture
+def machine() -> Iterator[BatchMachine]:
+    machine = BatchMachine()
+    machine.begin(seed=1, race=0.0)
+    yield machine
+    machine.teardown()
+
+
+@pytest.mark.parametrize("later", [1.0, 70.0, 3600.0])
+@pytest.mark.parametrize("kind", ["note", "start"])
+def test_killed_start_is_found_or_made_once(machine: BatchMachine, kind: str, later: float) -> None:
+    machine.start_batch([0, 2], 1, (kind, 1), later)
+    assert machine.process is None
+    machine.start_batch([0, 2], 1, ("any", 0), 3600.0)
+    assert machine.process is None
+    assert [len(runs) for runs in machine.world.runs.values()] == [1, 1]
+
+
+def test_run_of_a_colleague_between_two_killed_starts_is_not_taken(
+    machine: BatchMachine,
+) -> None:
+    machine.start_batch([0], 1, ("note", 1), 3600.0)
+    machine.colleague_starts(0, is_same=True)
+    machine.wait(3600.0)
+    machine.start_batch([0], 1, ("note", 1), 3600.0)
+    machine.start_batch([0], 1, ("any", 0), 3600.0)
+    assert machine.process is None
+    assert len(machine.world.runs) == 2  # the colleague's and ours
+
+
+def test_run_that_finishes_in_an_outage_after_its_lost_answer_is_found(
+    machine: BatchMachine,
+) -> None:
+    machine.start_batch([0], 1, ("any", 0), 3600.0)
+    machine.change_model(0)
+    machine.lose_answers(1, 700.0)
+    machine.start_batch([0], 1, ("any", 0), 3600.0)
+    assert machine.process is None
+    assert [len(runs) for runs in machine.world.runs.values()] == [1, 1]
+
+
 IS_NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 pytestmark = pytest.mark.timeout(3600 if IS_NIGHTLY else 300)
 TestBatches = BatchMachine.TestCase
 TestBatches.settings = settings(
-    max_examples=500 if IS_NIGHTLY else 15, stateful_step_count=40 if IS_NIGHTLY else 25
+    max_examples=500 if IS_NIGHTLY else 12, stateful_step_count=40 if IS_NIGHTLY else 20
 )
