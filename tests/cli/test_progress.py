@@ -19,7 +19,7 @@ from itwin_export_async import (
     RunUpdate,
     ServerError,
 )
-from itwin_export_async.cli.commands.batch import SLOW_CHECK_INTERVAL
+from itwin_export_async.cli.commands.batch import CHECK_INTERVAL
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.batch_progress import (
     MIN_SLOW,
@@ -184,7 +184,7 @@ def test_slow_run_is_named_by_the_batch(cli: CommandLine, tmp_path: Path) -> Non
     ids = [cli.emulator.add_imodel(f"b{number}") for number in range(MIN_SLOW + 1)]
     for imodel_id in ids[:-1]:
         cli.emulator.plan_next_run(imodel_id, "Success", duration=10)
-    cli.emulator.plan_next_run(ids[-1], "Success", duration=100 * SLOW_CHECK_INTERVAL)
+    cli.emulator.plan_next_run(ids[-1], "Success", duration=100 * CHECK_INTERVAL)
     (tmp_path / "m.csv").write_text("imodel_id\n" + "\n".join(ids))
     words = ("batch", f"{tmp_path}/m.csv", "-o", f"{tmp_path}/out", "--concurrency", "50")
     assert cli.invoke(*words)[2].count("takes longer than 95 of 100 earlier runs: ") == 1
