@@ -368,7 +368,7 @@ class _RunningBatch:
             console,
             await self._count(client),
             lambda: client.session.remaining_calls,
-            health=client.health,
+            outage_since=lambda: client.session.outage_since,
             durations=self.durations,
             concurrency=self.args.concurrency,
             is_shown=invocation.shows_progress,
