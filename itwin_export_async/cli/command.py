@@ -31,7 +31,7 @@ from itwin_export_async.cli.runner import (
 from itwin_export_async.cli.runtime import Runtime
 
 VARIABLES = "ITP_EXPORT"
-_TOKEN = "ITWIN_ACCESS_TOKEN"
+TOKEN = "ITWIN_ACCESS_TOKEN"
 _APPLICATION = ("ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET")
 _LIKE_AN_ID = re.compile(r"-[\w-]{30,}", re.ASCII)  # no option is as long
 _PANEL = "Options of every command"
@@ -104,10 +104,10 @@ class Invocation:
         Raises `MissingToken` without credentials, and a `UsageError` for a wrong variable.
         """
         missing = [name for name in _APPLICATION if not os.environ.get(name, "").strip()]
-        if missing and not os.environ.get(_TOKEN, "").strip():
+        if missing and not os.environ.get(TOKEN, "").strip():
             names = " and ".join(missing)
             raise MissingToken(
-                f"no credentials: set {_TOKEN}, or {names} of a service application"
+                f"no credentials: set {TOKEN}, or {names} of a service application"
                 if len(missing) == 2
                 else f"no credentials: {names} is not set"
             )
@@ -147,9 +147,12 @@ def add_command(
         set_up_streams(as_json=bool(values.get("as_json")))
         given = {name: values.pop(name) for name, _, _ in shared}
         set_up_logging(given["verbose"])
-        if not takes_invocation:
+        if takes_invocation:
+            invoke(context, given, values)
+        else:
             function(**values)
-            return
+
+    def invoke(context: typer.Context, given: dict[str, Any], values: dict[str, Any]) -> None:
         invocation = Invocation(
             runtime=context.ensure_object(Runtime),
             base_url=given["base_url"],

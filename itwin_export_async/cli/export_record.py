@@ -51,7 +51,8 @@ class Record:
     `name` is for people. `imodel_id` is None where only the run is known. `columns` are the user's
     own of the sheet. `states` are those the run was seen in, and when. `started_at` is when
     something was first known of the export, `finished_at` when it was over; both are None before.
-    `trouble` is the error of an outage that lasts. `estimate` was made at `estimated_at`.
+    `log_errors` are lines of the log of a failed run. `trouble` is the error of an outage that
+    lasts. `estimate` was made at `estimated_at`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Record:
     states: list[tuple[datetime, str]] = field(factory=list)
     files: tuple[File, ...] = ()
     error: Exception | None = None
+    log_errors: tuple[str, ...] = ()
     up_to_date: bool = False
     is_partial: bool = False
     started_at: datetime | None = None

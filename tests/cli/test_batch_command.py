@@ -8,6 +8,7 @@ import shlex
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -18,6 +19,7 @@ from attrs import evolve
 from rich.console import Console
 
 from itwin_export_async import (
+    ClientHealth,
     ExecutionState,
     ExportClient,
     ExportOutcome,
@@ -105,6 +107,42 @@ async def test_equal_failures_are_grouped(
     out, err = capsys.readouterr()
     assert (out.count("->"), "23 exports: b" in out, " and 18 more\n" in out) == (1, True, True)
     assert "itwin-export:" not in err
+
+
+LOG = (
+    "INFO start\nERROR iModelToIFCConverter - Cannot Parse Json File?sig=planted\n"
+    + "ERROR x\n" * 9
+)
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_errors_of_the_log_are_shown(cli: CommandLine, tmp_path: Path, is_readable: bool) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.plan_next_run(imodel_id, "Error")
+    url = cli.emulator.user_blob("log.txt", content=LOG.encode())
+    if not is_readable:
+        url = cli.emulator.user_blob("missing.txt")
+    line = {"imodel_id": imodel_id, "logs_sas_url": url}
+    (tmp_path / "m.jsonl").write_text(json.dumps(line))
+    words = ["batch", f"{tmp_path}/m.jsonl", "-o", f"{tmp_path}/out", "--json"]
+    code, out, err = cli.invoke(*words, "--report", f"{tmp_path}/r.html")
+    errors = json.loads(out)["error"].get("log_errors", [])
+    assert (code, len(errors)) == (1, 3 if is_readable else 0)
+    for text in (err, (tmp_path / "r.html").read_text()):
+        assert ("Cannot Parse Json File" in text) is is_readable
+        assert "planted" not in text
+
+
+def test_fixed_token_is_warned_about_once(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    health = ClientHealth(is_open=True, token_expires_at=datetime(2100, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(ExportClient, "health", lambda _: health)
+    monkeypatch.setenv("ITWIN_ACCESS_TOKEN", cli.emulator.token())
+    (tmp_path / "m.csv").write_text(f"imodel_id\n{imodel_id}\n")
+    err = cli.invoke("batch", f"{tmp_path}/m.csv", "-o", f"{tmp_path}/out")[2]
+    assert err.count("ITWIN_ACCESS_TOKEN ends at 00:00 UTC and is not renewed") == 1
 
 
 async def test_json_is_alone_on_stdout(

@@ -200,6 +200,14 @@ def test_report_shows_what_is_not_finished(cli: CommandLine, itwin: str) -> None
     )
 
 
+def test_report_has_exports_without_a_run(cli: CommandLine) -> None:
+    imodel_id = cli.emulator.add_imodel("Secret", authorized=False)
+    Path("m.csv").write_text(f"imodel_id,key\n{imodel_id},secret\n")
+    assert cli.invoke("batch", "m.csv", "-o", "out")[0] == 1
+    out = cli.invoke("report", "out/itwin-export.db")[1]
+    assert re.search(r"secret +failed +403", out)
+
+
 def test_cells_of_a_spreadsheet_do_not_act(cli: CommandLine) -> None:
     Path("m.csv").write_text(f"imodel_id,key\n{cli.emulator.add_imodel('Bridge')},=1+1\n")
     assert cli.invoke("batch", "m.csv", "-o", "out")[0] == 0

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from itwin_export_async import (
-    ClientHealth,
     Estimate,
     ExecutionState,
     ExportRequest,
@@ -19,7 +18,7 @@ from itwin_export_async import (
     RunUpdate,
     ServerError,
 )
-from itwin_export_async.cli.commands.batch import SLOW_CHECK_INTERVAL
+from itwin_export_async.cli.commands.batch import CHECK_INTERVAL
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.batch_progress import (
     MIN_SLOW,
@@ -92,8 +91,7 @@ def test_wide_terminals_show_more_columns(width: int, columns: int) -> None:
 def test_outages_are_visible() -> None:
     console = screen(80)
     since = datetime(2026, 11, 28, 12, 3, 4, tzinfo=UTC)
-    health = ClientHealth(is_open=True, outage_since=since)
-    progress = BatchProgress(console, 2, lambda: None, health=lambda: health)
+    progress = BatchProgress(console, 2, lambda: None, outage_since=lambda: since)
     progress.updated(record("b"), RunUpdate(run=executing(), trouble=ServerError(status=503)))
     text = "\n".join(rendered(progress, console))
     assert "outage since 12:03:04 UTC: waiting for the service" in text
@@ -122,9 +120,10 @@ def test_outages_of_a_single_run_are_printed() -> None:
 
 def test_single_run_shows_estimate_and_outage() -> None:
     console = screen(120)
-    progress = RunProgress(console)
+    progress = RunProgress(console, outage_since=lambda: NOW)
     each = record("b")
     progress.add(each)
+    assert "outage since 12:00:00 UTC: waiting" in "\n".join(rendered(progress, console))
     assert "starting" in "\n".join(rendered(progress, console))
     progress.updated(each, RunUpdate(run=executing(), trouble=ServerError(status=503)))
     each.estimate = Estimate(low=420.0, median=720.0, high=1500.0)
@@ -184,7 +183,7 @@ def test_slow_run_is_named_by_the_batch(cli: CommandLine, tmp_path: Path) -> Non
     ids = [cli.emulator.add_imodel(f"b{number}") for number in range(MIN_SLOW + 1)]
     for imodel_id in ids[:-1]:
         cli.emulator.plan_next_run(imodel_id, "Success", duration=10)
-    cli.emulator.plan_next_run(ids[-1], "Success", duration=100 * SLOW_CHECK_INTERVAL)
+    cli.emulator.plan_next_run(ids[-1], "Success", duration=100 * CHECK_INTERVAL)
     (tmp_path / "m.csv").write_text("imodel_id\n" + "\n".join(ids))
     words = ("batch", f"{tmp_path}/m.csv", "-o", f"{tmp_path}/out", "--concurrency", "50")
     assert cli.invoke(*words)[2].count("takes longer than 95 of 100 earlier runs: ") == 1
@@ -242,6 +241,19 @@ def test_report_that_cannot_be_rewritten_ends_nothing(
     code, out, err = cli.invoke("batch", "m.csv", "-o", "out", "--report", "r.html")
     assert (code, "1 of 1 export done" in out) == (1, True)
     assert err.count("No space left") >= 2
+
+
+@pytest.mark.parametrize("command", ["run", "batch"])
+def test_outage_before_a_run_is_printed_with_the_clock(
+    cli: CommandLine, tmp_path: Path, command: str
+) -> None:
+    imodel_id = cli.emulator.add_imodel("Bridge")
+    cli.emulator.inject("list_connections", *[answer(503)] * 5000)
+    (tmp_path / "m.csv").write_text(f"imodel_id\n{imodel_id}\n")
+    what = imodel_id if command == "run" else f"{tmp_path}/m.csv"
+    code, _, err = cli.invoke(command, what, "-o", f"{tmp_path}/out")
+    assert code == 1
+    assert re.search(r"UTC  .*, outage since \d\d:\d\d:\d\d UTC: waiting", err)
 
 
 def test_estimate_that_fails_is_no_error(cli: CommandLine, tmp_path: Path) -> None:

@@ -388,6 +388,12 @@ def test_every_error_has_a_hint(error: Exception, text: str) -> None:
     assert "\n" not in summary_line(error)
 
 
+def test_known_cause_has_the_hint_of_the_knowledge_base() -> None:
+    error = failed("x", error_code="X", description="the mapping file is broken").error
+    assert error is not None
+    assert hint(error).startswith("The mapping file does not fit its schema: start again from ")
+
+
 def test_advice_for_programmers_is_left_out() -> None:
     text = "is still Executing after 9 s; it may still be running, "
     text += "client.resume(error.resume_token) waits for it again"

@@ -1,5 +1,6 @@
 """How commands end: bugs, signals and closed terminals."""
 
+import asyncio
 import errno
 import os
 import signal
@@ -13,7 +14,7 @@ from itwin_export_async import ExportClient, TransportError
 from itwin_export_async.cli.checks import prepare_folder
 from itwin_export_async.cli.errors import UsageError, user_input
 from itwin_export_async.cli.output.console import echo
-from itwin_export_async.cli.runner import SignalGuard, join_command
+from itwin_export_async.cli.runner import SignalGuard, join_command, run_command
 from itwin_export_async.cli.runtime import Runtime
 from itwin_export_async.emulator import Emulator, run_virtual
 from itwin_export_async.transport import Request, Response
@@ -86,6 +87,14 @@ def test_ignored_signal_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGTERM) is not guard
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_interruptible_command_ends_regularly() -> None:
+    async def serve() -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(100)
+
+    run_command(serve(), interruptible=True, run=run_virtual)
 
 
 class Gone(Stream):

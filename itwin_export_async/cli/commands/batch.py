@@ -22,6 +22,7 @@ from itwin_export_async import (
     ExportRequest,
     LedgerError,
     RequestStats,
+    RunFailed,
     RunPartlyFailed,
     RunUpdate,
     TokenError,
@@ -33,7 +34,7 @@ from itwin_export_async.cli.checks import (
     check_output,
     prepare_folder,
 )
-from itwin_export_async.cli.command import Invocation
+from itwin_export_async.cli.command import TOKEN, Invocation
 from itwin_export_async.cli.commands.imodels import NO_IMODELS
 from itwin_export_async.cli.errors import RefusedLedger, UsageError, summary_line, user_input
 from itwin_export_async.cli.export_record import Record, Status
@@ -62,12 +63,13 @@ from itwin_export_async.cli.output.progress import (
     live_display,
 )
 from itwin_export_async.cli.output.report.page import prepare_report, write_report
+from itwin_export_async.cli.output.run_log import read_log_errors
 from itwin_export_async.cli.output.summary import failure_lines, total_line
 from itwin_export_async.cli.runner import BUG, log_message, print_bug
 
 LEDGER = "itwin-export.db"  # in the output folder, unless another one is named
 REPORT_INTERVAL = 60.0  # seconds between two reports of a batch that is running
-SLOW_CHECK_INTERVAL = 30.0
+CHECK_INTERVAL = 30.0  # seconds between two looks for slow runs
 EPILOG = (
     f"Columns of FILE: {', '.join(COLUMNS)}; output stands for destination, model_ids are "
     "separated by semicolons. Other columns are your own and come back in report and JSON."
@@ -312,6 +314,7 @@ class _RunningBatch:
     listed: str = ""  # how many iModels the iTwin lists
     started_at: datetime = field(factory=lambda: datetime.now(UTC))
     has_given_up: bool = False
+    has_warned: bool = False  # about its token
     is_refused: bool = False  # by its ledger, before anything was sent
     is_reported: bool = True  # as far as a report was requested
     stats: RequestStats | None = None
@@ -365,13 +368,13 @@ class _RunningBatch:
             console,
             await self._count(client),
             lambda: client.session.remaining_calls,
-            health=client.health,
+            outage_since=lambda: client.session.outage_since,
             durations=self.durations,
             concurrency=self.args.concurrency,
             is_shown=invocation.shows_progress,
         )
         works = [every(CLOCK_INTERVAL, progress.print_clock)]
-        works.append(every(SLOW_CHECK_INTERVAL, self._name_slow_runs))
+        works.append(every(CHECK_INTERVAL, lambda: self._check_on_runs(client)))
         if self.args.report is not None:
             works.append(every(REPORT_INTERVAL, self._rewrite_report))
         with live_display(console, progress.render, is_shown=invocation.shows_progress):
@@ -410,6 +413,8 @@ class _RunningBatch:
                 record = self._record(outcome.request)
                 if isinstance(outcome.error, RunPartlyFailed) and self.args.keep_partial:
                     await _keep_partial(client, outcome.error, record)
+                if isinstance(outcome.error, RunFailed):
+                    record.log_errors = await read_log_errors(client, outcome.request)
                 record.finish_with(outcome)
                 if record.resume_token is None and record.connection_id and record.run_id:
                     handle = client.attach(record.connection_id, record.run_id)
@@ -444,7 +449,15 @@ class _RunningBatch:
             case _:
                 return False
 
-    def _name_slow_runs(self) -> None:
+    def _check_on_runs(self, client: ExportClient) -> None:
+        """Name slow runs, and once a token that ends before a longer batch does."""
+        ends = client.health().token_expires_at
+        if ends is not None and not self.has_warned and os.environ.get(TOKEN, "").strip():
+            self.has_warned = True
+            log_message(
+                f"{TOKEN} ends at {ends:%H:%M} UTC and is not renewed: a batch that takes longer "
+                "needs a service application"
+            )
         for record, age in self.progress.slow_runs():
             self.invocation.note(
                 f"{record.name} takes longer than 95 of 100 earlier runs: {duration(age)} so far"

@@ -171,7 +171,7 @@ async def run_export(invocation: Invocation, args: RunArgs, output: OutputArgs) 
     client = invocation.open_client()
     await output.check()
     record = Record(name=args.imodel_id, imodel_id=args.imodel_id, destination=output.path)
-    progress = RunProgress(SafeConsole(stderr=True), is_shown=invocation.shows_progress)
+    progress = _progress(invocation, client)
     async with client:
         with _reported(invocation, record, output, progress, client):
             async with background(every(CLOCK_INTERVAL, progress.print_clock)):
@@ -214,11 +214,19 @@ async def watch_run(invocation: Invocation, token: str, output: OutputArgs) -> N
     await output.check()
     async with client:
         record = Record(name=run.run_id, destination=output.path)
-        progress = RunProgress(SafeConsole(stderr=True), is_shown=invocation.shows_progress)
+        progress = _progress(invocation, client)
         with _reported(invocation, record, output, progress, client):
             async with background(every(CLOCK_INTERVAL, progress.print_clock)):
                 progress.started(record, run)
                 await _follow(client, run, record, output, progress)
+
+
+def _progress(invocation: Invocation, client: ExportClient) -> RunProgress:
+    return RunProgress(
+        SafeConsole(stderr=True),
+        is_shown=invocation.shows_progress,
+        outage_since=lambda: client.session.outage_since,
+    )
 
 
 async def _start(client: ExportClient, args: RunArgs) -> RunHandle:

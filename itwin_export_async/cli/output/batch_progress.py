@@ -10,12 +10,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from itwin_export_async import ClientHealth, Estimate, RunUpdate
+from itwin_export_async import Estimate, RunUpdate
 from itwin_export_async.cli.errors import summary_line
 from itwin_export_async.cli.export_record import Record, Status
 from itwin_export_async.cli.output.console import echo, is_live, single_line, table_cell
 from itwin_export_async.cli.output.format import duration, size, time_left
-from itwin_export_async.cli.output.progress import clock_line, trouble_line
+from itwin_export_async.cli.output.progress import clock_line, outage_text, trouble_line
 
 _FAILURES_SHOWN = 5
 _WIDE, _MEDIUM = 120, 80  # columns of a terminal that shows run ids, and times in the queue
@@ -59,7 +59,8 @@ class BatchProgress:
     """The exports of one batch.
 
     `total` None: not known yet. `remaining_calls` gives the calls that the rate limit allows now,
-    `health` the state of the client. `durations`: seconds of earlier runs.
+    `outage_since` since when all requests have failed, None without an outage. `durations`: seconds
+    of earlier runs.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class BatchProgress:
         total: int | None,
         remaining_calls: Callable[[], int | None],
         *,
-        health: Callable[[], ClientHealth] | None = None,
+        outage_since: Callable[[], datetime | None] = lambda: None,
         durations: Sequence[float] = (),
         concurrency: int = 1,
         is_shown: bool = True,
@@ -76,7 +77,7 @@ class BatchProgress:
         self._console = console
         self.total = total
         self._remaining_calls = remaining_calls
-        self._health = health
+        self._outage_since = outage_since
         self._durations = list(durations)
         self._concurrency = concurrency
         self._is_shown = is_shown
@@ -133,6 +134,7 @@ class BatchProgress:
         """Print how far the batch is, with the clock."""
         if self._prints_lines:
             parts = [*self._count_texts(), *self._time_texts()]
+            parts += [text] if (text := outage_text(self._outage_since())) else []
             echo(clock_line(", ".join(parts)), to=self._console.file)
 
     def render(self) -> RenderableType:
@@ -153,8 +155,7 @@ class BatchProgress:
             yield Padding(bar, (0, 0))
         yield Text(", ".join(self._count_texts()), style="bold")
         yield Text(" · ".join(self._time_texts()), style="dim")
-        outage = self._outage_text()
-        if outage:
+        if outage := outage_text(self._outage_since()):
             yield Text(outage, style="yellow", no_wrap=True, overflow="ellipsis")
         troubles = [record.trouble for record in self._active.values() if record.trouble]
         yield from map(trouble_line, troubles[:1])
@@ -196,12 +197,6 @@ class BatchProgress:
         if seconds is not None and left > len(self._active):  # the last ones have no pace
             return f"about {duration(seconds)} left at this pace"
         return None
-
-    def _outage_text(self) -> str | None:
-        since = self._health().outage_since if self._health is not None else None
-        if since is None:
-            return None
-        return f"outage since {since:%H:%M:%S} UTC: waiting for the service"
 
     def _table(self, rows: int, width: int) -> Iterator[RenderableType]:
         if not self._active:

@@ -76,6 +76,8 @@ def _error(record: Record, error: Exception) -> dict[str, Any]:
             "code": error.code,
             "correlation_id": error.correlation_id,
         }
+    if record.log_errors:
+        value["log_errors"] = list(record.log_errors)
     if isinstance(error, RunFailed):
         value["tasks"] = [asdict(task) for task in failed_tasks(error)]
     elif record.resume_token is not None:

@@ -90,11 +90,21 @@ def clock_line(text: str) -> str:
 
 
 class RunProgress:
-    """The exports of a command, each to its end. `run`: the latest run that was started."""
+    """The exports of a command, each to its end. `run`: the latest run that was started.
 
-    def __init__(self, console: Console, *, is_shown: bool = True) -> None:
+    `outage_since`: since when all requests have failed, None without an outage.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        is_shown: bool = True,
+        outage_since: Callable[[], datetime | None] = lambda: None,
+    ) -> None:
         self.console = console
         self.is_shown = is_shown
+        self._outage_since = outage_since
         self.run: RunHandle | None = None
         self._records: list[Record] = []
 
@@ -141,10 +151,9 @@ class RunProgress:
         for record in self._records:
             if record.is_active and self.prints_lines:
                 left = record.remaining(now)
-                parts = [
-                    _describe_state(record) or "starting",
-                    *([time_left(left)] if left else []),
-                ]
+                parts = [_describe_state(record) or "starting"]
+                parts += [time_left(left)] if left else []
+                parts += [text] if (text := outage_text(self._outage_since())) else []
                 line = clock_line(f"{record.name}: {', '.join(parts)}")
                 echo(single_line(line), to=self.console.file)
 
@@ -173,7 +182,14 @@ class RunProgress:
                 notes.append(Text(time_left(left), style="dim"))
             if record.trouble is not None:
                 notes.append(trouble_line(record.trouble))
+        if text := outage_text(self._outage_since()):
+            notes.append(Text(text, style="yellow"))
         return Group(table, *notes)
+
+
+def outage_text(since: datetime | None) -> str:
+    """What is waited for during an outage; empty without one."""
+    return "" if since is None else f"outage since {since:%H:%M:%S} UTC: waiting for the service"
 
 
 def trouble_line(error: Exception) -> Text:

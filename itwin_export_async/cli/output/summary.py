@@ -49,6 +49,7 @@ def format_failure(group: Sequence[Record]) -> str:
     lines = [
         summary_line(record.error),
         *(f"also {task.reason}" for task in tasks[1:]),
+        *(f"log: {line}" for line in record.log_errors),
         *(f"see {link}" for link in dict.fromkeys(task.link for task in tasks) if link),
         *_runs(group),
         f"-> {hint(record.error)}\n",

@@ -198,6 +198,7 @@ def _failure(record: Record, *, is_open: bool, drawn: bool) -> str:
         record,
         f'<b class="bad">{record.status.value}</b>',
         f"<p>{escape(text[:1].upper() + text[1:])}</p>{items}"
+        f"{''.join(f'<p>Log: {escape(line)}</p>' for line in record.log_errors)}"
         f'<p class="hint">{escape(hint(record.error))}</p>{_facts(record)}'
         f"{one_run(record) if drawn else ''}",
         is_open=is_open,
