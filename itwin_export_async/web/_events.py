@@ -42,7 +42,7 @@ async def event_stream(
     """Yield server-sent events of a run until it is final.
 
     `heartbeat`: seconds of silence after which a comment is sent, so that proxies keep the
-    connection and a visitor who left is noticed. `max_age`: seconds after which the stream ends by
+    connection and a closed connection is noticed. `max_age`: seconds after which the stream ends by
     itself, None for never; the browser connects again. `last_event_id`: the id the browser sent,
     whose event is skipped. `stop`: ends the stream when set, as at a server's shutdown.
 

@@ -286,7 +286,7 @@ async def test_health_is_503_during_an_outage(
 
 
 @on_both
-async def test_visitor_who_leaves_ends_their_stream_and_nothing_else(
+async def test_visitor_that_leaves_ends_their_stream_and_nothing_else(
     site: Site, service: Service, make_client: MakeClient
 ) -> None:
     clients: list[ExportClient] = []
@@ -310,7 +310,7 @@ async def test_visitor_who_leaves_ends_their_stream_and_nothing_else(
 
 
 @on_both
-async def test_visitor_who_leaves_during_a_download_disturbs_nothing(
+async def test_visitor_that_leaves_during_a_download_disturbs_nothing(
     site: Site, service: Service, make_client: MakeClient
 ) -> None:
     async with visiting(site, make_client) as visitor:

@@ -141,10 +141,10 @@ async def test_page_shows_that_an_id_does_not_exist(
 async def test_link_to_another_origin_in_the_address_does_nothing(
     make_client: MakeClient, browser: Browser, kind: str
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        requested.append(request.path)
         return web.Response(headers={"Access-Control-Allow-Origin": "*"})
 
     async with web_server(handler) as other, fastapi_site(client=make_client, page=True) as url:
@@ -155,7 +155,7 @@ async def test_link_to_another_origin_in_the_address_does_nothing(
             assert await page.value("location.origin") == url.removesuffix("/api/v1")
             entries = "performance.getEntriesByType('resource').map(entry => entry.name)"
             assert await page.value(entries) == []
-    assert asked == []
+    assert requested == []
 
 
 @on_both

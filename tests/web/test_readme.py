@@ -25,7 +25,7 @@ def test_section_is_short() -> None:
 
 
 @pytest.mark.usefixtures("integration")
-async def test_application_exports_for_those_who_may(service: Service, tmp_path: Path) -> None:
+async def test_application_exports_for_permitted_users(service: Service, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     (tmp_path / "app.py").write_text(code)
     secret = {"EXPORT_SECRET": "a long random text"}
