@@ -25,7 +25,7 @@ OwnerOf: TypeAlias = "Callable[[web.Request], str | Awaitable[str]]"
 """Called with the request; returns the owner, or raises an `HTTPException`. May be async."""
 
 NO_STORE = {"Cache-Control": "no-store"}
-LEFT_INTERVAL = 1.0  # seconds between two checks for closed connections
+CHECK_INTERVAL = 1.0  # seconds between two checks for closed connections
 
 
 class ExportRoutes:
@@ -78,7 +78,7 @@ class ExportRoutes:
 
     async def _lifespan(self, _: web.Application) -> AsyncIterator[None]:
         async with self.service.lifespan():
-            watcher = asyncio.create_task(self._end_streams_of_those_who_left())
+            watcher = asyncio.create_task(self._end_closed_streams())
             try:
                 yield
             finally:
@@ -134,10 +134,10 @@ class ExportRoutes:
             await events.aclose()
         return response
 
-    async def _end_streams_of_those_who_left(self) -> None:
-        """Cancel their handlers, which aiohttp does by itself only where it is configured to."""
+    async def _end_closed_streams(self) -> None:
+        """Cancel the handlers of closed connections: aiohttp does so only if configured."""
         while True:
-            await asyncio.sleep(LEFT_INTERVAL)
+            await asyncio.sleep(CHECK_INTERVAL)
             for task, request in self._streams.items():
                 if request.transport is None:
                     task.cancel()

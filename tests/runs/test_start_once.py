@@ -9,6 +9,7 @@ from itwin_export_async import (
     Conflict,
     ExportClient,
     ExportOptions,
+    LedgerError,
     MemoryRunStore,
     OutputOptions,
     RetryPolicy,
@@ -198,21 +199,21 @@ async def test_a_key_is_a_text(client: ExportClient, key: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"since": 7}', '{"origin": "nowhere"}'])
-async def test_a_spoiled_note_is_a_value_error(emulator: Emulator, text: str) -> None:
+async def test_damaged_note_is_a_ledger_error(emulator: Emulator, text: str) -> None:
     connection_id = await new_connection(emulator)
     store = MemoryRunStore()
     await store.set("itwin_export_async:start:k", text)
     async with new_client(emulator) as client:
-        with pytest.raises(ValueError, match="no start note"):
+        with pytest.raises(LedgerError, match="no note of a start"):
             await client.start_once("k", connection_id, store=store)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-async def test_a_spoiled_owner_is_a_value_error(emulator: Emulator, text: str) -> None:
+async def test_damaged_owner_is_a_ledger_error(emulator: Emulator, text: str) -> None:
     connection_id = await new_connection(emulator)
     store = MemoryRunStore()
     async with new_client(emulator) as client:
         run = await client.start_run(connection_id)
         await store.set(f"itwin_export_async:run:{run.run_id}", text)
-        with pytest.raises(ValueError, match="no owner of a run"):
+        with pytest.raises(LedgerError, match="no note of a start"):
             await client.start_once("k", connection_id, store=store, if_active="wait")

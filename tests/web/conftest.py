@@ -9,6 +9,7 @@ from itwin_export_async.emulator import Emulator
 from tests.support.service import Service, serving
 
 RUN_SECONDS, INTERVAL = 1000.0, 0.05
+AFTER_RUN = RUN_SECONDS + 100.0
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from itwin_export_async.web.fastapi import ExportRouter
 from tests.support.fakes import answer
 from tests.support.processes import until
 from tests.support.service import Service
-from tests.web.conftest import RUN_SECONDS
+from tests.web.conftest import AFTER_RUN
 from tests.web.events import events_of, next_event
 from tests.web.sites import (
     DEFAULTS,
@@ -87,7 +87,7 @@ async def test_export_is_started_followed_and_downloaded(
             assert response.headers["X-Accel-Buffering"] == "no"
             assert "no-cache" in response.headers["Cache-Control"]
             first = await next_event(response)
-            service.advance(RUN_SECONDS)
+            service.advance(AFTER_RUN)
             *_, end = [event async for event in events_of(response)]
         assert (first.name, first.data["outcome"]) == ("update", None)
         assert (end.name, end.data["outcome"]) == ("end", "Success")
@@ -232,7 +232,7 @@ async def test_errors_of_the_service_have_their_statuses(
         async with visitor.get(started["file_url"]) as response:
             assert await problem(response) == (404, "the export made no file")
         started = await start(visitor, service)
-        service.advance(RUN_SECONDS)
+        service.advance(AFTER_RUN)
         emulator.inject("get_blob", 403, 403, 403, 403, 403)
         async with visitor.get(started["file_url"]) as response:
             assert (await problem(response))[0] == 502
@@ -286,7 +286,7 @@ async def test_health_is_503_during_an_outage(
 
 
 @on_both
-async def test_visitor_who_leaves_ends_their_stream_and_nothing_else(
+async def test_visitor_that_leaves_ends_their_stream_and_nothing_else(
     site: Site, service: Service, make_client: MakeClient
 ) -> None:
     clients: list[ExportClient] = []
@@ -304,18 +304,18 @@ async def test_visitor_who_leaves_ends_their_stream_and_nothing_else(
             await next_event(stream)
             stream.close()
         await until(lambda: clients[0].health().runs_polled == 1)
-        service.advance(RUN_SECONDS)
+        service.advance(AFTER_RUN)
         *_, end = [event async for event in events_of(staying)]
         assert end.data["outcome"] == "Success"
 
 
 @on_both
-async def test_visitor_who_leaves_during_a_download_disturbs_nothing(
+async def test_visitor_that_leaves_during_a_download_disturbs_nothing(
     site: Site, service: Service, make_client: MakeClient
 ) -> None:
     async with visiting(site, make_client) as visitor:
         started = await start(visitor, service)
-        service.advance(RUN_SECONDS)
+        service.advance(AFTER_RUN)
         response = await visitor.get(started["file_url"])
         response.close()
         async with visitor.get(started["file_url"]) as response:
@@ -328,7 +328,7 @@ async def test_file_that_breaks_off_does_not_look_complete(
 ) -> None:
     async with visiting(site, make_client) as visitor:
         started = await start(visitor, service)
-        service.advance(RUN_SECONDS)
+        service.advance(AFTER_RUN)
         service.emulator.inject("get_blob", None, truncate_after=100)
         service.emulator.inject("get_blob", 404)
         async with visitor.get(started["file_url"]) as response:

@@ -1,4 +1,4 @@
-"""A thousand visitors who follow one run."""
+"""A thousand visitors of one run."""
 
 import asyncio
 import os

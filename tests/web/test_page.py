@@ -14,7 +14,7 @@ from tests.support.browser import Browser, Page
 from tests.support.processes import until
 from tests.support.servers import web_server
 from tests.support.service import Service
-from tests.web.conftest import RUN_SECONDS
+from tests.web.conftest import AFTER_RUN, RUN_SECONDS
 from tests.web.sites import Site, aiohttp_site, fastapi_site
 
 on_both = pytest.mark.parametrize("site", [fastapi_site, aiohttp_site])
@@ -55,7 +55,7 @@ async def test_page_shows_the_states_and_offers_the_file(
         assert await page.value("document.querySelector('#file').hidden")
         service.advance(RUN_SECONDS / 2)
         await shows(page, "Executing")
-        service.advance(RUN_SECONDS / 2)
+        service.advance(AFTER_RUN / 2)
         await page.until("!document.querySelector('#file').hidden")
         await shows(page, "Success")
         assert (await page.value(STATES))[-1] == "Completed"
@@ -69,14 +69,13 @@ async def test_page_shows_the_states_and_offers_the_file(
     assert service.emulator.count("create_run") == 1
 
 
-@on_both
 async def test_page_shows_why_an_export_failed(
-    site: Site, service: Service, make_client: MakeClient, browser: Browser
+    service: Service, make_client: MakeClient, browser: Browser
 ) -> None:
     imodel_id = service.emulator.add_imodel()
     service.emulator.plan_next_run(imodel_id, "Error", duration=0)
     async with (
-        site(client=make_client, page=True) as url,
+        fastapi_site(client=make_client, page=True) as url,
         browser.page(f"{url}/exports/page") as page,
     ):
         await start(page, imodel_id)
@@ -88,13 +87,12 @@ async def test_page_shows_why_an_export_failed(
         assert await page.value("document.querySelector('#file').hidden")
 
 
-@on_both
 async def test_page_shows_the_progress_by_the_estimate(
-    site: Site, service: Service, make_client: MakeClient, browser: Browser
+    service: Service, make_client: MakeClient, browser: Browser
 ) -> None:
     imodel_id = service.emulator.add_imodel()
     async with (
-        site(client=make_client, page=True) as url,
+        aiohttp_site(client=make_client, page=True) as url,
         browser.page(f"{url}/exports/page") as page,
     ):
         for _ in range(3):
@@ -102,22 +100,21 @@ async def test_page_shows_the_progress_by_the_estimate(
                 body = {"imodel_id": imodel_id}
                 async with visitor.post(f"{url}/exports", json=body) as response:
                     assert response.status == 202
-            service.advance(RUN_SECONDS)
+            service.advance(AFTER_RUN)
         await start(page, imodel_id)
         await page.until("!document.querySelector('#progress').hidden")
         assert "s left" in await page.value("document.querySelector('#progress').title")
         assert 0 <= await page.value("document.querySelector('#progress').value") < 1
-        service.advance(RUN_SECONDS)
+        service.advance(AFTER_RUN)
         await shows(page, "Success")
         assert await page.value("document.querySelector('#progress').hidden")
 
 
-@on_both
 async def test_page_shows_a_refusal_and_starts_nothing(
-    site: Site, service: Service, make_client: MakeClient, browser: Browser
+    service: Service, make_client: MakeClient, browser: Browser
 ) -> None:
     async with (
-        site(client=make_client, page=True) as url,
+        aiohttp_site(client=make_client, page=True) as url,
         browser.page(f"{url}/exports/page") as page,
     ):
         await start(page, "unknown")
@@ -128,31 +125,29 @@ async def test_page_shows_a_refusal_and_starts_nothing(
     assert service.emulator.count("create_run") == 0
 
 
-@on_both
 async def test_page_shows_that_an_id_does_not_exist(
-    site: Site, make_client: MakeClient, browser: Browser
+    make_client: MakeClient, browser: Browser
 ) -> None:
     async with (
-        site(client=make_client, page=True) as url,
+        fastapi_site(client=make_client, page=True) as url,
         browser.page(f"{url}/exports/page#unknown.id") as page,
     ):
         await shows(page, "there is no such export")
 
 
-@on_both
 @pytest.mark.parametrize(
     "kind", ["{other}/x", "//{host}/x", "/\\{host}", "..", "javascript:alert(1)"]
 )
 async def test_link_to_another_origin_in_the_address_does_nothing(
-    site: Site, make_client: MakeClient, browser: Browser, kind: str
+    make_client: MakeClient, browser: Browser, kind: str
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        requested.append(request.path)
         return web.Response(headers={"Access-Control-Allow-Origin": "*"})
 
-    async with web_server(handler) as other, site(client=make_client, page=True) as url:
+    async with web_server(handler) as other, fastapi_site(client=make_client, page=True) as url:
         link = kind.format(other=other, host=other.removeprefix("http://"))
         async with browser.page(f"{url}/exports/page#{link}") as page:
             await page.value("new Promise(resolve => setTimeout(resolve, 200))")
@@ -160,7 +155,7 @@ async def test_link_to_another_origin_in_the_address_does_nothing(
             assert await page.value("location.origin") == url.removesuffix("/api/v1")
             entries = "performance.getEntriesByType('resource').map(entry => entry.name)"
             assert await page.value(entries) == []
-    assert asked == []
+    assert requested == []
 
 
 @on_both

@@ -206,7 +206,7 @@ async def test_finished_start_waits_a_minute_for_the_request_that_joins_it(
             assert emulator.count("create_run") == starts
 
 
-async def test_visitor_who_leaves_does_not_end_the_start(
+async def test_visitor_that_leaves_does_not_end_the_start(
     service: ExportService, emulator: Emulator
 ) -> None:
     body = {"imodel_id": emulator.add_imodel()}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.processes import until
 from tests.support.service import Service
-from tests.web.conftest import RUN_SECONDS
+from tests.web.conftest import AFTER_RUN
 from tests.web.events import events_of, next_event
 from tests.web.processes import SERVERS, running, start
 
@@ -51,7 +51,7 @@ async def test_id_of_one_worker_is_good_for_another(service: Service, tmp_path: 
         async with server.visitor() as visitor:
             async with visitor.get(started["events_url"]) as stream:
                 await next_event(stream)
-                service.advance(RUN_SECONDS)
+                service.advance(AFTER_RUN)
                 *_, end = [event async for event in events_of(stream)]
             assert end.data["outcome"] == "Success"
             async with visitor.get(started["file_url"]) as response:
