@@ -34,7 +34,7 @@ from itwin_export_async._batch.entries import (
 from itwin_export_async._batch.ledger import HistoryLine, Ledger
 from itwin_export_async._batch.outage import OutageGate
 from itwin_export_async._batch.output_paths import OutputPaths, describe_files, files_exist
-from itwin_export_async._errors import ExportError, NotFound, RunTimeout, StartTimeout
+from itwin_export_async._errors import ExportError, NotFound, RunFailed, RunTimeout, StartTimeout
 from itwin_export_async._files.download import Progress, check_destination
 from itwin_export_async._http.pager import list_runs
 from itwin_export_async._models import (
@@ -142,10 +142,12 @@ class ExportPipeline:
 
     async def fail(self, error: Exception) -> ExportOutcome:
         """The outcome of an export that ended with this error."""
-        log.warning(
+        is_logged = isinstance(error, RunFailed)  # with its reason, when the run finished
+        log.log(
+            logging.INFO if is_logged else logging.WARNING,
             "export of iModel %s failed: %s",
             self.request.imodel_id,
-            error,
+            "; ".join(map(str.strip, str(error).splitlines())),
             extra=self._log_fields(),
         )
         self.entry = failed(self.entry, error, was_finished=self._was_finished)
@@ -257,18 +259,20 @@ class ExportPipeline:
         windows = [(entry.key, entry.window) for entry in entries.values() if entry.window]
         if not windows:
             return
+        runs.session.remember_imodel(connection_id, self.request.imodel_id)
         existing = await list_runs(runs.session, Service.EXPORT, connection_id)
         known = await ledger.known_run_ids(connection_id)
         for key, run in match_runs(windows, existing, known).items():
             handle = runs.attach(Service.EXPORT, connection_id, run.id)
             recovered = started(entries[key], handle.resume_token, RunOrigin.RECOVERED)
-            log.info("recovered run %s for %s", run.id, key, extra=self._log_fields())
+            log.info("recovered %s for %s", handle.log_label, key, extra=handle.log_fields)
             await ledger.write(recovered)
             if key == self.entry.key:
                 self.entry = recovered
 
     async def _start_run(self, connection_id: str, window: StartWindow | None) -> None:
         ledger = self.context.ledger
+        self.context.runs.session.remember_imodel(connection_id, self.request.imodel_id)
         starter = export_starter(
             self.context.runs,
             connection_id,
@@ -353,6 +357,8 @@ class ExportPipeline:
         if self._handle is None:
             assert self.entry.resume_token is not None
             token = ResumeToken.from_string(self.entry.resume_token)
+            session = self.context.runs.session
+            session.remember_imodel(token.connection_id, self.request.imodel_id)
             handle = self.context.runs.attach(token.service, token.connection_id, token.run_id)
             origin = self.entry.origin or RunOrigin.ATTACHED
             sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.request.options)

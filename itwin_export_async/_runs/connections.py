@@ -66,7 +66,7 @@ async def _find_or_create_locked(
         except ExportError as error:
             if not error.may_have_been_processed:
                 raise
-            log.warning(
+            log.info(
                 "creation of connection %r of iModel %s is uncertain, listing again: %s",
                 display_name,
                 imodel_id,
