@@ -243,7 +243,9 @@ class ExportClient(ServiceClient[Connection]):
         https://developer.bentley.com/apis/export/operations/create-export-connection/
         """
         request = create_connection_request(imodel_id, display_name, authentication_type)
-        return parse_created_connection(await self._session.send(request), Connection)
+        connection = parse_created_connection(await self._session.send(request), Connection)
+        self._session.remember_imodel(connection.id, imodel_id)
+        return connection
 
     async def find_or_create_connection(
         self,
@@ -260,7 +262,9 @@ class ExportClient(ServiceClient[Connection]):
         again, 4 times over about 10 s, before another one is created.
         """
         kind = parse_authentication_type(authentication_type)
-        return await find_or_create_connection(self._session, imodel_id, display_name, kind)
+        connection = await find_or_create_connection(self._session, imodel_id, display_name, kind)
+        self._session.remember_imodel(connection.id, imodel_id)
+        return connection
 
     def list_connections(
         self, imodel_id: str, *, page_size: int | None = None

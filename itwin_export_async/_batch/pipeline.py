@@ -33,7 +33,7 @@ from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outcomes import OnStart
 from itwin_export_async._batch.output_paths import describe_files, files_exist
 from itwin_export_async._batch.run_start import RunStart
-from itwin_export_async._errors import RunTimeout, StartTimeout
+from itwin_export_async._errors import RunFailed, RunTimeout, StartTimeout
 from itwin_export_async._files.download import Progress, check_destination
 from itwin_export_async._models import (
     ExportOutcome,
@@ -119,10 +119,12 @@ class ExportPipeline:
 
     async def fail(self, error: Exception) -> ExportOutcome:
         """The outcome of an export that ended with this error."""
-        log.warning(
+        is_logged = isinstance(error, RunFailed)  # with its reason, when the run finished
+        log.log(
+            logging.INFO if is_logged else logging.WARNING,
             "export of iModel %s failed: %s",
             self.request.imodel_id,
-            error,
+            "; ".join(map(str.strip, str(error).splitlines())),
             extra=self._log_fields(),
         )
         entry = failed(self.entry, error, was_finished=self._was_finished)
@@ -219,6 +221,8 @@ class ExportPipeline:
         if self._handle is None:
             assert self.entry.resume_token is not None
             token = ResumeToken.from_string(self.entry.resume_token)
+            session = self.context.runs.session
+            session.remember_imodel(token.connection_id, self.request.imodel_id)
             handle = self.context.runs.attach(token.service, token.connection_id, token.run_id)
             origin = self.entry.origin or RunOrigin.ATTACHED
             sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.request.options)

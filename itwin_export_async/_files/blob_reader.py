@@ -423,7 +423,7 @@ class BlobReader:
             reason: DownloadFailure = "refused" if is_expired else "incomplete"
             raise self._error(message, reason, is_transient=not is_expired) from error
         wait = max(requested or 0.0, retry.backoff(failures))
-        log.info("%s: %s; resuming at byte %d in %.1f s", self._label, error, self.position, wait)
+        log.debug("%s: %s; resuming at byte %d in %.1f s", self._label, error, self.position, wait)
         await asyncio.sleep(wait)
 
     def _update_digest(self, chunks: list[bytes]) -> None:

@@ -25,6 +25,7 @@ from itwin_export_async._files.temp_file import (
     temp_file,
 )
 from itwin_export_async._http.session import Session
+from itwin_export_async._models import Run
 from itwin_export_async._protocol.files import (
     download_file_request,
     get_file_request,
@@ -233,12 +234,15 @@ class Downloader:
         on_progress: Progress | None,
         taken: Collection[Path] = (),
         choose_path: ChoosePath | None = None,
+        *,
+        run: Run | None = None,
     ) -> Path:
         """Write a file or blob to its target, and return the path. Nothing is left of what fails.
 
         A file that the caller named is replaced, and in a folder a file that this client wrote. No
         path of `taken` is: those are of the same call. `choose_path` decides instead where the file
-        goes, and what it replaces. Raises a `DownloadError`.
+        goes, and what it replaces. `run`: whose output it is, for the log. Raises a
+        `DownloadError`.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -259,14 +263,26 @@ class Downloader:
         if path != named:
             self._written.add(await self.threads.run(partial(identify, path)))
         size, seconds = reader.position, clock() - began
+        origin, fields = self._origin(run)
         log.info(
-            "file written: %s (%d bytes in %.1f s)",
+            "file written: %s (%d bytes in %.1f s)%s",
             path,
             size,
             seconds,
-            extra={"itwin": {"path": str(path), "size": size, "seconds": seconds}},
+            origin,
+            extra={"itwin": {"path": str(path), "size": size, "seconds": seconds} | fields},
         )
         return path
+
+    def _origin(self, run: Run | None) -> tuple[str, dict[str, str]]:
+        """The run of a file in a log line, and the fields of its record."""
+        if run is None:
+            return "", {}
+        fields = {"run_id": run.id, "connection_id": run.connection_id}
+        imodel_id = self._session.imodel_of(run.connection_id)
+        if imodel_id is None:
+            return f", run {run.id}", fields
+        return f", run {run.id} of iModel {imodel_id}", fields | {"imodel_id": imodel_id}
 
     async def _write(
         self,

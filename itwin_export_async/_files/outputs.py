@@ -82,7 +82,7 @@ class Outputs:
                 source = await downloader.described_file(file_id, destination=place)
             else:
                 source = downloader.file(file_id, destination=place)
-            return await downloader.save(source, target, on_progress, paths, choose_path)
+            return await downloader.save(source, target, on_progress, paths, choose_path, run=run)
 
         with span("itwin download", run_id=run.id, connection_id=run.connection_id) as active_span:
             for file_id in file_ids if sas_url is None else ("",):
@@ -158,7 +158,7 @@ class Outputs:
                     raise _unavailable(error, ids, note, destination) from (
                         error.__cause__ or error
                     )
-            log.info("an output of run %s is not readable yet; retry in %.1f s", run.id, pause)
+            log.debug("an output of run %s is not readable yet; retry in %.1f s", run.id, pause)
             await asyncio.sleep(max(0.0, min(pause, deadline - clock())))
             pause += 1.0
 

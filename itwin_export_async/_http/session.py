@@ -87,6 +87,7 @@ _USER_AGENT = (
 )
 MAX_CONCURRENT_REQUESTS = 50  # handling more responses at once would block the event loop
 MIN_UPLOAD_SPEED = 32 * 1024  # bytes per second that a request's body may take of the timeout
+MAX_REMEMBERED_IMODELS = 10_000
 CLOCK_MAX_AGE = 600.0  # seconds for which the service's clock is known after a response
 
 BeforeSend: TypeAlias = Callable[[], Awaitable[None]]
@@ -151,6 +152,7 @@ class Session:
         self.retry = RetryPolicy() if retry is None else retry
         self.rate_limit = rate_limit
         self.locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
+        self._imodel_ids: dict[str, str] = {}  # by connection, for log records
         self._origin = origin(self.base_url)
         self._allows_plain_http = is_loopback(self.base_url)
         self._auth = auth
@@ -204,7 +206,7 @@ class Session:
         self._tokens = TokenCache(self._auth, self._send_token_request, self.retry, self._timeout)
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
-        log.info("opened %s for %s with %s", __version__, self.base_url, self.rate_limit)
+        log.info("client opened: version %s, %s, %s", __version__, self.base_url, self.rate_limit)
 
     async def aclose(self) -> None:
         """Close the session, in the event loop that opened it. Does nothing if it is closed."""
@@ -289,6 +291,17 @@ class Session:
         age = self._loop.time() - received_at
         time = service_time({DATE: date})
         return None if time is None or age > CLOCK_MAX_AGE else time + timedelta(seconds=age)
+
+    def remember_imodel(self, connection_id: str, imodel_id: str | None) -> None:
+        """Remember the iModel of a connection, so that log records can name it."""
+        if imodel_id is not None:
+            self._imodel_ids[connection_id] = imodel_id
+            if len(self._imodel_ids) > MAX_REMEMBERED_IMODELS:
+                del self._imodel_ids[next(iter(self._imodel_ids))]
+
+    def imodel_of(self, connection_id: str) -> str | None:
+        """The iModel of a connection, None if it is not known here."""
+        return self._imodel_ids.get(connection_id)
 
     def check_open(self) -> None:
         """Raise a `RuntimeError` unless the session is open, in the running event loop."""

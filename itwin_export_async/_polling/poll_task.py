@@ -28,6 +28,13 @@ class RunKey:
     imodel_id: str | None = field(default=None, eq=False)
 
     @property
+    def label(self) -> str:
+        """The run in a log line: with its iModel, or else its connection."""
+        if self.imodel_id is None:
+            return f"run {self.run_id} of connection {self.connection_id}"
+        return f"run {self.run_id} of iModel {self.imodel_id}"
+
+    @property
     def log_fields(self) -> dict[str, dict[str, str]]:
         """The `extra` of log records about the run."""
         fields = {"run_id": self.run_id, "connection_id": self.connection_id}

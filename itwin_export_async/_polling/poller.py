@@ -93,6 +93,7 @@ class RunPoller:
         self.runs_polled = 0
         self.outage_since: datetime | None = None
         self._outage_began = 0.0  # the same in the loop's time
+        self._outage_is_logged = False
         self._polls_per_second = 0.0  # wanted by all polled runs together
         self._polls: dict[RunKey, PollTask] = {}
         self._tasks: dict[asyncio.Task[None], PollTask] = {}
@@ -279,11 +280,13 @@ class RunPoller:
             poll.publish(PollFailed(error=error))
             return None
         key = poll.key
-        log.debug("polling run %s failed, will retry: %s", key.run_id, error, extra=key.log_fields)
+        log.debug("polling %s failed, will retry: %s", key.label, error, extra=key.log_fields)
         add_event("poll failed", error=str(error))
+        pause = error.retry_after if isinstance(error, ResponseError | TokenError) else None
         if before.is_outage(error, now=now):
             state = poll.state = before.with_failure(now=now)
-            self._begin_failure(poll, error)
+            # a single response that asks for a retry is no news: it was not even retried
+            self._begin_failure(poll, error, is_news=not pause or before.failing_since is not None)
         else:
             state = poll.state = before.with_throttle()
             self._end_failure(poll, has_recovered=True)
@@ -291,7 +294,6 @@ class RunPoller:
             poll.publish(PollFailed(error=error, outage=outage))
             return None
         starts_outage = before.failing_since is None and state.failing_since is not None
-        pause = error.retry_after if isinstance(error, ResponseError | TokenError) else None
         if pause:
             poll.missed = Throttled(error=error, starts_outage=starts_outage, until=now + pause)
         else:
@@ -299,14 +301,16 @@ class RunPoller:
         poll.publish(poll.missed)
         return self._pause(poll, pause or 0.0)
 
-    def _begin_failure(self, poll: PollTask, error: ExportError) -> None:
+    def _begin_failure(self, poll: PollTask, error: ExportError, *, is_news: bool) -> None:
         """Polls of the run fail. An outage of many runs is one log record."""
         self._failing.add(poll)
         if self.outage_since is None:
             self.outage_since, self._outage_began = datetime.now(UTC), _clock()
+        if is_news and not self._outage_is_logged:
+            self._outage_is_logged = True
             log.warning(
-                "outage: run %s cannot be polled, retrying for up to %.0f s: %s",
-                poll.key.run_id,
+                "outage: %s cannot be polled, retrying for up to %.0f s: %s",
+                poll.key.label,
                 self._max_outage,
                 error,
                 extra=poll.key.log_fields,
@@ -320,10 +324,11 @@ class RunPoller:
         if self._failing:
             return
         self.outage_since = None
-        if has_recovered:
+        was_logged, self._outage_is_logged = self._outage_is_logged, False
+        if has_recovered and was_logged:
             log.info(
-                "outage ended: run %s can be polled again after %.0f s",
-                poll.key.run_id,
+                "outage ended: %s can be polled again after %.0f s",
+                poll.key.label,
                 _clock() - self._outage_began,
                 extra=poll.key.log_fields,
             )
@@ -403,7 +408,7 @@ def _log_poll(key: RunKey, run: Run, before: PollState, state: PollState) -> Non
     extra = key.log_fields
     if state.is_done and run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED):
         took = "" if run.duration is None else f" after {run.duration:.0f} s"
-        log.info("run %s finished: %s%s", run.id, run.outcome.value, took, extra=extra)
+        log.info("%s finished: %s%s", key.label, run.outcome.value, took, extra=extra)
     elif state.is_done:
         error = RunFailed(
             message=f"failed: {run.outcome.value}",
@@ -411,10 +416,11 @@ def _log_poll(key: RunKey, run: Run, before: PollState, state: PollState) -> Non
             run_id=key.run_id,
             run=run,
         )
-        log.warning("%s", " ".join(str(error).split()), extra=extra)
+        text = str(error).removeprefix(f"run {key.run_id} of connection {key.connection_id} ")
+        log.warning("%s %s", key.label, "; ".join(map(str.strip, text.splitlines())), extra=extra)
     elif before.run is not None and is_regression(before.run.state, run.state):
         log.warning(
-            "run %s went back from %s to %s", run.id, before.run.state, run.state, extra=extra
+            "%s went back from %s to %s", key.label, before.run.state, run.state, extra=extra
         )
     else:
-        log.debug("run %s: %s", run.id, run.state.value, extra=extra)
+        log.debug("%s: %s", key.label, run.state.value, extra=extra)

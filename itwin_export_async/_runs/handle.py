@@ -122,7 +122,7 @@ class RunHandle:
         names = ("connection_id", "run_id", "origin", "last", "service")
         return {name: getattr(self, name) for name in names} | {
             "deadline": self._carried_deadline,
-            "imodel_id": self._imodel_id,
+            "imodel_id": self._key.imodel_id,
             "just_created": self._just_created,
         }
 
@@ -251,12 +251,20 @@ class RunHandle:
         return self._key.log_fields
 
     @property
+    def log_label(self) -> str:
+        """The run in a log line."""
+        return self._key.label
+
+    @property
     def _key(self) -> RunKey:
+        imodel_id = self._imodel_id
+        if imodel_id is None and self._context is not None:
+            imodel_id = self._context.session.imodel_of(self.connection_id)
         return RunKey(
             service=self.service,
             connection_id=self.connection_id,
             run_id=self.run_id,
-            imodel_id=self._imodel_id,
+            imodel_id=imodel_id,
         )
 
     @property

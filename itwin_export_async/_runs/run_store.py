@@ -167,7 +167,7 @@ class OnceStarter:
         if run is None:
             return None
         handle = self.context.attach(Service.EXPORT, self.connection_id, run.id)
-        log.info("recovered run %s for key %s", run.id, self.key, extra=handle.log_fields)
+        log.info("recovered %s for key %s", handle.log_label, self.key, extra=handle.log_fields)
         return evolve(handle, origin=RunOrigin.RECOVERED, sas_url=user_blob_url(self.options))
 
     async def _belongs_to_other(self, run_id: str) -> bool:

@@ -34,7 +34,9 @@ class ServiceClient(Generic[C]):
         """
         request = get_connection_request(self._service, connection_id)
         response = await self._context.session.send(request)
-        return parse_connection(response, self._connection_type)
+        connection = parse_connection(response, self._connection_type)
+        self._context.session.remember_imodel(connection_id, connection.imodel_id)
+        return connection
 
     async def delete_connection(self, connection_id: str) -> None:
         """Delete a connection. Raises `NotFound`, and `Conflict` while a run of it is active.

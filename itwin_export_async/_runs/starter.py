@@ -75,6 +75,15 @@ def user_blob_url(options: ExportOptions) -> str | None:
     return options.output.output_sas_url if in_user_blob else None
 
 
+def describe_product(options: ExportOptions) -> str:
+    """The product of a run in a log line."""
+    changeset_id = options.input.changeset_id
+    parts = [options.ifc_version and options.ifc_version.value]
+    parts.append(changeset_id and f"changeset {changeset_id}")
+    known = ", ".join(filter(None, parts))
+    return f"{options.export_type.value} ({known})" if known else options.export_type.value
+
+
 def export_starter(
     context: RunContext, connection_id: str, options: ExportOptions | None, **more: Any
 ) -> "RunStarter":
@@ -89,7 +98,7 @@ def export_starter(
         connection_id=connection_id,
         request=create_run_request(connection_id, options),
         sas_url=user_blob_url(options),
-        description=repr(options),
+        product=describe_product(options),
         **more,
     )
 
@@ -130,7 +139,7 @@ class RunStarter:
     `other_run_ids`: runs that other requests own. `belongs_to_other`: asks the same of one run,
     just before it would be taken for ours. `before_send`: awaited before each request goes out,
     to note that a run may exist. `while_waiting`: entered while the active run of another
-    request is followed to its end; no run of ours exists then. `imodel_id`, `description`: for log
+    request is followed to its end; no run of ours exists then. `imodel_id`, `product`: for log
     records, the iModel and what is exported.
 
     `start` may be called again after an error: the state remembers requests without a response.
@@ -147,7 +156,7 @@ class RunStarter:
     before_send: BeforeSend | None = None
     while_waiting: WhileWaiting = _do_not_wait
     imodel_id: str | None = None
-    description: str = ""
+    product: str = ""
     state: StartState = field(factory=StartState)
 
     async def start(self) -> RunHandle:
@@ -156,7 +165,7 @@ class RunStarter:
             "itwin start",
             service=self.service.value,
             connection_id=self.connection_id,
-            imodel_id=self.imodel_id,
+            imodel_id=self._imodel_id,
         ) as active_span:
             handle = await self._start()
             active_span.set(run_id=handle.run_id, origin=handle.origin.value)
@@ -250,8 +259,8 @@ class RunStarter:
             await self._backoff_or_raise(self.state.stale_answers, MAX_STALE_ANSWERS, conflict)
             return
         log.info(
-            "waiting for run %s, active for the iModel of connection %s",
-            address.run_id,
+            "waiting until %s is finished, before a run of connection %s can start",
+            handle.log_label,
             self.connection_id,
             extra=handle.log_fields,
         )
@@ -324,25 +333,28 @@ class RunStarter:
             origin=origin,
             service=self.service,
             context=self.context,
-            imodel_id=self.imodel_id,
+            imodel_id=self._imodel_id,
             sas_url=None if origin is RunOrigin.JOINED else self.sas_url,
         )
 
+    @property
+    def _imodel_id(self) -> str | None:
+        return self.imodel_id or self.context.session.imodel_of(self.connection_id)
+
     def _log_handle(self, handle: RunHandle) -> None:
-        level, event = logging.INFO, "joined active run"
+        level, event, note = logging.INFO, "joined", ", which was active"
         if handle.origin is RunOrigin.STARTED:
-            event = "started run"
+            event, note = "started", f": {self.product}" if self.product else ""
         elif handle.origin is RunOrigin.RECOVERED:
-            event = "recovered run"
+            event, note = "recovered", ", whose start got no response"
         elif isinstance(self.if_active, _ByDefault):
-            level, event = logging.WARNING, "joined active run, which may have other options:"
+            level, note = logging.WARNING, ", which was active and may have other options"
         log.log(
             level,
-            "%s %s of connection %s%s%s",
+            "%s %s on connection %s%s",
             event,
-            handle.run_id,
+            handle.log_label,
             handle.connection_id,
-            f", iModel {self.imodel_id}" if self.imodel_id else "",
-            f": {self.description}" if self.description and not handle.joined else "",
+            note,
             extra=handle.log_fields,
         )

@@ -821,7 +821,9 @@ async def test_opening_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "itwin_export_async.http")
     async with Session("secret-token", transport=Answers(answer(204))):
         pass
-    assert f"opened {__version__} for https://api.bentley.com with RateLimit(" in caplog.text
+    assert (
+        f"client opened: version {__version__}, https://api.bentley.com, RateLimit(" in caplog.text
+    )
     assert "secret-token" not in caplog.text
 
 

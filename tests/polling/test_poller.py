@@ -739,6 +739,7 @@ async def test_failed_run_is_a_warning_with_its_reason(
     assert record.itwin == {  # type: ignore[attr-defined]
         "run_id": run.run_id,
         "connection_id": run.connection_id,
+        "imodel_id": imodel_id,
     }
 
 
@@ -751,5 +752,6 @@ async def test_finished_run_is_an_info_with_its_duration_and_its_imodel(
     run = evolve(await started(client, emulator, imodel_id), imodel_id=imodel_id)
     await run.wait()
     (record,) = [r for r in records(caplog, logging.INFO) if "finished" in r.getMessage()]
-    assert f"run {run.run_id} finished: Success after 420 s" in record.getMessage()
+    text = f"run {run.run_id} of iModel {imodel_id} finished: Success after 420 s"
+    assert record.getMessage() == text
     assert record.itwin["imodel_id"] == imodel_id  # type: ignore[attr-defined]

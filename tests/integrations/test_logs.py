@@ -1,0 +1,69 @@
+"""The log of a night of exports, as the people read it who run them."""
+
+import logging
+import random
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from itwin_export_async import ClientCredentials, ExportClient, ExportRequest, RateLimit
+from itwin_export_async.emulator import Chaos, Emulator
+
+EXPORTS = 40
+
+
+@pytest.fixture
+async def records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """The records from INFO on of exports under chaos, of which each eighth fails."""
+    caplog.set_level(logging.INFO, "itwin_export_async")
+    emulator = Emulator(seed=1, epoch=datetime.now(UTC), run_seconds=(60, 1500), tier="Community")
+    emulator.output_visibility_delay = 3
+    emulator.chaos = Chaos(seed=1)
+    random.seed(1)  # the client's own chance
+    requests = [
+        ExportRequest(imodel_id=emulator.add_imodel(f"{n}"), destination=tmp_path / f"{n}.ifc")
+        for n in range(EXPORTS)
+    ]
+    for request in requests[::8]:
+        emulator.plan_next_run(request.imodel_id, "Error")
+    auth = ClientCredentials(emulator.client_id, emulator.client_secret)
+    limit = RateLimit.COMMUNITY
+    async with ExportClient(auth, transport=emulator, rate_limit=limit) as client:
+        async for _ in client.export_many(requests, concurrency=20, ledger=tmp_path / "l.db"):
+            pass
+    return [r for r in caplog.records if r.name.startswith("itwin_export_async.")]
+
+
+async def test_every_line_about_a_run_names_its_imodel(records: list[logging.LogRecord]) -> None:
+    for record in records:
+        fields = getattr(record, "itwin", {})
+        if "run_id" in fields:
+            assert fields["imodel_id"] in record.getMessage()
+            assert {"connection_id", "imodel_id"} < fields.keys()
+        else:
+            assert " run " not in record.getMessage().replace("runs", "")
+
+
+async def test_a_night_is_few_lines_of_which_few_are_warnings(
+    records: list[logging.LogRecord],
+) -> None:
+    assert all("\n" not in record.getMessage() for record in records)
+    names = {record.name.removeprefix("itwin_export_async.") for record in records}
+    assert names <= {"http", "auth", "runs", "files", "batch"}
+    words = Counter(
+        " ".join(word for word in record.getMessage().split()[:1])
+        for record in records
+        if record.levelno == logging.INFO
+    )
+    failures = EXPORTS // 8
+    assert words["started"] + words["recovered"] == EXPORTS
+    assert words["run"] == words["file"] == EXPORTS - failures
+    assert words["export"] == failures
+    assert len(records) < 5 * EXPORTS
+    warnings = [r.getMessage() for r in records if r.levelno > logging.INFO]
+    failed = [text for text in warnings if " failed: Error; task " in text]
+    pauses = [text for text in warnings if text.startswith("429: ")]
+    assert len(failed) == failures
+    assert len(warnings) <= failures + len(pauses) + 2
