@@ -37,7 +37,7 @@ QUICK = Effort(tasks=(1, 1_000), rounds=3, turn=1_000)
 
 
 def run(effort: Effort) -> Report:
-    """Decode everything in both processes by turns."""
+    """Decode everything in both processes, interleaved."""
     samples = {tasks: Samples() for tasks in effort.tasks}
     with child(measure_decoders, True) as fast, child(measure_decoders, False) as plain:
         workers = {name: worker for worker in (fast, plain) for name in worker.recv()}

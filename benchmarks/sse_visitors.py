@@ -35,7 +35,7 @@ class Effort:
     heartbeat: float = HEARTBEAT
 
 
-FULL = Effort(visitors=1_000, warm=10.0, seconds=45.0)
+FULL = Effort(visitors=1_000, warm=10.0, seconds=30.0)
 QUICK = Effort(visitors=1_000, warm=3.0, seconds=6.0, heartbeat=3.0)
 
 
