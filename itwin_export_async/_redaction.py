@@ -24,7 +24,7 @@ _SECRETS = re.compile(
     r"|(?:(?<![a-z_])|(?<=%3f))(?:sig|access_token|refresh_token|client_secret|password)"
     r"[\"'\\]*\s*(?:[=:]|%(?:25)*3d)[\s\"'\\]*)"
     r"[^\s\"'<>]+"
-    r"|\beyJ[\w.-]{20,}",
+    r"|\b(?-i:eyJ)[\w.-]{20,}",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\s\"'<>]+")  # a URL holds none of these

@@ -42,7 +42,7 @@ def validate_id(name: str, value: Any) -> str:
         raise ValueError(f"{name} is empty")
     if value in (".", "..") or not value.isprintable() or value != value.strip():
         raise ValueError(f"{name} {safe_repr(value)} is not an id")
-    if holds_secret(value):
+    if holds_secret(value) and not _PLAIN_SEGMENT.fullmatch(value):  # an id may begin like a token
         raise ValueError(f"{name} {safe_repr(value)} is a URL, not an id")
     return value
 

@@ -242,7 +242,10 @@ def test_secret_is_redacted_by_its_looks(text: str) -> None:
     assert holds_secret(text)
 
 
-@pytest.mark.parametrize("text", ["plain words", "a?b", "me@example.com", "https://h/p", ""])
+@pytest.mark.parametrize(
+    "text",
+    ["plain words", "a?b", "me@example.com", "https://h/p", "", "EYjyeiZMUE690xC6qCpxKGZmAxbyRfxD"],
+)
 def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
     assert redacted(text) == text
     assert not holds_secret(text)

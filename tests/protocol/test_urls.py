@@ -17,8 +17,22 @@ from itwin_export_async._protocol.urls import (
     origin,
     quote_segment,
     validate_base_url,
+    validate_id,
 )
 from itwin_export_async._redaction import without_query
+
+
+@pytest.mark.parametrize("start", ["eyJ", "EYj", "-eyJ"])
+def test_id_that_begins_as_a_token_does_is_accepted(start: str) -> None:
+    value = f"{start}yeiZMUE690xC6qCpxKGZmAxbyRfxDAQ"
+    assert validate_id("connection_id", value) == value
+    assert quote_segment("connection_id", value) == value
+
+
+@pytest.mark.parametrize("value", ["eyJhbGciOiJSUzI1NiJ9.cGxhbnRlZA.c2ln", "https://x/y?sig=1"])
+def test_id_that_is_a_token_or_a_signed_url_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="connection_id"):
+        validate_id("connection_id", value)
 
 
 @pytest.mark.parametrize(
