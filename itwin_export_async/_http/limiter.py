@@ -132,7 +132,8 @@ class RequestLimiter:
         self._quota.finish_call(self._loop.time(), counted=counted)
         if is_probe:
             self._probing = False
-            self._recovered = self._recovered or succeeded
+            # a success during a later pause says nothing about the time after it
+            self._recovered = self._recovered or (succeeded and not self.pause_left)
         self._admit_waiters()
 
     async def close(self) -> None:

@@ -219,6 +219,7 @@ class Session:
                 stack.push_async_callback(self._transport.close)
             assert limiter is not None
             stack.push_async_callback(limiter.close)
+            stack.callback(self._timeouts.close)
             await self._opened_tokens.close()
 
     @property
@@ -415,31 +416,23 @@ class Session:
             self.metrics.record_retry(call.operation)
 
     async def _send_authorized(self, call: _Call) -> Outcome:
-        """Send once. After a 401 the token is renewed, and the request is sent once more."""
-        token, outcome = await self._send_limited(call)
-        is_401 = isinstance(outcome, Response) and outcome.status == 401
-        if is_401 and self._opened_tokens.invalidate(token):
-            log.debug("401: renewing the token", extra=call.log_fields)
-            _, outcome = await self._send_limited(call)
-        return outcome
-
-    async def _send_limited(self, call: _Call) -> tuple[AccessToken, Outcome]:
-        """Send once, as soon as the rate limit and a pause allow; also returns the token.
+        """Send once, as soon as the rate limit and a pause allow.
 
         The token is fetched before a slot is taken, so that no slot waits for a token service, and
-        once more if it was refused while the request was in the queue.
+        once more if it was replaced while the request was in the queue. After a 401 the token is
+        renewed, and the request is sent once more.
         """
         limiter, tokens = self._limiter, self._opened_tokens
         assert limiter is not None
-        is_checked = False
+        is_checked = is_renewed = False
         while True:
             token = tokens.get_now() or await tokens.get()
             is_probe = limiter.acquire_now()
             is_queued = is_probe is None
             if is_probe is None:
                 is_probe = await self._wait_for_slot(call, limiter)
-                if is_probe is None:
-                    return token, self._last_429_response(call, limiter.pause_left)
+            if is_probe is None:
+                return self._last_429_response(call, limiter.pause_left)
             counted = succeeded = False
             try:
                 if is_queued and not is_checked and not tokens.is_current(token):
@@ -454,20 +447,26 @@ class Session:
                 self._polls += call.is_poll
                 outcome = await self._send_once(
                     call,
-                    call.request.with_target(
+                    call.request.with_target(  # no local: a traceback would show the token
                         call.url, {**call.headers, AUTHORIZATION: f"Bearer {token.value}"}
                     ),
                 )
-                counted = not isinstance(outcome, TransportError) or outcome.may_have_been_processed
                 if isinstance(outcome, Response):
                     outcome = self._without_secrets(outcome, token, call)
-                    succeeded = not is_429(outcome)
+                    succeeded = outcome.status != 429
+                else:
+                    counted = outcome.may_have_been_processed
                 self._on_outcome(call, outcome, limiter)
-                return token, outcome
             finally:
                 limiter.release(is_probe=is_probe, counted=counted, succeeded=succeeded)
+            is_401 = isinstance(outcome, Response) and outcome.status == 401
+            if not is_401 or is_renewed or not tokens.invalidate(token):
+                return outcome
+            log.debug("401: renewing the token", extra=call.log_fields)
+            is_renewed, is_checked = True, False
 
     async def _wait_for_slot(self, call: _Call, limiter: RequestLimiter) -> bool | None:
+        """Wait in the queue of the limiter; returns as its `acquire`."""
         queued_at = self._time()
         is_probe = await limiter.acquire(
             is_poll=call.is_poll, max_pause=call.policy.max_retry_after
@@ -497,19 +496,19 @@ class Session:
             self._last_response_at = now
             if (date := outcome.headers.get(DATE)) is not None:
                 self._service_date = date, now
-            self._apply_rate_limit(outcome, limiter)
+            if outcome.status == 429:
+                self._pause(outcome, limiter)
+            else:
+                self._consecutive_429s = 0
         if self.metrics is not None:
             status = outcome.status if isinstance(outcome, Response) else None
             self.metrics.record_request(
                 call.operation, status, now - call.sent_at, limiter.remaining
             )
 
-    def _apply_rate_limit(self, response: Response, limiter: RequestLimiter) -> None:
+    def _pause(self, response: Response, limiter: RequestLimiter) -> None:
         """After a 429, pause all requests: as long as the service asks, and not less than the
         backoff after so many 429s. Responses that come during a pause are one 429 together."""
-        if not is_429(response):
-            self._consecutive_429s = 0
-            return
         self._last_429 = response
         if not limiter.pause_left:
             self._consecutive_429s += 1

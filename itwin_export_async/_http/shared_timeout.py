@@ -1,8 +1,8 @@
 """Time limits of many requests, with one timer for all of them.
 
-A timer of its own costs each request 13 us of CPU, a twelfth of what aiohttp costs
-(benchmarks/request_cpu.py). Few requests reach their limit, so one timer waits for the earliest
-deadline, and finds most of its requests finished.
+Hardly any request reaches its limit. A timer for each, set and cancelled, costs about 11 us
+of CPU, 6 % of a poll over bare aiohttp (measured side by side with `asyncio.timeout(seconds)`). So
+one timer waits for the earliest deadline, and usually finds that its request has long finished.
 """
 
 import asyncio
@@ -20,25 +20,30 @@ class SharedTimeout:
         """End the block at `deadline`, in the loop's time. `remove` has to follow."""
         self._deadlines[timeout] = deadline
         if self._timer is None or deadline < self._timer.when():
-            self._schedule(deadline)
+            self._set_timer(deadline)
 
     def remove(self, timeout: asyncio.Timeout) -> None:
-        """The block is left. The timer stays: the next request would need it again."""
+        """Forget a block that was left. The timer stays, for the requests to come."""
         self._deadlines.pop(timeout, None)
 
     def close(self) -> None:
-        """Cancel the timer."""
+        """Cancel the timer, unless a request is still on its way."""
+        if not self._deadlines:
+            self._cancel_timer()
+
+    def _set_timer(self, deadline: float) -> None:
+        self._cancel_timer()
+        self._timer = self._loop.call_at(deadline, self._end_late_blocks)
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
-    def _schedule(self, deadline: float) -> None:
-        self.close()
-        self._timer = self._loop.call_at(deadline, self._on_timer)
-
-    def _on_timer(self) -> None:
+    def _end_late_blocks(self) -> None:
         self._timer, now = None, self._loop.time()
         for timeout in [t for t, deadline in self._deadlines.items() if deadline <= now]:
-            self.remove(timeout)
+            self.remove(timeout)  # it is ended once, however long that takes
             timeout.reschedule(now)
         if self._deadlines:
-            self._schedule(min(self._deadlines.values()))
+            self._set_timer(min(self._deadlines.values()))

@@ -82,10 +82,13 @@ class AiohttpTransport:
         """Send a request and return the response with its whole body, at most 16 MiB."""
         try:
             async with self._request(request, self._send_timeout) as response:
+                chunks = _Chunks([await response.content.readany()])
+                if not response.content.at_eof() or len(chunks[0]) > BODY_LIMIT:
+                    await _read_rest(chunks, response, request)
                 return Response(
                     status=response.status,
                     headers=response.headers,
-                    body=await _read_body(response, request),
+                    body=chunks[0] if len(chunks) == 1 else b"".join(chunks),
                     method=request.method,
                     url=request.url,
                     correlation_id=request.headers.get(CORRELATION_ID),
@@ -308,19 +311,20 @@ class _Chunks(list[bytes]):
         return f"<{len(self)} chunks>"
 
 
-async def _read_body(response: aiohttp.ClientResponse, request: Request) -> bytes:
-    content, chunks, length = response.content, _Chunks(), 0
-    while not content.at_eof():
-        chunks.append(await content.readany())
+async def _read_rest(chunks: _Chunks, response: aiohttp.ClientResponse, request: Request) -> None:
+    """Read what follows the first chunk of a body."""
+    length = len(chunks[0])
+    while length <= BODY_LIMIT:
+        if response.content.at_eof():
+            return
+        chunks.append(await response.content.readany())
         length += len(chunks[-1])
-        if length > BODY_LIMIT:
-            response.close()
-            raise ProtocolError(
-                message="the response has more than 16 MiB",
-                method=request.method,
-                url=request.url,
-            )
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    response.close()
+    raise ProtocolError(
+        message="the response has more than 16 MiB",
+        method=request.method,
+        url=request.url,
+    )
 
 
 def _strerror(exc: aiohttp.ClientConnectorError) -> str:

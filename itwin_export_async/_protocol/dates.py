@@ -18,6 +18,8 @@ _MAX_LOGGED = 40  # characters of an unreadable date in the log
 
 @lru_cache(maxsize=4096)  # each poll of a run repeats the same few dates
 def _parse(text: str) -> datetime | None:
+    if not text:  # stands for "none"
+        return None
     try:
         time = datetime.fromisoformat(text)
         if time.tzinfo is not UTC:
@@ -30,8 +32,6 @@ def _parse(text: str) -> datetime | None:
 
 def parse_datetime(text: str) -> datetime | None:
     """An aware UTC time, None for year 1 and for a text that cannot be read."""
-    if not text:  # stands for "none"
-        return None
     return _parse(text[:_MAX_DATE])
 
 
@@ -43,6 +43,6 @@ def _log_bad_date_once(shown: str) -> None:
 def structure_datetime(value: Any, _: Any) -> datetime | None:
     """A date of the service, as the codec reads it."""
     if type(value) is str:
-        return parse_datetime(value)
+        return _parse(value[:_MAX_DATE])
     _log_bad_date_once(safe_repr(value, limit=_MAX_LOGGED))
     return None

@@ -54,7 +54,7 @@ class RedisLimiter(RequestLimiter):
 
     def release(self, *, is_probe: bool, counted: bool, succeeded: bool) -> None:
         if is_probe:
-            self._share.report_probe(succeeded=succeeded)
+            self._share.report_probe(succeeded=succeeded and not self.pause_left)
         super().release(is_probe=is_probe, counted=counted, succeeded=succeeded)
         self._sync_soon()
 

@@ -178,6 +178,28 @@ async def test_lost_probe_is_followed_by_another() -> None:
     assert 12.0 <= transport.at[2] < transport.at[3]
 
 
+async def test_success_of_a_probe_does_not_end_a_later_pause() -> None:
+    """A slow request is refused while the probe of an earlier pause is on its way."""
+
+    class Mixed(Timed):
+        async def send(self, request: Request, /) -> Response:
+            if request.url.endswith("slow"):
+                await asyncio.sleep(20)
+                return answer(429, Retry_After="60")
+            return await super().send(request)
+
+    transport = Mixed(answer(429, Retry_After="10"), answer(204))
+    once = RetryPolicy(attempts=1)
+    async with Session("t", transport=transport, retry=once) as session:
+        slow = asyncio.create_task(session.send(Request(method="GET", url="/slow")))
+        transport.takes = 1.0
+        await session.send(GET)  # refused: pauses until 11
+        transport.takes = 15.0
+        await session.send(GET)  # the probe, from 11 to 26; the slow request is refused at 20
+        await asyncio.gather(slow, *(session.send(GET) for _ in range(5)))
+    assert transport.at == [0.0, 11.0, 80.0, *[95.0] * 4]
+
+
 async def test_429s_without_retry_after_pause_longer_and_longer() -> None:
     transport = Timed(answer(429), answer(429), answer(429), answer(429), answer(204))
     retry = RetryPolicy(jitter=lambda bound: 0.0)
