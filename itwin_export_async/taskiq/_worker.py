@@ -14,6 +14,7 @@ from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents
 from taskiq.abc.result_backend import AsyncResultBackend
 from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.exceptions import NoResultError, SendTaskError
+from taskiq.serializers import PickleSerializer
 
 from itwin_export_async import ExportClient
 from itwin_export_async.taskiq._failing import TaskFailed
@@ -112,6 +113,12 @@ class Worker:
         if backend.set_progress is AsyncResultBackend.set_progress:
             raise ValueError(
                 f"{backend.__name__} stores no progress: give the broker a result backend that does"
+            )
+        if isinstance(getattr(self.broker.result_backend, "serializer", None), PickleSerializer):
+            log.warning(
+                "%s unpickles what it reads, so that any process which may write there can run code"
+                " here: give it serializer=JSONSerializer()",
+                backend.__name__,
             )
         self._is_stopping = False
         for name, open_client in self._open_client.items():

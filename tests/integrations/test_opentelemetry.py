@@ -1,5 +1,6 @@
 """Spans and metrics of whole exports, read back by the SDK of OpenTelemetry."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from itwin_export_async import (
     ServerError,
 )
 from itwin_export_async.emulator import Chaos, Emulator
-from tests.support.fakes import answer
+from tests.support.fakes import Answers, answer
 
 
 @pytest.fixture
@@ -112,6 +113,45 @@ async def test_a_failed_run_is_an_error_of_its_wait(
     assert wait.status.status_code is trace.StatusCode.ERROR
     assert "ended with Error" in (wait.status.description or "")
     assert facts(wait)["outcome"] == "Error"
+
+
+async def test_a_run_without_dates_is_counted(
+    meters: InMemoryMetricReader,
+) -> None:
+    run = {"id": "r1", "state": "Completed", "result": "Success"}
+    transport = Answers(answer(200, json.dumps({"run": run})))
+    async with ExportClient("t", transport=transport) as client:
+        await client.attach("c1", "r1").wait()
+    (point,) = points(meters, "itwin.runs")
+    assert point.value == 1
+    assert not points(meters, "itwin.run.duration")
+
+
+async def test_a_file_that_is_opened_and_not_read_is_no_download(
+    meters: InMemoryMetricReader, emulator: Emulator
+) -> None:
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        run = await client.start_run((await client.create_connection(emulator.add_imodel())).id)
+        await run.wait()
+        (output,) = await run.outputs()
+        async with output.open():
+            pass
+        assert not points(meters, "itwin.downloaded")
+        async with output.open() as file:
+            data = await file.read()
+    (point,) = points(meters, "itwin.downloaded")
+    assert point.value == len(data)
+
+
+async def test_a_run_may_fail_without_opentelemetry(
+    client: ExportClient, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("itwin_export_async._http.telemetry.trace", None)
+    imodel_id = emulator.add_imodel()
+    emulator.plan_next_run(imodel_id, "Error")
+    run = await client.start_run((await client.create_connection(imodel_id)).id)
+    with pytest.raises(RunFailed):
+        await run.wait()
 
 
 async def test_a_failed_start_and_a_failed_download_are_errors(

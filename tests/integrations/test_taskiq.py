@@ -35,6 +35,7 @@ from taskiq.message import BrokerMessage
 from taskiq.receiver import Receiver
 from taskiq.result_backends.dummy import DummyResultBackend
 from taskiq.schedule_sources import LabelScheduleSource
+from taskiq.serializers import JSONSerializer, PickleSerializer
 
 from itwin_export_async import (
     ExportClient,
@@ -429,6 +430,62 @@ async def test_an_outage_is_waited_out_no_longer_than_allowed(
     assert failed.value.is_transient
 
 
+async def test_a_file_that_storage_never_shows_is_waited_for_once(
+    queue: Queue, emulator: Emulator
+) -> None:
+    emulator.output_visibility_delay = 1e6
+    async with working(queue, emulator) as tasks:
+        with pytest.raises(TaskFailed, match=r"DownloadError: .* knows no such file"):
+            await ended(await tasks.export_imodel.kiq(emulator.add_imodel(), "out/"))
+
+
+async def test_a_run_that_was_never_read_has_no_outcome(
+    queue: Queue, client: ExportClient, emulator: Emulator
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    run = await client.start_run(connection.id)
+    emulator.inject("get_run", *[answer(503)] * 300)
+    async with working(queue, emulator) as tasks:
+        with pytest.raises(TaskFailed, match="RunUnreachable") as failed:
+            await ended(await tasks.follow_run.kiq(run, "out/"))
+    assert failed.value.resume_token
+    assert failed.value.is_transient
+    assert failed.value.details["run_id"] == run.run_id
+    assert "outcome" not in failed.value.details
+
+
+async def test_a_user_who_has_not_consented_is_asked_for_it(
+    queue: Queue, emulator: Emulator
+) -> None:
+    emulator.user_authorized = False
+    async with working(queue, emulator) as tasks:
+        imodel_id = emulator.add_imodel()
+        sent = await tasks.export_imodel.kiq(imodel_id, "out/", authentication_type="User")
+        with pytest.raises(TaskFailed, match=r"AuthorizationRequired: .* they can at https://"):
+            await ended(sent)
+    assert emulator.count("create_run") == 0
+
+
+async def test_a_backend_that_unpickles_is_warned_about(
+    queue: Queue, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    for serializer in (JSONSerializer(), PickleSerializer()):
+        queue.result_backend.serializer = serializer  # type: ignore[attr-defined]
+        async with working(queue, emulator, name=type(serializer).__name__):
+            pass
+    (record,) = warnings_of(caplog)
+    assert "Results unpickles what it reads" in record.getMessage()
+
+
+async def test_tasks_need_no_opentelemetry(
+    queue: Queue, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("itwin_export_async.taskiq._tracing.propagate", None)
+    async with working(queue, emulator) as tasks:
+        await ended(await tasks.export_imodel.kiq(emulator.add_imodel(), tmp_path))
+    assert "traceparent" not in queue.sent[-1].labels
+
+
 async def test_a_success_is_no_warning_and_a_failure_is_one_line(
     queue: Queue, emulator: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -765,6 +822,12 @@ def test_without_taskiq_the_package_imports_and_the_module_says_what_it_needs() 
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'itwin-export-async[taskiq]'" in out.stdout
+
+
+@pytest.mark.usefixtures("integration")
+def test_without_opentelemetry_the_module_imports() -> None:
+    code = "import sys; sys.modules['opentelemetry'] = None; import itwin_export_async.taskiq"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @asynccontextmanager
