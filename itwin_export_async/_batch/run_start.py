@@ -126,7 +126,7 @@ class RunStart:
                 runs.attach(Service.EXPORT, connection_id, run.id), imodel_id=own.imodel_id
             )
             recovered = started(entries[key], handle.resume_token, RunOrigin.RECOVERED)
-            log.info("recovered run %s for %s", run.id, key, extra=handle.log_fields)
+            log.info("recovered %s for %s", handle.log_label, key, extra=handle.log_fields)
             if key == own.key:
                 await self.record.save(recovered)
             elif ledger is not None:
@@ -148,6 +148,7 @@ class RunStart:
             while_waiting=self._while_waiting,
             state=StartState(earlier=window),
         )
+        self.context.runs.session.remember_imodel(connection_id, self.request.imodel_id)
         starter.before_send = lambda: self._note_request(starter)
         try:
             handle = await self.context.outage.run(lambda: self._attempt(starter))

@@ -105,7 +105,7 @@ class _Finder:
             except ExportError as error:
                 if not error.may_have_been_processed:
                     raise
-                self._log(logging.WARNING, f"creation is uncertain, listing again: {error}")
+                self._log(logging.INFO, f"creation is uncertain, listing again: {error}")
                 found = await self._find_after_delays()
                 if found is not None:
                     return found

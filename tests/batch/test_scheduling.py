@@ -291,7 +291,7 @@ async def test_fixed_token_that_ends_before_the_batch_can_is_one_warning(
     assert caplog.text.count("the access token is fixed and ends in") == lines
 
 
-async def test_start_of_a_run_is_logged_with_its_imodel_and_options(
+async def test_start_of_a_run_is_logged_with_its_imodel_and_product(
     client: ExportClient, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     (request,) = make(1)
@@ -299,8 +299,10 @@ async def test_start_of_a_run_is_logged_with_its_imodel_and_options(
         (outcome,) = await collect(client, [request])
     assert outcome.run is not None
     (record,) = (r for r in caplog.records if "started run" in r.message)
-    assert f"started run {outcome.run.id} of connection {outcome.connection_id}" in record.message
-    assert f"iModel {request.imodel_id}: ExportOptions(" in record.message
+    assert record.message == (
+        f"started run {outcome.run.id} of iModel {request.imodel_id} "
+        f"on connection {outcome.connection_id}: IFC"
+    )
     assert record.itwin["imodel_id"] == request.imodel_id  # type: ignore[attr-defined]
 
 

@@ -384,8 +384,8 @@ async def test_paths_are_reported_alike_by_every_call(
 @pytest.mark.parametrize(
     ("ledger", "expected"),
     [
-        ("junk.db", "cannot be used: file is not a database; restore it from a copy"),
-        ("link.db", "cannot be used: unable to open database file; restore it from a copy"),
+        ("junk.db", "cannot be used: file is not a database; choose another file, "),
+        ("link.db", "cannot be used: unable to open database file; check that its folder"),
         ("busy.db", "is in use by another call, of process"),
     ],
 )

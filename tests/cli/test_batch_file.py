@@ -135,7 +135,7 @@ def test_key_with_a_slash_is_one_folder() -> None:
         ("output,imodel_id\n/etc/x,m1\n", "column 1: destination '/etc/x' is outside the output"),
         ("imodel_id,output\nm1,s3://x/y.ifc\n", "line 2: destination 'out/s3://x/y.ifc' is a URL"),
         ('{"imodel_id": "m1", "output": "a/../.."}', "column 2: destination 'a/../..'"),
-        ('imodel_id,key\n"m\n1",a\n', "line 2: imodel_id 'm 1' is not an id"),
+        ('imodel_id,key\n"m\n1",a\n', "line 2: imodel_id 'm\\n1' is not an id"),
         ('imodel_id\nm1\n"m2', "line 3: not CSV: unexpected end of data"),
         ('sep=,\nimodel_id\n"m2', "line 3: not CSV"),
         ('{"imodel_id": "m1"}\n{', "line 2: not JSON"),

@@ -40,7 +40,7 @@ async def test_every_line_about_a_run_names_its_imodel(records: list[logging.Log
     for record in records:
         fields = getattr(record, "itwin", {})
         if "run_id" in fields:
-            assert fields["imodel_id"] in record.getMessage()
+            assert fields.get("imodel_id", "no iModel") in record.getMessage(), record.getMessage()
             assert {"connection_id", "imodel_id"} < fields.keys()
         else:
             assert " run " not in record.getMessage().replace("runs", "")
