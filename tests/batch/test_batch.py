@@ -441,10 +441,10 @@ async def test_an_error_of_the_run_is_none_of_on_update(
 ) -> None:
     (request,) = make(1)
     emulator.plan_next_run(request.imodel_id, "Error")
-    told: list[RunUpdate] = []
-    (outcome,) = await collect(client, [request], on_update=told.append)
+    updates: list[RunUpdate] = []
+    (outcome,) = await collect(client, [request], on_update=updates.append)
     assert isinstance(outcome.error, RunFailed)
-    assert told[-1].request is request
+    assert updates[-1].request is request
 
 
 @pytest.mark.parametrize(("given", "seconds"), [({}, 24 * 3600), ({"timeout": 3600}, 3600)])
@@ -581,13 +581,13 @@ class Twice:
             self._connections.add(json.loads(response.body)["connection"]["id"])
         if "/runs/" not in request.url or request.url.split("/")[-3] not in self._connections:
             return response
-        told = json.loads(response.body)
-        for job in told["run"].get("jobs", []):
+        document = json.loads(response.body)
+        for job in document["run"].get("jobs", []):
             for task in job.get("tasks", [])[:1]:
                 if "exportOutputFileId" in task:
                     second = {**task, "id": "second", "exportOutputFileId": self._second}
                     job["tasks"].append(second)
-        return evolve(response, body=json.dumps(told).encode())
+        return evolve(response, body=json.dumps(document).encode())
 
     def stream(self, request: Any, /) -> Any:
         return self._emulator.stream(request)

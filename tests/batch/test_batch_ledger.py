@@ -65,10 +65,10 @@ async def test_what_is_done_is_told_again_without_a_request(
     again = await collect(client, requests, ledger=path)
     assert len(emulator.requests) == before
     assert sorted(o.request.key or "" for o in again) == [f"k{n}" for n in range(5)]
-    told = {outcome.request.key: outcome for outcome in again}
+    before = {outcome.request.key: outcome for outcome in again}
     for outcome in first:
         check(emulator, outcome)
-        same = told[outcome.request.key]
+        same = before[outcome.request.key]
         assert same.ok
         assert same.paths == outcome.paths
         assert same.connection_id == outcome.connection_id
@@ -299,7 +299,7 @@ async def hasty(emulator: Emulator) -> AsyncIterator[ExportClient]:
 async def leave(
     hasty: ExportClient, emulator: Emulator, request: ExportRequest, path: Path, *, after: bool
 ) -> None:
-    """As if the process had been killed while it asked for a run, which there is with `after`."""
+    """As if the process had been killed while it started a run, which exists with `after`."""
     emulator.inject("create_run", ConnectionResetError(), apply_effect=after)
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, TransportError)

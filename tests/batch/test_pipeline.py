@@ -71,18 +71,18 @@ async def test_the_connection_is_made_once_and_under_its_name(
 async def test_updates_are_told_sync_or_async(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
-    told: list[RunUpdate] = []
+    updates: list[RunUpdate] = []
 
     async def on_update(update: RunUpdate) -> None:
-        told.append(update)
+        updates.append(update)
 
     await client.export_imodel(emulator.add_imodel(), tmp_path, on_update=on_update)
-    count = len(told)
-    await client.export_imodel(emulator.add_imodel(), tmp_path, on_update=told.append)
+    count = len(updates)
+    await client.export_imodel(emulator.add_imodel(), tmp_path, on_update=updates.append)
     assert count > 2
-    assert len(told) > count + 2
-    assert told[-1].run.is_final
-    assert {update.request for update in told} == {None}
+    assert len(updates) > count + 2
+    assert updates[-1].run.is_final
+    assert {update.request for update in updates} == {None}
 
 
 async def test_what_its_parts_raise_is_raised(

@@ -1,4 +1,4 @@
-"""Two tenants on the workers of one queue, of which one is killed and one told to stop."""
+"""Two tenants on the workers of one queue, one of which is killed and one stopped."""
 
 import asyncio
 import os

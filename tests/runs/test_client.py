@@ -201,9 +201,9 @@ async def test_a_deletion_whose_answer_was_lost_has_worked(
         await client.get_connection(connection.id)
 
 
-async def test_the_page_for_consent_is_told(client: ExportClient) -> None:
-    told = await client.get_authorization("https://example.com/back?a=b")
-    assert told.is_user_authorized
+async def test_consent_has_a_page(client: ExportClient) -> None:
+    authorization = await client.get_authorization("https://example.com/back?a=b")
+    assert authorization.is_user_authorized
     with pytest.raises(ValueError, match="redirect_url 'here'"):
         await client.get_authorization("here")
 

@@ -42,10 +42,10 @@ async def test_a_lack_names_the_page_and_is_asked_for_again_later(
     for _ in range(3):
         with pytest.raises(
             AuthorizationRequired, match="https://connect-itwinbridgeportal"
-        ) as told:
+        ) as caught:
             await consent.require(Service.EXPORT, USERS)
-        assert told.value.url is not None
-        assert "example.com/back" in told.value.url
+        assert caught.value.url is not None
+        assert "example.com/back" in caught.value.url
     assert emulator.count("get_authorization") == 1
     emulator.user_authorized = True
     await asyncio.sleep(NEGATIVE_TTL)

@@ -200,9 +200,9 @@ async def test_a_run_in_the_name_of_a_user_who_did_not_agree_says_so(
     run = await client.synchronization.start_run(connection.id)
     with pytest.raises(RunFailed, match=r"UserNotAuthenticated.*get_authorization"):
         await run.wait()
-    told = await client.synchronization.get_authorization("https://example.com/back")
-    assert not told.is_user_authorized
-    assert told.authorization_url is not None
+    authorization = await client.synchronization.get_authorization("https://example.com/back")
+    assert not authorization.is_user_authorized
+    assert authorization.authorization_url is not None
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_what_may_have_been_done_is_not_sent_twice() -> None:
     assert len(transport.requests) == 2
 
 
-async def test_a_run_that_cannot_be_told_apart_is_looked_for_in_full() -> None:
+async def test_a_run_that_cannot_be_authorization_apart_is_looked_for_in_full() -> None:
     """Without a Location the newest run is taken, so the list has to tell when they began."""
     run = {"id": "r1", "state": "Queued"}
     transport = Answers(
