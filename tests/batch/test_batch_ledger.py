@@ -397,12 +397,13 @@ async def test_a_connection_that_is_gone_had_no_run_that_counts(
     assert outcome.connection_id != connection.id
 
 
-async def test_a_wrong_address_is_no_sign_of_anything(
-    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+@pytest.mark.parametrize("operation", ["get_connection", "list_runs"])
+async def test_404_of_the_gateway_proves_nothing(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path, operation: str
 ) -> None:
     (request,) = make(1)
     await leave(hasty, emulator, request, path, after=True)
-    emulator.inject("list_runs", GATEWAY)
+    emulator.inject(operation, GATEWAY)
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, NotFound)
     assert states(path) == {"k0": "starting"}
@@ -498,7 +499,10 @@ async def test_a_run_may_have_been_started_before_the_service_could_not_be_reach
     (request,) = make(1)
     emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
     emulator.inject("create_run", *[ConnectionRefusedError()] * 4)
-    async with ExportClient(emulator.token(), transport=emulator, max_outage=0) as impatient:
+    retry = RetryPolicy(initial=10, jitter=lambda seconds: seconds)
+    async with ExportClient(
+        emulator.token(), transport=emulator, max_outage=0, retry=retry
+    ) as impatient:
         await collect(impatient, [request], ledger=path)
     assert states(path) == {"k0": "starting"}
     (outcome,) = await collect(client, [request], ledger=path)
@@ -533,3 +537,96 @@ async def test_a_run_that_was_joined_is_joined_again(
     check(emulator, outcome)
     assert outcome.run is not None
     assert outcome.run.id == run.run_id
+
+
+GONE = answer(404, '{"error": {"code": "ConnectionNotFound", "message": "gone"}}')
+
+
+async def test_noted_connection_that_was_deleted_is_created_again(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    (first,) = await collect(hasty, [evolve(request, revision="a")], ledger=path)
+    assert first.connection_id is not None
+    await hasty.delete_connection(first.connection_id)
+    (second,) = await collect(hasty, [evolve(request, revision="b")], ledger=path)
+    check(emulator, second)
+    assert second.connection_id != first.connection_id
+
+
+async def test_connection_that_is_always_unknown_is_not_looked_up_for_ever(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.inject("create_run", *[GONE] * 5)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    assert isinstance(outcome.error, NotFound)
+    assert emulator.count("create_run") == 2
+
+
+async def test_404_of_a_connection_that_is_not_noted_is_an_outcome(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=False)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("DELETE FROM connections")
+        file.commit()
+    await asyncio.sleep(3000)
+    emulator.inject("create_run", GONE)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    assert isinstance(outcome.error, NotFound)
+    assert states(path) == {"k0": "new"}
+
+
+async def test_output_replaces_neither_the_ledger_nor_its_companions(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "Bridge.ifc"
+    in_folder = ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=tmp_path)
+    named = ExportRequest(
+        imodel_id=emulator.add_imodel(), destination=tmp_path / "Bridge.ifc-wal", key="named"
+    )
+    itself = evolve(named, destination=ledger, key="itself")
+    outcomes = await collect(client, [in_folder, named, itself], ledger=ledger, concurrency=1)
+    assert outcomes[0].paths == (tmp_path / "Bridge-2.ifc",)
+    for outcome in outcomes[1:]:
+        assert "is the ledger or another file of the batch" in str(outcome.error)
+
+
+async def test_run_of_a_colleague_is_not_taken_after_the_batch_was_left_waiting(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    connection = await client.find_or_create_connection(
+        request.imodel_id, display_name="itwin-export"
+    )
+    first = await client.start_run(connection.id)
+    task = asyncio.create_task(collect(client, [request], ledger=path))
+    await asyncio.sleep(60)
+    assert states(path) == {"k0": "waiting"}
+    task.cancel()
+    await asyncio.wait([task])
+    await first.wait()
+    second = await client.start_run(connection.id)
+    (outcome,) = await collect(client, [request], ledger=path)
+    assert outcome.run is not None
+    assert outcome.run.id not in (first.run_id, second.run_id)
+
+
+async def test_history_has_a_line_for_each_outcome(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.plan_next_run(request.imodel_id, "Error")
+    for revision in ("a", "a", "a", "b"):
+        await collect(client, [evolve(request, revision=revision)], ledger=path)
+    with closing(sqlite3.connect(path)) as file:
+        rows = file.execute(
+            "SELECT revision, outcome, seconds > 0, error IS NULL, run_id IS NOT NULL FROM history"
+        ).fetchall()
+    assert rows == [
+        ("a", "RunFailed", 1, 0, 1),
+        ("a", "Success", 1, 1, 1),
+        ("b", "Success", 1, 1, 1),
+    ]

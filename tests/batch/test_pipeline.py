@@ -18,6 +18,7 @@ from itwin_export_async import (
     ExportRequest,
     OutputOptions,
     RunFailed,
+    RunHandle,
     RunTimeout,
     RunUpdate,
     StartTimeout,
@@ -268,3 +269,18 @@ def test_an_outcome_is_well_without_an_error() -> None:
     failed = ExportOutcome(request=request, error=OSError("no space"))
     assert not failed.ok
     assert str(pickle.loads(pickle.dumps(failed)).error) == "no space"
+
+
+async def test_on_start_gets_the_handle_sync_or_async(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    handles: list[RunHandle] = []
+
+    async def on_start(run: RunHandle) -> None:
+        handles.append(run)
+
+    for callback in (on_start, handles.append):
+        outcome = await client.export_imodel(emulator.add_imodel(), tmp_path, on_start=callback)
+        assert outcome.run is not None
+        assert handles[-1].run_id == outcome.run.id
+    assert len(handles) == 2

@@ -295,3 +295,15 @@ def test_the_environment_makes_a_client(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_a_connection_is_not_looked_for_without_a_name(client: ExportClient) -> None:
     with pytest.raises(TypeError, match="display_name must be a string, not NoneType"):
         await client.find_or_create_connection("i", display_name=None)  # type: ignore[arg-type]
+
+
+async def test_health_is_the_state_of_the_client(client: ExportClient, emulator: Emulator) -> None:
+    assert client.health().last_response_at is None
+    connection = await client.create_connection(emulator.add_imodel())
+    run = await client.start_run(connection.id)
+    waiting = asyncio.create_task(run.wait())
+    await asyncio.sleep(5)
+    health = client.health()
+    assert (health.is_open, health.runs_polled, health.outage_since) == (True, 1, None)
+    assert health.last_response_at is not None
+    await waiting

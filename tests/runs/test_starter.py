@@ -16,6 +16,7 @@ from itwin_export_async import (
     RetryPolicy,
     RunOrigin,
     ServerError,
+    StartTimeout,
     TransportError,
 )
 from itwin_export_async.emulator import Emulator
@@ -357,3 +358,31 @@ async def test_a_last_run_that_is_gone_is_looked_for_in_the_list() -> None:
 async def test_options_of_another_kind_are_refused(client: ExportClient, options: object) -> None:
     with pytest.raises(TypeError, match="options must be ExportOptions"):
         await client.start_run("c1", options)  # type: ignore[arg-type]
+
+
+async def test_start_that_takes_too_long_is_a_start_timeout(emulator: Emulator) -> None:
+    emulator.latency = 20.0
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        with pytest.raises(StartTimeout, match="after 5 s .* for connection c1") as caught:
+            await client.start_run("c1", timeout=5)
+        assert caught.value.connection_id == "c1"
+        with pytest.raises(ValueError, match="timeout"):
+            await client.start_run("c1", timeout=0)
+
+
+async def test_timeout_error_of_a_transport_is_no_start_timeout() -> None:
+    async with ExportClient("t", transport=Answers(TimeoutError("bug"))) as client:
+        with pytest.raises(TimeoutError, match="bug") as caught:
+            await client.start_run("c1", timeout=5)
+    assert not isinstance(caught.value, StartTimeout)
+
+
+async def test_202_whose_run_is_found_late_is_recovered_and_not_started_again(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    emulator.inject("create_run", answer(202, "{}"), apply_effect=True)
+    emulator.inject("get_connection", answer(500, "{}"))
+    run = await client.start_run(connection.id)
+    assert run.origin is RunOrigin.STARTED
+    assert len(await client.list_runs(connection.id)) == 1
