@@ -125,9 +125,9 @@ class RunStarter:
     `request` starts it. `sas_url`: the caller's blob that the run writes to, None if none.
     `other_run_ids`: runs that other requests own. `belongs_to_other`: whether that is so for a run
     that may be ours. `before_send`: awaited before each request goes out, with whether an earlier
-    one may have started a run, to note that a run may exist. `while_waiting`: entered while the active run of another
-    request is followed to its end; no run of ours exists then. `imodel_id`, `description`: for log
-    records, the iModel and what is exported.
+    one may have started a run, to note that a run may exist. `while_waiting`: entered while the
+    active run of another request is followed to its end; no run of ours exists then. `imodel_id`,
+    `description`: for log records, the iModel and what is exported.
 
     `start` may be called again after an error: the state remembers requests without a response.
     """

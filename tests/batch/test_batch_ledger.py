@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "exports.db"
 
 
-async def test_what_is_done_is_told_again_without_a_request(
+async def test_finished_export_is_reported_again_without_a_request(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(5)
@@ -65,10 +65,10 @@ async def test_what_is_done_is_told_again_without_a_request(
     again = await collect(client, requests, ledger=path)
     assert len(emulator.requests) == before
     assert sorted(o.request.key or "" for o in again) == [f"k{n}" for n in range(5)]
-    told = {outcome.request.key: outcome for outcome in again}
+    seen = {outcome.request.key: outcome for outcome in again}
     for outcome in first:
         check(emulator, outcome)
-        same = told[outcome.request.key]
+        same = seen[outcome.request.key]
         assert same.ok
         assert same.paths == outcome.paths
         assert same.connection_id == outcome.connection_id
@@ -94,7 +94,7 @@ async def test_clock_of_the_service_is_read_before_the_first_start_only(
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
-async def test_a_file_that_is_not_there_any_more_is_fetched_again(
+async def test_file_that_is_not_there_any_more_is_fetched_again(
     client: ExportClient, emulator: Emulator, make: Make, path: Path, damage: str
 ) -> None:
     requests = make(2)
@@ -109,7 +109,7 @@ async def test_a_file_that_is_not_there_any_more_is_fetched_again(
     assert emulator.count("download_file") == 3
 
 
-async def test_a_failure_is_tried_again_and_a_success_is_not(
+async def test_failure_is_tried_again_and_a_success_is_not(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(2)
@@ -122,7 +122,7 @@ async def test_a_failure_is_tried_again_and_a_success_is_not(
     assert started(emulator) == 3
 
 
-async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
+async def test_failed_run_is_not_resumed(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -135,7 +135,7 @@ async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
     assert again.run is None
 
 
-async def test_a_step_that_was_written_when_the_time_was_over_is_not_taken_back(
+async def test_step_that_was_written_when_the_time_was_over_is_not_taken_back(
     client: ExportClient, make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Ledger.write_outcome
@@ -151,7 +151,7 @@ async def test_a_step_that_was_written_when_the_time_was_over_is_not_taken_back(
     assert states(path) == {"k0": "in place"}
 
 
-async def test_a_run_goes_on_while_nobody_waits(
+async def test_run_continues_without_a_waiter(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(3)
@@ -167,7 +167,7 @@ async def test_a_run_goes_on_while_nobody_waits(
     assert started(emulator) == 3
 
 
-async def test_a_finished_run_is_only_fetched(
+async def test_finished_run_is_only_fetched(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -180,7 +180,7 @@ async def test_a_finished_run_is_only_fetched(
     assert started(emulator) == 1
 
 
-async def test_an_output_that_is_gone_is_made_again(
+async def test_missing_output_is_exported_again(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -196,7 +196,7 @@ async def test_an_output_that_is_gone_is_made_again(
     assert started(emulator) == 2
 
 
-async def test_a_young_run_that_is_taken_up_may_be_unknown_for_a_moment(
+async def test_resumed_young_run_may_be_unknown_for_a_moment(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -213,7 +213,7 @@ async def test_a_young_run_that_is_taken_up_may_be_unknown_for_a_moment(
     assert started(emulator) == 1
 
 
-async def test_a_run_that_is_gone_makes_room(
+async def test_deleted_run_makes_room_for_another(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -232,7 +232,7 @@ async def test_a_run_that_is_gone_makes_room(
     check(emulator, outcome)
 
 
-async def test_a_changed_request_and_a_key_given_twice_are_outcomes(
+async def test_changed_request_and_a_key_given_twice_are_outcomes(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(2)
@@ -248,7 +248,7 @@ async def test_a_changed_request_and_a_key_given_twice_are_outcomes(
     assert len(emulator.requests) == before
 
 
-async def test_a_ledger_in_use_comes_out(client: ExportClient, make: Make, path: Path) -> None:
+async def test_ledger_in_use_comes_out(client: ExportClient, make: Make, path: Path) -> None:
     async with aclosing(client.export_many(make(2), ledger=path)) as outcomes:
         await anext(outcomes)
         with pytest.raises(LedgerError, match="in use by another call, of process"):
@@ -256,7 +256,7 @@ async def test_a_ledger_in_use_comes_out(client: ExportClient, make: Make, path:
     assert not tasks_left()
 
 
-async def test_a_ledger_that_fails_meanwhile_comes_out(
+async def test_ledger_that_fails_meanwhile_comes_out(
     client: ExportClient, make: Make, path: Path
 ) -> None:
     async with aclosing(client.export_many(make(4), concurrency=1, ledger=path)) as outcomes:
@@ -299,7 +299,7 @@ async def hasty(emulator: Emulator) -> AsyncIterator[ExportClient]:
 async def leave(
     hasty: ExportClient, emulator: Emulator, request: ExportRequest, path: Path, *, after: bool
 ) -> None:
-    """As if the process had been killed while it asked for a run, which there is with `after`."""
+    """As if the process was killed during the start; with `after` the run was started."""
     emulator.inject("create_run", ConnectionResetError(), apply_effect=after)
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, TransportError)
@@ -307,7 +307,7 @@ async def leave(
 
 
 @pytest.mark.parametrize("later", [0, 1, 3000])
-async def test_the_run_is_found_again_active_or_ended(
+async def test_run_of_an_interrupted_start_is_found_active_or_finished(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path, later: float
 ) -> None:
     (request,) = make(1)
@@ -319,7 +319,7 @@ async def test_the_run_is_found_again_active_or_ended(
     assert await list_runs(hasty, request) == 1
 
 
-async def test_where_there_is_none_one_is_started(
+async def test_interrupted_start_without_a_run_starts_one(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -331,7 +331,7 @@ async def test_where_there_is_none_one_is_started(
     assert await list_runs(hasty, request) == 2
 
 
-async def test_a_run_that_failed_meanwhile_is_tried_again(
+async def test_run_that_failed_meanwhile_is_tried_again(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -343,7 +343,7 @@ async def test_a_run_that_failed_meanwhile_is_tried_again(
     assert await list_runs(hasty, request) == 2
 
 
-async def test_a_run_that_no_list_shows_yet_is_known_when_it_is_met(
+async def test_run_that_no_list_shows_yet_is_recognized_in_a_303(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -356,7 +356,7 @@ async def test_a_run_that_no_list_shows_yet_is_known_when_it_is_met(
         assert file.execute("SELECT origin FROM exports").fetchall() == [("recovered",)]
 
 
-async def test_another_run_that_is_met_is_not_taken_for_it(
+async def test_active_run_of_another_connection_is_not_taken(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -369,7 +369,7 @@ async def test_another_run_that_is_met_is_not_taken_for_it(
     assert outcome.run.id != run.run_id
 
 
-async def test_a_run_that_another_request_left_is_left_to_it(
+async def test_run_of_another_interrupted_request_is_left_to_it(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
@@ -384,7 +384,7 @@ async def test_a_run_that_another_request_left_is_left_to_it(
     assert await list_runs(hasty, one) == 2
 
 
-async def test_a_connection_that_is_gone_had_no_run_that_counts(
+async def test_deleted_connection_has_no_run_to_find(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -412,7 +412,7 @@ async def test_404_of_the_gateway_proves_nothing(
     assert await list_runs(hasty, request) == 1
 
 
-async def test_a_run_that_was_refused_is_not_looked_for(
+async def test_refused_start_is_not_recovered(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -427,7 +427,7 @@ async def test_a_run_that_was_refused_is_not_looked_for(
     assert emulator.count("list_runs") == 0
 
 
-async def test_a_run_that_another_request_owns_is_never_taken_for_it(
+async def test_run_that_another_request_owns_is_never_taken_for_it(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
@@ -450,7 +450,7 @@ async def test_a_run_that_another_request_owns_is_never_taken_for_it(
     assert b"IFC2X3" in Path(other.destination).read_bytes()
 
 
-async def test_what_is_found_for_another_that_waits_is_not_started_again(
+async def test_run_found_for_another_request_is_not_started_again(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
@@ -469,7 +469,7 @@ async def test_what_is_found_for_another_that_waits_is_not_started_again(
 @pytest.mark.parametrize(
     "untaken", [ConnectionRefusedError(), answer(429, "{}", Retry_After="1000")]
 )
-async def test_a_run_that_was_surely_not_started_is_not_looked_for(
+async def test_start_that_was_not_processed_is_not_recovered(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path, untaken: Outcome
 ) -> None:
     (request,) = make(1)
@@ -479,7 +479,7 @@ async def test_a_run_that_was_surely_not_started_is_not_looked_for(
 
 
 @pytest.mark.parametrize("last", [answer(403, "{}"), answer(422, "{}"), answer(404, "{}")])
-async def test_a_run_that_may_have_been_started_is_looked_for_whatever_came_last(
+async def test_uncertain_start_is_recovered_whatever_came_last(
     client: ExportClient, emulator: Emulator, make: Make, path: Path, last: Response
 ) -> None:
     (request,) = make(1)
@@ -493,7 +493,7 @@ async def test_a_run_that_may_have_been_started_is_looked_for_whatever_came_last
     assert await list_runs(client, request) == 1
 
 
-async def test_a_run_may_have_been_started_before_the_service_could_not_be_reached(
+async def test_run_may_have_been_started_before_the_service_could_not_be_reached(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -510,7 +510,7 @@ async def test_a_run_may_have_been_started_before_the_service_could_not_be_reach
     assert await list_runs(client, request) == 1
 
 
-async def test_a_consent_that_was_withdrawn_is_asked_for_again(
+async def test_withdrawn_consent_is_noticed_by_the_next_batch(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -523,7 +523,7 @@ async def test_a_consent_that_was_withdrawn_is_asked_for_again(
     assert states(path) == {"k0": "starting"}
 
 
-async def test_a_run_that_was_joined_is_joined_again(
+async def test_run_that_was_joined_is_joined_again(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)

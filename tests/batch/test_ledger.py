@@ -1,4 +1,4 @@
-"""The ledger's file: what is in it, who may use it, and what it refuses."""
+"""The ledger's file: contents, locking, and damage."""
 
 import asyncio
 import os
