@@ -247,9 +247,7 @@ class ExportPipeline:
         if self._handle is None and not self.entry.has_run:
             assert timeout is not None
             return StartTimeout(imodel_id=self.request.imodel_id, seconds=timeout)
-        handle = evolve(
-            self._run_handle(), deadline=None
-        )  # the caller that resumes it sets another
+        handle = evolve(self._run_handle(), deadline=None)  # resuming sets another
         return RunTimeout(
             message="has no output on disk after the timeout; "
             "client.resume(error.resume_token) continues",

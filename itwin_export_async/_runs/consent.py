@@ -1,6 +1,7 @@
 """The user's consent to background work: checked before a run that needs it is started.
 
-A positive answer holds as long as the client is open. Consent lives 30 days, so a batch reads it again.
+A consent that was given holds as long as the client is open. It lives 30 days, so a batch reads it
+again.
 """
 
 import asyncio

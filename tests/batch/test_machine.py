@@ -80,7 +80,7 @@ class World:
     def counts(self, run_id: str) -> bool:
         """Whether the run is active or has succeeded."""
         run = self.run(run_id)
-        return run["state"] != "Completed" or run["result"] == "Success"
+        return bool(run["state"] != "Completed" or run["result"] == "Success")
 
     def started(self, request: Request, response: Response) -> None:
         """Note a run that was started."""
