@@ -221,7 +221,7 @@ class Ledger:
             code = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF  # the primary one
             remedy = _REMEDIES.get(code, "restore it from a copy")
             raise self._error(f"cannot be used: {exc}; {remedy}") from exc
-        except (sqlite3.Warning, UnicodeError, OverflowError) as exc:
+        except (UnicodeError, OverflowError) as exc:  # pragma: no cover - of the driver itself
             raise self._error(f"is damaged: {exc}; restore it from a copy") from exc
         except ForeignFile as exc:
             raise self._error(str(exc)) from None

@@ -6,6 +6,7 @@ other exports of the call (`outage`); the wait for a run does so itself.
 """
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -171,7 +172,7 @@ class ExportPipeline:
     async def _call_on_start(self, handle: RunHandle) -> None:
         if self.on_start is not None:
             result = self.on_start(handle)
-            if asyncio.iscoroutine(result) or hasattr(result, "__await__"):
+            if inspect.isawaitable(result):
                 await result
 
     async def _wait(self) -> None:

@@ -7,6 +7,7 @@ runs of the connection are listed before another one is sent, in this call or in
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from attrs import define, evolve
@@ -129,7 +130,8 @@ class RunStart:
             log.info("recovered %s for %s", handle.log_label, key, extra=handle.log_fields)
             if key == own.key:
                 await self.record.save(recovered)
-            elif ledger is not None:
+            else:
+                assert ledger is not None
                 await ledger.write(recovered)
         return self.record.entry.state is EntryState.STARTED
 
@@ -149,7 +151,7 @@ class RunStart:
             state=StartState(earlier=window),
         )
         self.context.runs.session.remember_imodel(connection_id, self.request.imodel_id)
-        starter.before_send = lambda: self._note_request(starter)
+        starter.before_send = partial(self._note_request, connection_id)
         try:
             handle = await self.context.outage.run(lambda: self._attempt(starter))
         except ExportError:
@@ -167,11 +169,10 @@ class RunStart:
             return None
         return await starter.start()
 
-    async def _note_request(self, starter: RunStarter) -> None:
-        entry = self.record.entry
-        since = entry.since if starter.state.is_uncertain else None
-        now = service_now(self.context.runs)
-        await self.record.save(starting(entry, starter.connection_id, now, since))
+    async def _note_request(self, connection_id: str, is_uncertain: bool) -> None:
+        entry, now = self.record.entry, service_now(self.context.runs)
+        since = entry.since if is_uncertain else None
+        await self.record.save(starting(entry, connection_id, now, since))
 
     @asynccontextmanager
     async def _while_waiting(self, _: RunHandle) -> AsyncIterator[None]:

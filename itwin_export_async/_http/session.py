@@ -90,8 +90,11 @@ MIN_UPLOAD_SPEED = 32 * 1024  # bytes per second that a request's body may take 
 MAX_REMEMBERED_IMODELS = 10_000
 CLOCK_MAX_AGE = 600.0  # seconds for which the service's clock is known after a response
 
-BeforeSend: TypeAlias = Callable[[], Awaitable[None]]
-"""Awaited before each sending of a request, when nothing but the sending is left to do."""
+BeforeSend: TypeAlias = Callable[[bool], Awaitable[None]]
+"""Awaited before each sending of a request, when nothing but the sending is left to do.
+
+The argument says whether an earlier sending of the request may have been processed.
+"""
 
 
 @define(eq=False, kw_only=True)
@@ -107,6 +110,7 @@ class _Call:
     before_send: BeforeSend | None = None
     attempt: int = 0
     sent_at: float = 0.0  # in the loop's time: when the latest sending began
+    uncertain_since: float | None = None  # when the first began that may have been processed
 
     @property
     def operation(self) -> str:
@@ -322,7 +326,8 @@ class Session:
         """Send a request to the API and return its response, an error response too.
 
         `retry` replaces the session's policy. `is_poll`: other requests go first when calls are
-        scarce. `before_send` is awaited before each sending; what it raises ends the call.
+        scarce. `before_send` is awaited before each sending, with whether an earlier one may have
+        been processed; what it raises ends the call.
 
         Raises `TransportError` without a response, `TokenError` without a token, `ProtocolError` if
         the token would go to another origin or the response is too large. An error says whether any
@@ -372,14 +377,13 @@ class Session:
     async def _send_with_retry(
         self, call: _Call, send: Callable[[_Call], Awaitable[Outcome]]
     ) -> Response:
-        uncertain_since: float | None = None
         while True:
             call.attempt += 1
             self.check_open()  # it may have been closed during the delay
             try:
                 outcome = await send(call)
             except ExportError as error:
-                if uncertain_since is not None:
+                if call.uncertain_since is not None:
                     error.may_have_been_processed = True
                 raise
             if not is_failure(outcome):
@@ -388,12 +392,13 @@ class Session:
             delay = call.policy.next_delay(call.request, outcome, call.attempt, now=now)
             if delay is None or not self._take_from_retry_budget(call, outcome, now):
                 break
-            if uncertain_since is None and may_have_been_processed(outcome):
-                uncertain_since = call.sent_at
+            if call.uncertain_since is None and may_have_been_processed(outcome):
+                call.uncertain_since = call.sent_at
             self._report_retry(call, outcome, delay)
             if not (call.is_limited and is_429(outcome)):
                 await asyncio.sleep(delay)
-        return unwrap(outcome, None if uncertain_since is None else self._time() - uncertain_since)
+        since = call.uncertain_since
+        return unwrap(outcome, None if since is None else self._time() - since)
 
     def _take_from_retry_budget(self, call: _Call, outcome: Outcome, now: datetime) -> bool:
         """Take one retry from the budget; one that the service asks for is free."""
@@ -439,7 +444,7 @@ class Session:
                     is_checked = True
                     continue
                 if call.before_send is not None:
-                    await call.before_send()
+                    await call.before_send(call.uncertain_since is not None)
                 if limiter.pause_left:  # a 429 came after the request was admitted
                     continue
                 counted = True

@@ -1,6 +1,7 @@
 """The user's consent to background work: checked before a run that needs it is started.
 
-A positive answer holds as long as the client is open. Consent lives 30 days, so a batch asks again.
+A consent that was given holds as long as the client is open. It lives 30 days, so a batch reads it
+again.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from itwin_export_async._protocol.authorization import (
 )
 from itwin_export_async._protocol.runs import Service
 
-NEGATIVE_TTL = 5.0  # seconds for which a missing consent is not requested again
+NEGATIVE_TTL = 5.0  # seconds for which a missing consent is not read again
 
 
 class Consent:
@@ -33,11 +34,11 @@ class Consent:
         self._locks: defaultdict[Service, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def clear(self) -> None:
-        """Ask again before the next run, as each new batch does."""
+        """Read it again before the next run, as each new batch does."""
         self._cached.clear()
 
     def reset(self) -> None:
-        """Start afresh: the client is opened, maybe in another event loop."""
+        """Begin again: the client is opened, maybe in another event loop."""
         self._cached.clear()
         self._locks.clear()
 
@@ -61,6 +62,6 @@ class Consent:
         return information
 
     async def fetch(self, service: Service, redirect_url: str) -> AuthorizationInformation:
-        """Ask the service."""
+        """Read the consent from the service."""
         request = get_authorization_request(service, redirect_url)
         return parse_authorization(await self._session.send(request))

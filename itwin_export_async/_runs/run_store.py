@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from attrs import define, evolve, frozen
@@ -197,7 +198,7 @@ class OnceStarter:
             while_waiting=self._while_waiting,
             state=StartState(earlier=window),
         )
-        starter.before_send = lambda: self._note_request(starter)
+        starter.before_send = partial(self._note_request, starter)
         try:
             return await starter.start()
         except ExportError as error:
@@ -207,11 +208,11 @@ class OnceStarter:
                 await self._write_note(StartNote())
             raise
 
-    async def _note_request(self, starter: RunStarter) -> None:
+    async def _note_request(self, starter: RunStarter, is_uncertain: bool) -> None:
         """Note that a run may exist, and take over what another process has noted."""
         note, now = await self._read_note(), service_now(self.context)
         since = now
-        if note.window is not None and (starter.state.is_uncertain or not self._wrote(note)):
+        if note.window is not None and (is_uncertain or not self._wrote(note)):
             since = min(note.window.since, now)
         window = StartWindow(since=since, until=now)
         if not self._wrote(note):

@@ -58,7 +58,7 @@ MAX_READ_PAUSE = 5.0  # seconds between two reads of a run that the service does
 _FIRST_YEAR, _LAST_YEAR = 1971, 9000  # of dates to which seconds can be added
 
 StartAnswer: TypeAlias = Accepted | AlreadyActive | LostRace
-BeforeSend: TypeAlias = Callable[[], Awaitable[None]]
+BeforeSend: TypeAlias = Callable[[bool], Awaitable[None]]
 WhileWaiting: TypeAlias = Callable[[RunHandle], AbstractAsyncContextManager[Any]]
 
 
@@ -136,11 +136,11 @@ class RunStarter:
     """One start of a run.
 
     `request` starts it. `sas_url`: the caller's blob that the run writes to, None if none.
-    `other_run_ids`: runs that other requests own. `belongs_to_other`: asks the same of one run,
-    just before it would be taken for ours. `before_send`: awaited before each request goes out,
-    to note that a run may exist. `while_waiting`: entered while the active run of another
-    request is followed to its end; no run of ours exists then. `imodel_id`, `product`: for log
-    records, the iModel and what is exported.
+    `other_run_ids`: runs that other requests own. `belongs_to_other`: whether that is so for a run
+    that may be ours. `before_send`: awaited before each request goes out, with whether an earlier
+    one may have started a run, to note that a run may exist. `while_waiting`: entered while the
+    active run of another request is followed to its end; no run of ours exists then. `imodel_id`,
+    `product`: for log records, the iModel and what is exported.
 
     `start` may be called again after an error: the state remembers requests without a response.
     """
@@ -194,7 +194,7 @@ class RunStarter:
         self.state = self.state.with_request(now())
         sent_at = self.state.sent_at
         try:
-            response = await session.send(self.request, before_send=self.before_send)
+            response = await session.send(self.request, before_send=self._before_send)
             if response.uncertain_for is not None:
                 self.state = self.state.with_uncertainty(now() - response.uncertain_for)
             return response, parse_created_run(response)
@@ -202,6 +202,10 @@ class RunStarter:
             if error.may_have_been_processed:
                 self.state = self.state.with_uncertainty(sent_at)
             raise
+
+    async def _before_send(self, is_uncertain: bool) -> None:
+        if self.before_send is not None:
+            await self.before_send(is_uncertain or self.state.is_uncertain)
 
     async def _backoff_or_raise(self, attempt: int, attempts: int, error: ExportError) -> None:
         if attempt >= attempts:

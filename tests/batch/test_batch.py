@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "exports.db"
 
 
-async def test_each_outcome_comes_as_soon_as_it_is_there(
+async def test_outcomes_come_in_order_of_completion(
     client: ExportClient, emulator: Emulator, make: Make
 ) -> None:
     requests = make(3)
@@ -77,15 +77,13 @@ async def test_one_failure_stops_no_other(
     assert failed.paths == ()
 
 
-async def test_a_value_that_only_the_work_finds_wrong_is_an_outcome(
-    client: ExportClient, make: Make
-) -> None:
+async def test_value_error_of_an_export_is_its_outcome(client: ExportClient, make: Make) -> None:
     one, other = make(2)
     outcomes = await collect(client, [evolve(one, imodel_id="two\nlines"), other])
     assert sorted(type(o.error).__name__ for o in outcomes) == ["NoneType", "ValueError"]
 
 
-async def test_no_more_go_on_at_once_than_allowed(
+async def test_concurrency_bounds_the_exports(
     client: ExportClient, emulator: Emulator, make: Make
 ) -> None:
     going: set[str | None] = set()
@@ -111,7 +109,7 @@ async def test_fifty_at_once(client: ExportClient, emulator: Emulator, make: Mak
     assert not tasks_left()
 
 
-async def test_requests_of_one_imodel_go_one_after_another(
+async def test_requests_of_one_imodel_run_one_after_another(
     client: ExportClient, emulator: Emulator, make: Make, tmp_path: Path
 ) -> None:
     (one,) = make(1)
@@ -125,7 +123,7 @@ async def test_requests_of_one_imodel_go_one_after_another(
     assert [r.status for r in emulator.requests if r.operation == "create_run"] == [202] * 3
 
 
-async def test_they_keep_nobody_else_waiting(
+async def test_requests_of_one_imodel_hold_no_slot_of_others(
     client: ExportClient, emulator: Emulator, make: Make
 ) -> None:
     one, *others = make(3)
@@ -174,7 +172,7 @@ async def test_destination_that_nothing_may_replace_fails_alone(
     assert emulator.count("download_file") == 2
 
 
-async def test_a_file_that_another_request_took_is_fetched_again_under_another_name(
+async def test_file_that_another_request_took_is_downloaded_under_another_name(
     client: ExportClient, emulator: Emulator, tmp_path: Path, path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -183,7 +181,7 @@ async def test_a_file_that_another_request_took_is_fetched_again_under_another_n
         for _ in range(2)
     )
     await collect(client, [one], ledger=path)
-    (tmp_path / "out" / "Bridge.ifc").unlink()  # what is gone keeps its name from nobody
+    (tmp_path / "out" / "Bridge.ifc").unlink()  # a missing file has no owner
     outcomes = await collect(client, [other, one], ledger=path, concurrency=1)
     assert [o.paths[0].name for o in outcomes] == ["Bridge.ifc", "Bridge-2.ifc"]
     (first,) = await collect(client, [one], ledger=path)
@@ -192,7 +190,7 @@ async def test_a_file_that_another_request_took_is_fetched_again_under_another_n
 
 
 @pytest.mark.parametrize("is_given", [False, True])
-async def test_what_an_earlier_call_put_in_place_is_overwritten_by_nobody(
+async def test_file_of_an_earlier_call_is_not_replaced_by_another_request(
     client: ExportClient, emulator: Emulator, tmp_path: Path, path: Path, is_given: bool
 ) -> None:
     one, other = (
@@ -210,7 +208,7 @@ async def test_what_an_earlier_call_put_in_place_is_overwritten_by_nobody(
     assert emulator.count("download_file") == 2
 
 
-async def test_a_file_of_an_earlier_call_is_no_destination_of_another_request(
+async def test_file_of_an_earlier_call_is_no_destination_of_another_request(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     one, other = make(2)
@@ -242,9 +240,7 @@ async def test_further_outputs_of_a_run_overwrite_nothing(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
 
 
-async def test_outputs_that_give_way_do_not_meet_each_other(
-    emulator: Emulator, tmp_path: Path
-) -> None:
+async def test_numbered_outputs_do_not_collide(emulator: Emulator, tmp_path: Path) -> None:
     one, other = (
         ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=f"{tmp_path / 'out'}/")
         for _ in range(2)
@@ -258,7 +254,7 @@ async def test_outputs_that_give_way_do_not_meet_each_other(
     assert [[p.name for p in o.paths] for o in outcomes] == names
 
 
-async def test_two_calls_that_join_one_run_fetch_it_each_for_itself(
+async def test_calls_that_join_one_run_each_download_it(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -271,7 +267,7 @@ async def test_two_calls_that_join_one_run_fetch_it_each_for_itself(
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
-async def test_a_name_of_bytes_that_are_no_text_is_a_name(
+async def test_path_that_is_not_utf8_is_a_destination(
     client: ExportClient, emulator: Emulator, make: Make, tmp_path: Path, path: Path
 ) -> None:
     good, other = make(2)
@@ -296,7 +292,7 @@ async def test_one_file_has_one_request(
     assert started(emulator) == 1
 
 
-async def test_nothing_is_left_of_a_download_that_failed(
+async def test_failed_download_leaves_nothing(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
@@ -320,7 +316,7 @@ async def test_requests_are_read_no_further_than_needed(client: ExportClient, ma
     async with aclosing(client.export_many(endless(), concurrency=3)) as outcomes:
         for taken in range(1, 10):
             await anext(outcomes)
-            await asyncio.sleep(24 * 3600)  # who takes them slowly
+            await asyncio.sleep(24 * 3600)  # a slow consumer
             assert read <= taken + 6
     assert not tasks_left()
 
@@ -368,7 +364,7 @@ async def test_cancelling_again_does_not_leave_the_ledger_open(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_what_the_requests_raise_comes_out(
+async def test_error_of_the_requests_comes_out(
     client: ExportClient, make: Make, asynchronous: bool
 ) -> None:
     def broken() -> Iterator[ExportRequest]:
@@ -384,7 +380,7 @@ async def test_what_the_requests_raise_comes_out(
     assert not tasks_left()
 
 
-async def test_requests_that_come_slowly_hold_up_no_outcome(
+async def test_slow_requests_hold_up_no_outcome(
     client: ExportClient, emulator: Emulator, make: Make
 ) -> None:
     first, second = make(2)
@@ -402,7 +398,7 @@ async def test_requests_that_come_slowly_hold_up_no_outcome(
         await anext(outcomes)
 
 
-async def test_an_update_tells_which_request_it_is_of(client: ExportClient, make: Make) -> None:
+async def test_update_names_its_request(client: ExportClient, make: Make) -> None:
     requests = make(2)
     seen: list[RunUpdate] = []
     await collect(client, requests, on_update=seen.append)
@@ -416,7 +412,7 @@ async def test_an_update_tells_which_request_it_is_of(client: ExportClient, make
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("error", [LookupError, ValueError, OSError, LedgerError])
-async def test_what_on_update_raises_comes_out(
+async def test_error_of_on_update_comes_out(
     client: ExportClient, make: Make, asynchronous: bool, error: type[Exception]
 ) -> None:
     raised = error(message="mine") if error is LedgerError else error("mine")
@@ -436,7 +432,7 @@ async def test_what_on_update_raises_comes_out(
     assert not tasks_left()
 
 
-async def test_an_error_of_the_run_is_none_of_on_update(
+async def test_error_of_the_run_is_none_of_on_update(
     client: ExportClient, emulator: Emulator, make: Make
 ) -> None:
     (request,) = make(1)
@@ -459,7 +455,7 @@ async def test_each_export_has_its_time(
     assert asyncio.get_running_loop().time() == pytest.approx(seconds, abs=60)
 
 
-async def test_the_time_of_one_may_end_while_on_update_speaks(
+async def test_time_of_one_may_end_while_on_update_speaks(
     client: ExportClient, emulator: Emulator, make: Make
 ) -> None:
     one, other = make(2)
@@ -486,14 +482,14 @@ async def test_the_time_of_one_may_end_while_on_update_speaks(
         ({"requests": 7}, TypeError, "not iterable"),
     ],
 )
-async def test_a_mistake_is_refused_at_once(
+async def test_mistake_is_refused_at_once(
     client: ExportClient, wrong: dict[str, Any], error: type[Exception], named: str
 ) -> None:
     with pytest.raises(error, match=named):
         client.export_many(**{"requests": [], **wrong})
 
 
-async def test_what_is_no_request_comes_out(client: ExportClient, make: Make) -> None:
+async def test_item_that_is_no_request_is_a_type_error(client: ExportClient, make: Make) -> None:
     with pytest.raises(TypeError, match="requests must be ExportRequest, not str"):
         await collect(client, [*make(1), "m2"])
 
@@ -504,7 +500,7 @@ async def test_outside_of_the_client_it_is_refused(emulator: Emulator) -> None:
         await anext(outcomes)
 
 
-async def test_runs_work_in_the_name_of_the_service_if_asked(
+async def test_runs_use_the_requested_authentication_type(
     client: ExportClient, emulator: Emulator, make: Make
 ) -> None:
     emulator.user_authorized = False
@@ -581,13 +577,13 @@ class Twice:
             self._connections.add(json.loads(response.body)["connection"]["id"])
         if "/runs/" not in request.url or request.url.split("/")[-3] not in self._connections:
             return response
-        document = json.loads(response.body)
-        for job in document["run"].get("jobs", []):
+        body = json.loads(response.body)
+        for job in body["run"].get("jobs", []):
             for task in job.get("tasks", [])[:1]:
                 if "exportOutputFileId" in task:
                     second = {**task, "id": "second", "exportOutputFileId": self._second}
                     job["tasks"].append(second)
-        return evolve(response, body=json.dumps(document).encode())
+        return evolve(response, body=json.dumps(body).encode())
 
     def stream(self, request: Any, /) -> Any:
         return self._emulator.stream(request)

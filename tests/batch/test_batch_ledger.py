@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "exports.db"
 
 
-async def test_what_is_done_is_told_again_without_a_request(
+async def test_finished_export_is_reported_again_without_a_request(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(5)
@@ -65,10 +65,10 @@ async def test_what_is_done_is_told_again_without_a_request(
     again = await collect(client, requests, ledger=path)
     assert len(emulator.requests) == before
     assert sorted(o.request.key or "" for o in again) == [f"k{n}" for n in range(5)]
-    before = {outcome.request.key: outcome for outcome in again}
+    seen = {outcome.request.key: outcome for outcome in again}
     for outcome in first:
         check(emulator, outcome)
-        same = before[outcome.request.key]
+        same = seen[outcome.request.key]
         assert same.ok
         assert same.paths == outcome.paths
         assert same.connection_id == outcome.connection_id
@@ -94,7 +94,7 @@ async def test_clock_of_the_service_is_read_before_the_first_start_only(
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
-async def test_a_file_that_is_not_there_any_more_is_fetched_again(
+async def test_file_that_is_not_there_any_more_is_fetched_again(
     client: ExportClient, emulator: Emulator, make: Make, path: Path, damage: str
 ) -> None:
     requests = make(2)
@@ -109,7 +109,7 @@ async def test_a_file_that_is_not_there_any_more_is_fetched_again(
     assert emulator.count("download_file") == 3
 
 
-async def test_a_failure_is_tried_again_and_a_success_is_not(
+async def test_failure_is_tried_again_and_a_success_is_not(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(2)
@@ -122,7 +122,7 @@ async def test_a_failure_is_tried_again_and_a_success_is_not(
     assert started(emulator) == 3
 
 
-async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
+async def test_failed_run_is_not_resumed(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -135,7 +135,7 @@ async def test_a_run_that_failed_before_is_no_run_that_could_be_taken_up(
     assert again.run is None
 
 
-async def test_a_step_that_was_written_when_the_time_was_over_is_not_taken_back(
+async def test_step_that_was_written_when_the_time_was_over_is_not_taken_back(
     client: ExportClient, make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Ledger.write_outcome
@@ -151,7 +151,7 @@ async def test_a_step_that_was_written_when_the_time_was_over_is_not_taken_back(
     assert states(path) == {"k0": "in place"}
 
 
-async def test_a_run_goes_on_while_nobody_waits(
+async def test_run_continues_without_a_waiter(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(3)
@@ -167,7 +167,7 @@ async def test_a_run_goes_on_while_nobody_waits(
     assert started(emulator) == 3
 
 
-async def test_a_finished_run_is_only_fetched(
+async def test_finished_run_is_only_fetched(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -180,7 +180,7 @@ async def test_a_finished_run_is_only_fetched(
     assert started(emulator) == 1
 
 
-async def test_an_output_that_is_gone_is_made_again(
+async def test_missing_output_is_exported_again(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -196,7 +196,7 @@ async def test_an_output_that_is_gone_is_made_again(
     assert started(emulator) == 2
 
 
-async def test_a_young_run_that_is_taken_up_may_be_unknown_for_a_moment(
+async def test_resumed_young_run_may_be_unknown_for_a_moment(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -213,7 +213,7 @@ async def test_a_young_run_that_is_taken_up_may_be_unknown_for_a_moment(
     assert started(emulator) == 1
 
 
-async def test_a_run_that_is_gone_makes_room(
+async def test_deleted_run_makes_room_for_another(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
@@ -232,7 +232,7 @@ async def test_a_run_that_is_gone_makes_room(
     check(emulator, outcome)
 
 
-async def test_a_changed_request_and_a_key_given_twice_are_outcomes(
+async def test_changed_request_and_a_key_given_twice_are_outcomes(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(2)
@@ -248,7 +248,7 @@ async def test_a_changed_request_and_a_key_given_twice_are_outcomes(
     assert len(emulator.requests) == before
 
 
-async def test_a_ledger_in_use_comes_out(client: ExportClient, make: Make, path: Path) -> None:
+async def test_ledger_in_use_comes_out(client: ExportClient, make: Make, path: Path) -> None:
     async with aclosing(client.export_many(make(2), ledger=path)) as outcomes:
         await anext(outcomes)
         with pytest.raises(LedgerError, match="in use by another call, of process"):
@@ -256,7 +256,7 @@ async def test_a_ledger_in_use_comes_out(client: ExportClient, make: Make, path:
     assert not tasks_left()
 
 
-async def test_a_ledger_that_fails_meanwhile_comes_out(
+async def test_ledger_that_fails_meanwhile_comes_out(
     client: ExportClient, make: Make, path: Path
 ) -> None:
     async with aclosing(client.export_many(make(4), concurrency=1, ledger=path)) as outcomes:
@@ -299,7 +299,7 @@ async def hasty(emulator: Emulator) -> AsyncIterator[ExportClient]:
 async def leave(
     hasty: ExportClient, emulator: Emulator, request: ExportRequest, path: Path, *, after: bool
 ) -> None:
-    """As if the process had been killed while it started a run, which exists with `after`."""
+    """As if the process was killed during the start; with `after` the run was started."""
     emulator.inject("create_run", ConnectionResetError(), apply_effect=after)
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, TransportError)
@@ -307,7 +307,7 @@ async def leave(
 
 
 @pytest.mark.parametrize("later", [0, 1, 3000])
-async def test_the_run_is_found_again_active_or_ended(
+async def test_run_of_an_interrupted_start_is_found_active_or_finished(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path, later: float
 ) -> None:
     (request,) = make(1)
@@ -319,7 +319,7 @@ async def test_the_run_is_found_again_active_or_ended(
     assert await list_runs(hasty, request) == 1
 
 
-async def test_where_there_is_none_one_is_started(
+async def test_interrupted_start_without_a_run_starts_one(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -331,7 +331,7 @@ async def test_where_there_is_none_one_is_started(
     assert await list_runs(hasty, request) == 2
 
 
-async def test_a_run_that_failed_meanwhile_is_tried_again(
+async def test_run_that_failed_meanwhile_is_tried_again(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -343,7 +343,7 @@ async def test_a_run_that_failed_meanwhile_is_tried_again(
     assert await list_runs(hasty, request) == 2
 
 
-async def test_a_run_that_no_list_shows_yet_is_known_when_it_is_met(
+async def test_run_that_no_list_shows_yet_is_recognized_in_a_303(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -356,7 +356,7 @@ async def test_a_run_that_no_list_shows_yet_is_known_when_it_is_met(
         assert file.execute("SELECT origin FROM exports").fetchall() == [("recovered",)]
 
 
-async def test_another_run_that_is_met_is_not_taken_for_it(
+async def test_active_run_of_another_connection_is_not_taken(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -369,7 +369,7 @@ async def test_another_run_that_is_met_is_not_taken_for_it(
     assert outcome.run.id != run.run_id
 
 
-async def test_a_run_that_another_request_left_is_left_to_it(
+async def test_run_of_another_interrupted_request_is_left_to_it(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
@@ -384,7 +384,7 @@ async def test_a_run_that_another_request_left_is_left_to_it(
     assert await list_runs(hasty, one) == 2
 
 
-async def test_a_connection_that_is_gone_had_no_run_that_counts(
+async def test_deleted_connection_has_no_run_to_find(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -397,12 +397,13 @@ async def test_a_connection_that_is_gone_had_no_run_that_counts(
     assert outcome.connection_id != connection.id
 
 
-async def test_a_wrong_address_is_no_sign_of_anything(
-    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+@pytest.mark.parametrize("operation", ["get_connection", "list_runs"])
+async def test_404_of_the_gateway_proves_nothing(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path, operation: str
 ) -> None:
     (request,) = make(1)
     await leave(hasty, emulator, request, path, after=True)
-    emulator.inject("list_runs", GATEWAY)
+    emulator.inject(operation, GATEWAY)
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, NotFound)
     assert states(path) == {"k0": "starting"}
@@ -411,7 +412,7 @@ async def test_a_wrong_address_is_no_sign_of_anything(
     assert await list_runs(hasty, request) == 1
 
 
-async def test_a_run_that_was_refused_is_not_looked_for(
+async def test_refused_start_is_not_recovered(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -426,7 +427,7 @@ async def test_a_run_that_was_refused_is_not_looked_for(
     assert emulator.count("list_runs") == 0
 
 
-async def test_a_run_that_another_request_owns_is_never_taken_for_it(
+async def test_run_that_another_request_owns_is_never_taken_for_it(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
@@ -472,7 +473,7 @@ async def test_run_that_begins_after_an_interrupted_wait_is_not_taken_for_ours(
     assert started(emulator) == 3
 
 
-async def test_what_is_found_for_another_that_waits_is_not_started_again(
+async def test_run_found_for_another_request_is_not_started_again(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
@@ -491,7 +492,7 @@ async def test_what_is_found_for_another_that_waits_is_not_started_again(
 @pytest.mark.parametrize(
     "untaken", [ConnectionRefusedError(), answer(429, "{}", Retry_After="1000")]
 )
-async def test_a_run_that_was_surely_not_started_is_not_looked_for(
+async def test_start_that_was_not_processed_is_not_recovered(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path, untaken: Outcome
 ) -> None:
     (request,) = make(1)
@@ -501,7 +502,7 @@ async def test_a_run_that_was_surely_not_started_is_not_looked_for(
 
 
 @pytest.mark.parametrize("last", [answer(403, "{}"), answer(422, "{}"), answer(404, "{}")])
-async def test_a_run_that_may_have_been_started_is_looked_for_whatever_came_last(
+async def test_uncertain_start_is_recovered_whatever_came_last(
     client: ExportClient, emulator: Emulator, make: Make, path: Path, last: Response
 ) -> None:
     (request,) = make(1)
@@ -515,13 +516,16 @@ async def test_a_run_that_may_have_been_started_is_looked_for_whatever_came_last
     assert await list_runs(client, request) == 1
 
 
-async def test_a_run_may_have_been_started_before_the_service_could_not_be_reached(
+async def test_run_may_have_been_started_before_the_service_could_not_be_reached(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
     emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
     emulator.inject("create_run", *[ConnectionRefusedError()] * 4)
-    async with ExportClient(emulator.token(), transport=emulator, max_outage=0) as impatient:
+    retry = RetryPolicy(initial=10, jitter=lambda seconds: seconds)
+    async with ExportClient(
+        emulator.token(), transport=emulator, max_outage=0, retry=retry
+    ) as impatient:
         await collect(impatient, [request], ledger=path)
     assert states(path) == {"k0": "starting"}
     (outcome,) = await collect(client, [request], ledger=path)
@@ -529,7 +533,7 @@ async def test_a_run_may_have_been_started_before_the_service_could_not_be_reach
     assert await list_runs(client, request) == 1
 
 
-async def test_a_consent_that_was_withdrawn_is_asked_for_again(
+async def test_withdrawn_consent_is_noticed_by_the_next_batch(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -542,7 +546,7 @@ async def test_a_consent_that_was_withdrawn_is_asked_for_again(
     assert states(path) == {"k0": "starting"}
 
 
-async def test_a_run_that_was_joined_is_joined_again(
+async def test_run_that_was_joined_is_joined_again(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
@@ -556,3 +560,96 @@ async def test_a_run_that_was_joined_is_joined_again(
     check(emulator, outcome)
     assert outcome.run is not None
     assert outcome.run.id == run.run_id
+
+
+GONE = answer(404, '{"error": {"code": "ConnectionNotFound", "message": "gone"}}')
+
+
+async def test_noted_connection_that_was_deleted_is_created_again(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    (first,) = await collect(hasty, [evolve(request, revision="a")], ledger=path)
+    assert first.connection_id is not None
+    await hasty.delete_connection(first.connection_id)
+    (second,) = await collect(hasty, [evolve(request, revision="b")], ledger=path)
+    check(emulator, second)
+    assert second.connection_id != first.connection_id
+
+
+async def test_connection_that_is_always_unknown_is_not_looked_up_for_ever(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.inject("create_run", *[GONE] * 5)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    assert isinstance(outcome.error, NotFound)
+    assert emulator.count("create_run") == 2
+
+
+async def test_404_of_a_connection_that_is_not_noted_is_an_outcome(
+    hasty: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    await leave(hasty, emulator, request, path, after=False)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("DELETE FROM connections")
+        file.commit()
+    await asyncio.sleep(3000)
+    emulator.inject("create_run", GONE)
+    (outcome,) = await collect(hasty, [request], ledger=path)
+    assert isinstance(outcome.error, NotFound)
+    assert states(path) == {"k0": "new"}
+
+
+async def test_output_replaces_neither_the_ledger_nor_its_companions(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "Bridge.ifc"
+    in_folder = ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=tmp_path)
+    named = ExportRequest(
+        imodel_id=emulator.add_imodel(), destination=tmp_path / "Bridge.ifc-wal", key="named"
+    )
+    itself = evolve(named, destination=ledger, key="itself")
+    outcomes = await collect(client, [in_folder, named, itself], ledger=ledger, concurrency=1)
+    assert outcomes[0].paths == (tmp_path / "Bridge-2.ifc",)
+    for outcome in outcomes[1:]:
+        assert "is the ledger or another file of the batch" in str(outcome.error)
+
+
+async def test_run_of_a_colleague_is_not_taken_after_the_batch_was_left_waiting(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    connection = await client.find_or_create_connection(
+        request.imodel_id, display_name="itwin-export"
+    )
+    first = await client.start_run(connection.id)
+    task = asyncio.create_task(collect(client, [request], ledger=path))
+    await asyncio.sleep(60)
+    assert states(path) == {"k0": "waiting"}
+    task.cancel()
+    await asyncio.wait([task])
+    await first.wait()
+    second = await client.start_run(connection.id)
+    (outcome,) = await collect(client, [request], ledger=path)
+    assert outcome.run is not None
+    assert outcome.run.id not in (first.run_id, second.run_id)
+
+
+async def test_history_has_a_line_for_each_outcome(
+    client: ExportClient, emulator: Emulator, make: Make, path: Path
+) -> None:
+    (request,) = make(1)
+    emulator.plan_next_run(request.imodel_id, "Error")
+    for revision in ("a", "a", "a", "b"):
+        await collect(client, [evolve(request, revision=revision)], ledger=path)
+    with closing(sqlite3.connect(path)) as file:
+        rows = file.execute(
+            "SELECT revision, outcome, seconds > 0, error IS NULL, run_id IS NOT NULL FROM history"
+        ).fetchall()
+    assert rows == [
+        ("a", "RunFailed", 1, 0, 1),
+        ("a", "Success", 1, 1, 1),
+        ("b", "Success", 1, 1, 1),
+    ]

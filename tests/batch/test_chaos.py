@@ -105,11 +105,11 @@ async def test_every_export_comes_to_its_true_end(tmp_path: Path, seed: int) -> 
 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("seed", range(2, 50))
-async def test_so_it_does_with_more_seeds(tmp_path: Path, seed: int) -> None:
+async def test_every_export_ends_right_with_more_seeds(tmp_path: Path, seed: int) -> None:
     await exported(troubled(seed), tmp_path)
 
 
-async def test_so_it_does_when_all_answers_are_odd_too(tmp_path: Path) -> None:
+async def test_every_export_ends_right_with_odd_answers(tmp_path: Path) -> None:
     emulator = troubled(10)
     emulator.quirks = "all"
     await exported(emulator, tmp_path)

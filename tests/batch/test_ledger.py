@@ -1,4 +1,4 @@
-"""The ledger's file: what is in it, who may use it, and what it refuses."""
+"""The ledger's file: contents, locking, and damage."""
 
 import asyncio
 import os
@@ -30,6 +30,7 @@ from itwin_export_async._batch.entries import (
     starting,
 )
 from itwin_export_async._batch.ledger import Ledger, finish_uninterrupted
+from itwin_export_async._batch.ledger_lock import lock_ledger
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.ledger_schema import APPLICATION_ID, VERSION
 from itwin_export_async._protocol.runs import Service
@@ -299,6 +300,14 @@ async def test_lock_file_that_cannot_be_written_is_locked_all_the_same(path: Pat
     async with Ledger(path):
         with pytest.raises(LedgerError, match="is in use by another call"):
             await open_and_close(path)
+
+
+async def test_ledger_that_is_being_created_is_in_use(path: Path) -> None:
+    path.touch()
+    with lock_ledger(path):
+        with pytest.raises(LedgerError, match=r"is in use by another call$"):
+            await open_and_close(path)
+    await open_and_close(path)
 
 
 async def test_reader_that_closes_the_file_does_not_unlock_it(path: Path) -> None:

@@ -168,7 +168,7 @@ async def test_gate_gives_up_after_max_outage() -> None:
     assert now() <= 110
     assert len(tries) < 50 + 20 + 50
     began = now()
-    await step()  # the outage goes on: another step is held as long
+    await step()  # the outage continues: another step is held as long
     assert now() - began == pytest.approx(100, abs=6)
 
 

@@ -18,6 +18,7 @@ from itwin_export_async import (
     ExportRequest,
     OutputOptions,
     RunFailed,
+    RunHandle,
     RunTimeout,
     RunUpdate,
     StartTimeout,
@@ -25,7 +26,7 @@ from itwin_export_async import (
 from itwin_export_async.emulator import Emulator
 
 
-async def test_an_imodel_comes_to_disk(
+async def test_imodel_comes_to_disk(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel("Bridge")
@@ -43,7 +44,7 @@ async def test_an_imodel_comes_to_disk(
     assert pickle.loads(pickle.dumps(outcome)) == outcome
 
 
-async def test_what_no_file_may_replace_is_told_before_anything_is_sent(
+async def test_destination_that_nothing_may_replace_is_refused_before_a_request(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "f")
@@ -53,7 +54,7 @@ async def test_what_no_file_may_replace_is_told_before_anything_is_sent(
     assert emulator.requests == []
 
 
-async def test_the_connection_is_made_once_and_under_its_name(
+async def test_connection_is_made_once_and_under_its_name(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -68,24 +69,24 @@ async def test_the_connection_is_made_once_and_under_its_name(
     assert named == {"itwin-export": AuthenticationType.USER, "nightly": AuthenticationType.SERVICE}
 
 
-async def test_updates_are_told_sync_or_async(
+async def test_on_update_may_be_sync_or_async(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
-    updates: list[RunUpdate] = []
+    seen: list[RunUpdate] = []
 
     async def on_update(update: RunUpdate) -> None:
-        updates.append(update)
+        seen.append(update)
 
     await client.export_imodel(emulator.add_imodel(), tmp_path, on_update=on_update)
-    count = len(updates)
-    await client.export_imodel(emulator.add_imodel(), tmp_path, on_update=updates.append)
+    count = len(seen)
+    await client.export_imodel(emulator.add_imodel(), tmp_path, on_update=seen.append)
     assert count > 2
-    assert len(updates) > count + 2
-    assert updates[-1].run.is_final
-    assert {update.request for update in updates} == {None}
+    assert len(seen) > count + 2
+    assert seen[-1].run.is_final
+    assert {update.request for update in seen} == {None}
 
 
-async def test_what_its_parts_raise_is_raised(
+async def test_errors_of_each_step_are_raised(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -103,7 +104,7 @@ async def test_what_its_parts_raise_is_raised(
         await client.export_imodel(imodel_id, tmp_path, on_update=on_update)
 
 
-async def test_a_user_who_has_not_agreed_is_told_before_a_run(
+async def test_missing_consent_is_raised_before_a_run(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.user_authorized = False
@@ -114,7 +115,7 @@ async def test_a_user_who_has_not_agreed_is_told_before_a_run(
     assert (await client.export_imodel(imodel_id, tmp_path, authentication_type="Service")).ok
 
 
-async def test_an_active_run_is_waited_for_joined_or_refused(
+async def test_active_run_is_waited_for_joined_or_refused(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -131,7 +132,7 @@ async def test_an_active_run_is_waited_for_joined_or_refused(
     assert mine.connection_id != connection.id
 
 
-async def test_a_run_that_was_skipped_has_no_files(
+async def test_run_that_was_skipped_has_no_files(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -141,7 +142,7 @@ async def test_a_run_that_was_skipped_has_no_files(
     assert outcome.paths == ()
 
 
-async def test_the_time_bounds_the_run(
+async def test_time_bounds_the_run(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -155,7 +156,7 @@ async def test_the_time_bounds_the_run(
     assert (await resumed.wait()).is_final
 
 
-async def test_the_time_bounds_the_download(
+async def test_time_bounds_the_download(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -170,7 +171,7 @@ async def test_the_time_bounds_the_download(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_time_bounds_what_comes_before_the_run(
+async def test_time_bounds_what_comes_before_the_run(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.latency = 20
@@ -181,7 +182,7 @@ async def test_the_time_bounds_what_comes_before_the_run(
     assert asyncio.get_running_loop().time() == pytest.approx(30, abs=1)
 
 
-async def test_a_time_out_within_is_not_taken_for_the_whole(
+async def test_timeout_error_of_a_callback_is_not_the_timeout(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     def on_update(update: RunUpdate) -> None:
@@ -201,14 +202,14 @@ async def test_without_a_time_it_may_last(emulator: Emulator, tmp_path: Path) ->
     assert outcome.ok
 
 
-async def test_an_own_blob_is_fetched_from_there(
+async def test_output_in_an_own_blob_is_downloaded_from_it(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
     output = OutputOptions(
         location="USER_BLOB_STORAGE", output_sas_url="https://blobs.example/mine.ifc?sig=s"
     )
-    with pytest.raises(DownloadError, match=r"mine\.ifc"):  # nobody listens there
+    with pytest.raises(DownloadError, match=r"mine\.ifc"):  # there is no server
         await client.export_imodel(imodel_id, tmp_path, ExportOptions(output=output))
 
 
@@ -230,7 +231,7 @@ async def test_an_own_blob_is_fetched_from_there(
         ({"display_name": 7}, TypeError, "display_name must be a string"),
     ],
 )
-async def test_a_mistake_is_refused_before_anything_is_sent(
+async def test_mistake_is_refused_before_anything_is_sent(
     client: ExportClient,
     emulator: Emulator,
     wrong: dict[str, object],
@@ -243,7 +244,7 @@ async def test_a_mistake_is_refused_before_anything_is_sent(
     assert emulator.requests == []
 
 
-def test_a_request_is_known_by_its_key_or_by_what_it_is() -> None:
+def test_request_is_known_by_its_key_or_by_what_it_is() -> None:
     request = ExportRequest(imodel_id="m1", destination=Path("out") / "a.ifc")
     assert request.destination == str(Path("out") / "a.ifc")
     assert request.identity == f"m1 {request.destination}"
@@ -254,7 +255,7 @@ def test_a_request_is_known_by_its_key_or_by_what_it_is() -> None:
     assert pickle.loads(pickle.dumps(request)) == request
 
 
-def test_a_request_names_its_connection_only_where_it_was_told_how() -> None:
+def test_request_has_a_connection_name_of_its_own_or_the_default() -> None:
     request = ExportRequest(imodel_id="m1", destination="out/")
     assert request.display_name is None
     assert request.connection_name == "itwin-export"
@@ -262,9 +263,24 @@ def test_a_request_names_its_connection_only_where_it_was_told_how() -> None:
     assert (named.display_name, named.connection_name) == ("nightly", "nightly")
 
 
-def test_an_outcome_is_well_without_an_error() -> None:
+def test_outcome_without_an_error_is_ok() -> None:
     request = ExportRequest(imodel_id="m1", destination="out/")
     assert ExportOutcome(request=request).ok
     failed = ExportOutcome(request=request, error=OSError("no space"))
     assert not failed.ok
     assert str(pickle.loads(pickle.dumps(failed)).error) == "no space"
+
+
+async def test_on_start_gets_the_handle_sync_or_async(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    handles: list[RunHandle] = []
+
+    async def on_start(run: RunHandle) -> None:
+        handles.append(run)
+
+    for callback in (on_start, handles.append):
+        outcome = await client.export_imodel(emulator.add_imodel(), tmp_path, on_start=callback)
+        assert outcome.run is not None
+        assert handles[-1].run_id == outcome.run.id
+    assert len(handles) == 2

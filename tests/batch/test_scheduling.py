@@ -105,6 +105,17 @@ async def test_timeout_while_waiting_for_a_slot_is_an_outcome(
     assert not any(outcome.ok for outcome in outcomes)
 
 
+async def test_timeout_while_waiting_for_a_colleague_is_an_outcome(
+    client: ExportClient, emulator: Emulator, make: Make
+) -> None:
+    blocked, other = make(2)
+    connection = await client.create_connection(blocked.imodel_id, display_name="colleague")
+    emulator.plan_next_run(blocked.imodel_id, duration=3000)
+    await client.start_run(connection.id)
+    outcomes = await collect(client, [blocked, other], concurrency=1, timeout=2000)
+    assert {o.request.key: o.ok for o in outcomes} == {"k0": False, "k1": True}
+
+
 async def test_slow_source_holds_up_no_request_that_was_read(
     client: ExportClient, make: Make
 ) -> None:

@@ -667,18 +667,18 @@ async def test_session_knows_its_last_response_and_since_when_requests_fail() ->
 
 async def test_before_send_is_awaited_before_each_sending_and_not_in_the_queue() -> None:
     transport = Answers(answer(429, Retry_After="5"), answer(503), answer(204))
-    sendings: list[int] = []
+    sendings: list[tuple[int, bool]] = []
 
-    async def before_send() -> None:
-        sendings.append(len(transport.requests))
+    async def before_send(is_uncertain: bool) -> None:
+        sendings.append((len(transport.requests), is_uncertain))
 
     async with Session("t", transport=transport, rate_limit=RateLimit(per_minute=9)) as session:
         await session.send(GET, before_send=before_send)
-    assert sendings == [0, 1, 2]
+    assert sendings == [(0, False), (1, False), (2, True)]
 
 
 async def test_error_of_before_send_ends_the_call_and_sends_nothing() -> None:
-    async def before_send() -> None:
+    async def before_send(_: bool) -> None:
         raise OSError("the disk is full")
 
     transport = Answers(answer(204))
@@ -698,8 +698,11 @@ async def test_pause_that_begins_during_before_send_holds_the_request_back() -> 
             sent.append(asyncio.get_running_loop().time())
             return await transport.send(request)
 
+    async def wait(_: bool) -> None:
+        await slow.wait()
+
     async with Session("t", transport=Timed(answer(204))) as session:
-        waiting = asyncio.create_task(session.send(GET, before_send=slow.wait))  # type: ignore[arg-type]
+        waiting = asyncio.create_task(session.send(GET, before_send=wait))
         await asyncio.sleep(1)
         other = asyncio.create_task(session.send(GET))
         await asyncio.sleep(1)

@@ -20,7 +20,7 @@ from itwin_export_async.emulator import Emulator
 from tests.support.fakes import Answers, Outcome, answer
 
 
-async def test_a_connection_is_made_read_and_deleted(
+async def test_connection_is_made_read_and_deleted(
     client: ExportClient, emulator: Emulator
 ) -> None:
     imodel_id = emulator.add_imodel("Bridge")
@@ -35,7 +35,7 @@ async def test_a_connection_is_made_read_and_deleted(
         await client.get_connection(made.id)
 
 
-async def test_a_connection_in_use_is_not_deleted(client: ExportClient, emulator: Emulator) -> None:
+async def test_connection_in_use_is_not_deleted(client: ExportClient, emulator: Emulator) -> None:
     connection = await client.create_connection(emulator.add_imodel())
     await client.start_run(connection.id)
     with pytest.raises(Conflict, match="ConnectionAlreadyInUse") as caught:
@@ -43,7 +43,7 @@ async def test_a_connection_in_use_is_not_deleted(client: ExportClient, emulator
     assert caught.value.handle is None
 
 
-async def test_a_list_is_read_to_its_end_whatever_its_links_say(emulator: Emulator) -> None:
+async def test_list_is_read_to_its_end_whatever_its_links_say(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     async with ExportClient(emulator.token(), transport=emulator) as client:
         made = [await client.create_connection(imodel_id, display_name=str(n)) for n in range(7)]
@@ -66,7 +66,7 @@ async def test_runs_are_listed_with_the_connection_they_belong_to(
     assert await anext(client.list_runs(connection.id)) == listed[0]
 
 
-async def test_one_look_at_a_run_is_one_request(client: ExportClient, emulator: Emulator) -> None:
+async def test_snapshot_of_a_run_is_one_request(client: ExportClient, emulator: Emulator) -> None:
     connection = await client.create_connection(emulator.add_imodel())
     handle = await client.start_run(connection.id)
     before = len(emulator.requests)
@@ -76,7 +76,7 @@ async def test_one_look_at_a_run_is_one_request(client: ExportClient, emulator: 
     assert not run.is_final
 
 
-async def test_a_repeated_page_ends_a_list() -> None:
+async def test_repeated_page_ends_a_list() -> None:
     page = '{"connections": [{"id": "c1"}], "_links": {"next": {"href": "https://x/?$skip=9"}}}'
     transport = Answers(answer(200, page))
     async with ExportClient("token", transport=transport) as client:
@@ -87,7 +87,7 @@ async def test_a_repeated_page_ends_a_list() -> None:
     ]
 
 
-async def test_a_named_connection_is_found_again(client: ExportClient, emulator: Emulator) -> None:
+async def test_named_connection_is_found_again(client: ExportClient, emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
     await client.create_connection(imodel_id, display_name="other")
     made = await client.find_or_create_connection(imodel_id, display_name="nightly")
@@ -112,7 +112,7 @@ async def test_another_authentication_type_is_another_connection(
 @pytest.mark.parametrize(
     "lost", [ConnectionResetError(), answer(408), answer(502), answer(201, "garbage")]
 )
-async def test_a_lost_answer_makes_no_twin(
+async def test_lost_answer_makes_no_twin(
     client: ExportClient, emulator: Emulator, lost: Outcome
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -122,7 +122,7 @@ async def test_a_lost_answer_makes_no_twin(
     assert emulator.count("create_connection") == 1
 
 
-async def test_a_connection_that_was_not_made_is_said_so(
+async def test_connection_that_was_not_made_is_said_so(
     client: ExportClient, emulator: Emulator
 ) -> None:
     emulator.inject("create_connection", *[ConnectionResetError()] * 5)
@@ -132,7 +132,7 @@ async def test_a_connection_that_was_not_made_is_said_so(
     assert emulator.count("list_connections") == 1 + 5 * 4  # before each further creation
 
 
-async def test_those_who_ask_at_once_for_one_connection_get_one(
+async def test_concurrent_calls_for_one_name_get_one_connection(
     client: ExportClient, emulator: Emulator
 ) -> None:
     emulator.latency = 0.1
@@ -144,7 +144,7 @@ async def test_those_who_ask_at_once_for_one_connection_get_one(
     assert emulator.count("create_connection") == 2
 
 
-async def test_a_client_on_a_borrowed_session_can_be_closed_and_opened_again(
+async def test_client_on_a_borrowed_session_can_be_closed_and_opened_again(
     client: ExportClient, emulator: Emulator
 ) -> None:
     connection = await client.create_connection(emulator.add_imodel())
@@ -157,7 +157,7 @@ async def test_a_client_on_a_borrowed_session_can_be_closed_and_opened_again(
         assert (await run.wait()).is_final
 
 
-async def test_a_connection_that_surely_was_not_made_is_made(
+async def test_connection_that_was_not_created_is_created(
     client: ExportClient, emulator: Emulator
 ) -> None:
     emulator.inject("create_connection", ConnectionResetError(), answer(500))
@@ -166,7 +166,7 @@ async def test_a_connection_that_surely_was_not_made_is_made(
     assert await client.list_connections(imodel_id) == (made,)
 
 
-async def test_an_imodel_without_any_connection_may_be_a_404(
+async def test_imodel_without_any_connection_may_be_a_404(
     client: ExportClient, emulator: Emulator
 ) -> None:
     missing = answer(404, '{"error": {"code": "ConnectionNotFound", "message": "none"}}')
@@ -178,7 +178,7 @@ async def test_an_imodel_without_any_connection_may_be_a_404(
         await client.find_or_create_connection(emulator.add_imodel(), display_name="n")
 
 
-async def test_a_refused_connection_is_not_looked_for(
+async def test_refused_connection_is_not_listed_again(
     client: ExportClient, emulator: Emulator
 ) -> None:
     with pytest.raises(PermissionDenied):
@@ -191,7 +191,7 @@ async def test_a_refused_connection_is_not_looked_for(
     assert emulator.count("list_connections") == 2
 
 
-async def test_a_deletion_whose_answer_was_lost_has_worked(
+async def test_deletion_whose_answer_was_lost_has_worked(
     client: ExportClient, emulator: Emulator
 ) -> None:
     connection = await client.create_connection(emulator.add_imodel())
@@ -201,15 +201,15 @@ async def test_a_deletion_whose_answer_was_lost_has_worked(
         await client.get_connection(connection.id)
 
 
-async def test_consent_has_a_page(client: ExportClient) -> None:
-    authorization = await client.get_authorization("https://example.com/back?a=b")
-    assert authorization.is_user_authorized
+async def test_consent_page_is_read(client: ExportClient) -> None:
+    seen = await client.get_authorization("https://example.com/back?a=b")
+    assert seen.is_user_authorized
     with pytest.raises(ValueError, match="redirect_url 'here'"):
         await client.get_authorization("here")
 
 
 @pytest.mark.parametrize("bad", ["", "  ", "..", "a\nb", " a"])
-async def test_an_id_that_is_none_is_named_before_anything_is_sent(
+async def test_id_that_is_none_is_named_before_anything_is_sent(
     client: ExportClient, emulator: Emulator, bad: str
 ) -> None:
     for use in (client.get_connection, client.delete_connection, client.start_run):
@@ -227,20 +227,20 @@ async def test_an_id_that_is_none_is_named_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("wanted", ["a/b", "a?b", "a#b", "a%2Fb", "ä", "../connections"])
-async def test_an_id_stays_one_segment_of_the_path(client: ExportClient, wanted: str) -> None:
+async def test_id_stays_one_segment_of_the_path(client: ExportClient, wanted: str) -> None:
     with pytest.raises(NotFound, match="ConnectionNotFound"):
         await client.get_connection(wanted)
 
 
 @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (True, TypeError), ("5", TypeError)])
-async def test_a_page_size_that_is_none_is_refused(
+async def test_page_size_that_is_none_is_refused(
     client: ExportClient, size: int, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match="page_size"):
         client.list_runs("c1", page_size=size)
 
 
-async def test_a_borrowed_session_stays_open(emulator: Emulator) -> None:
+async def test_borrowed_session_stays_open(emulator: Emulator) -> None:
     async with Session(emulator.token(), transport=emulator) as session:
         async with ExportClient(session=session) as client:
             assert client.session is session
@@ -248,7 +248,7 @@ async def test_a_borrowed_session_stays_open(emulator: Emulator) -> None:
             await client.create_connection(emulator.add_imodel())
 
 
-async def test_a_client_needs_either_auth_or_a_session(emulator: Emulator) -> None:
+async def test_client_needs_either_auth_or_a_session(emulator: Emulator) -> None:
     session = Session("token", transport=emulator)
     with pytest.raises(TypeError, match="auth"):
         ExportClient()
@@ -262,7 +262,7 @@ async def test_a_client_needs_either_auth_or_a_session(emulator: Emulator) -> No
         ExportClient("token", schedule=5)  # type: ignore[arg-type]
 
 
-async def test_a_client_that_is_not_open_says_so(emulator: Emulator) -> None:
+async def test_client_that_is_not_open_says_so(emulator: Emulator) -> None:
     client = ExportClient("token", transport=emulator)
     with pytest.raises(RuntimeError, match="async with"):
         await client.get_connection("c1")
@@ -273,12 +273,12 @@ async def test_a_client_that_is_not_open_says_so(emulator: Emulator) -> None:
         await client.attach("c1", "r1").refresh()
 
 
-async def test_a_handle_without_a_client_says_so() -> None:
+async def test_handle_without_a_client_says_so() -> None:
     with pytest.raises(RuntimeError, match="resume"):
         await RunHandle(connection_id="c1", run_id="r1").refresh()
 
 
-def test_the_environment_makes_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_makes_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ITWIN_ACCESS_TOKEN", "ITP_SERVICE_CLIENT_ID", "ITP_SERVICE_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ITP_API_URL", "http://127.0.0.1:8321/")
@@ -292,6 +292,18 @@ def test_the_environment_makes_a_client(monkeypatch: pytest.MonkeyPatch) -> None
     assert ExportClient.from_env().session.base_url == "https://api.bentley.com"
 
 
-async def test_a_connection_is_not_looked_for_without_a_name(client: ExportClient) -> None:
+async def test_connection_name_must_be_a_text(client: ExportClient) -> None:
     with pytest.raises(TypeError, match="display_name must be a string, not NoneType"):
         await client.find_or_create_connection("i", display_name=None)  # type: ignore[arg-type]
+
+
+async def test_health_is_the_state_of_the_client(client: ExportClient, emulator: Emulator) -> None:
+    assert client.health().last_response_at is None
+    connection = await client.create_connection(emulator.add_imodel())
+    run = await client.start_run(connection.id)
+    waiting = asyncio.create_task(run.wait())
+    await asyncio.sleep(5)
+    health = client.health()
+    assert (health.is_open, health.runs_polled, health.outage_since) == (True, 1, None)
+    assert health.last_response_at is not None
+    await waiting

@@ -21,7 +21,7 @@ def consent(client: ExportClient) -> Consent:
     return Consent(client.session, "https://example.com/back")
 
 
-async def test_a_consent_is_asked_for_once(consent: Consent, emulator: Emulator) -> None:
+async def test_consent_is_read_once(consent: Consent, emulator: Emulator) -> None:
     await asyncio.gather(*(consent.require(Service.EXPORT, USERS) for _ in range(50)))
     assert emulator.count("get_authorization") == 1
     await consent.require(Service.SYNCHRONIZATION, USERS)
@@ -35,24 +35,24 @@ async def test_runs_of_a_service_need_none(consent: Consent, emulator: Emulator)
     assert emulator.requests == []
 
 
-async def test_a_lack_names_the_page_and_is_asked_for_again_later(
+async def test_missing_consent_names_the_page_and_is_read_again_later(
     consent: Consent, emulator: Emulator
 ) -> None:
     emulator.user_authorized = False
     for _ in range(3):
         with pytest.raises(
             AuthorizationRequired, match="https://connect-itwinbridgeportal"
-        ) as caught:
+        ) as seen:
             await consent.require(Service.EXPORT, USERS)
-        assert caught.value.url is not None
-        assert "example.com/back" in caught.value.url
+        assert seen.value.url is not None
+        assert "example.com/back" in seen.value.url
     assert emulator.count("get_authorization") == 1
     emulator.user_authorized = True
     await asyncio.sleep(NEGATIVE_TTL)
     await consent.require(Service.EXPORT, USERS)
 
 
-async def test_who_agrees_and_tries_again_is_not_refused_once_more(
+async def test_consent_that_was_given_meanwhile_is_noticed(
     client: ExportClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     imodel_id = emulator.add_imodel()
@@ -75,15 +75,13 @@ async def test_exports_that_begin_together_ask_once(
     assert emulator.count("get_authorization") == 1
 
 
-async def test_a_client_that_is_opened_again_asks_again(
-    consent: Consent, emulator: Emulator
-) -> None:
+async def test_client_that_is_opened_again_asks_again(consent: Consent, emulator: Emulator) -> None:
     await consent.require(Service.EXPORT, USERS)
     consent.reset()
     await consent.require(Service.EXPORT, USERS)
     assert emulator.count("get_authorization") == 2
 
 
-def test_the_way_back_is_an_absolute_address() -> None:
+def test_way_back_is_an_absolute_address() -> None:
     with pytest.raises(ValueError, match="redirect_url"):
         ExportClient("token", redirect_url="here")

@@ -18,6 +18,7 @@ from itwin_export_async import (
     OutputOptions,
     RunHandle,
     RunOrigin,
+    TransportError,
 )
 from itwin_export_async._runs.run_store import MemoryRunStore
 from itwin_export_async.emulator import Emulator
@@ -183,6 +184,39 @@ async def test_lost_answer_of_another_key_is_left_to_it(
     await store.set("itwin_export_async:start:job 2", json.dumps(note))
     second = await client.start_once("job 2", connection_id, store=store)
     assert second != first
+
+
+async def test_run_of_another_key_is_not_recovered_after_a_lost_request(
+    client: ExportClient, connection_id: str, emulator: Emulator, store: Any
+) -> None:
+    first = await client.start_once("job 1", connection_id, store=store)
+    emulator.inject("create_run", ConnectionResetError())
+    second = await client.start_once("job 2", connection_id, store=store)
+    assert second == first
+    assert second.joined
+
+
+async def test_uncertain_start_is_recovered_by_the_next_call(
+    client: ExportClient, connection_id: str, emulator: Emulator, store: Any
+) -> None:
+    emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
+    emulator.inject("create_run", *[ConnectionRefusedError()] * 4)
+    with pytest.raises(TransportError):
+        await client.start_once("job", connection_id, store=store)
+    await asyncio.sleep(3000)
+    handle = await client.start_once("job", connection_id, store=store)
+    assert handle.origin is RunOrigin.RECOVERED
+    assert len(await client.list_runs(connection_id)) == 1
+
+
+async def test_run_that_the_key_owns_is_held_without_a_note(
+    client: ExportClient, connection_id: str
+) -> None:
+    store = MemoryRunStore()
+    first = await client.start_once("job", connection_id, store=store)
+    await store.set("itwin_export_async:start:job", "{}")
+    again = await client.start_once("job", connection_id, store=store, if_active="raise")
+    assert again == first
 
 
 async def test_joined_run_is_joined_again(

@@ -1,4 +1,4 @@
-"""202, 303, 409, and the answer that got lost."""
+"""202, 303, 409, and lost responses."""
 
 import asyncio
 import logging
@@ -18,6 +18,7 @@ from itwin_export_async import (
     RetryPolicy,
     RunOrigin,
     ServerError,
+    StartTimeout,
     TransportError,
 )
 from itwin_export_async._runs.starter import IfActive
@@ -94,12 +95,12 @@ async def test_303_can_be_an_error_with_a_handle(client: ExportClient, connectio
     assert (await client.start_run(connection_id)).joined
 
 
-async def test_another_way_to_treat_an_active_run_is_refused(client: ExportClient) -> None:
+async def test_unknown_if_active_is_refused(client: ExportClient) -> None:
     with pytest.raises(ValueError, match="'join', 'wait' or 'raise', not 'ignore'"):
         await client.start_run("c1", if_active="ignore")  # type: ignore[arg-type]
 
 
-async def test_a_lost_race_is_run_again_and_joins_the_winner(
+async def test_lost_race_is_run_again_and_joins_the_winner(
     client: ExportClient, connection_id: str, emulator: Emulator
 ) -> None:
     emulator.create_conflict_window = 0.2
@@ -109,7 +110,7 @@ async def test_a_lost_race_is_run_again_and_joins_the_winner(
     assert emulator.count("create_run") > 5
 
 
-async def test_a_race_lost_for_ever_is_a_conflict(emulator: Emulator) -> None:
+async def test_race_lost_for_ever_is_a_conflict(emulator: Emulator) -> None:
     emulator.inject("create_run", *[answer(409, "{}")] * 3)
     retry = RetryPolicy(attempts=3)
     async with ExportClient(emulator.token(), transport=emulator, retry=retry) as client:
@@ -122,7 +123,7 @@ async def test_a_race_lost_for_ever_is_a_conflict(emulator: Emulator) -> None:
 @pytest.mark.parametrize(
     "lost", [ConnectionResetError(), TimeoutError(), answer(502, "<html>"), answer(500)]
 )
-async def test_a_run_whose_answer_was_lost_is_found_again(
+async def test_run_whose_answer_was_lost_is_found_again(
     client: ExportClient,
     connection_id: str,
     emulator: Emulator,
@@ -134,7 +135,7 @@ async def test_a_run_whose_answer_was_lost_is_found_again(
     assert [seen.id async for seen in client.list_runs(connection_id)] == [run.run_id]
 
 
-async def test_doubt_outlives_a_race(
+async def test_uncertainty_outlives_a_lost_race(
     client: ExportClient, connection_id: str, emulator: Emulator
 ) -> None:
     emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
@@ -145,7 +146,7 @@ async def test_doubt_outlives_a_race(
 @pytest.mark.parametrize(
     "untouched", [ConnectionRefusedError(), answer(429, "{}"), answer(503, "{}", Retry_After="1")]
 )
-async def test_what_was_surely_not_taken_leaves_no_doubt(
+async def test_request_that_was_not_processed_leaves_no_uncertainty(
     client: ExportClient, connection_id: str, emulator: Emulator, untouched: Outcome
 ) -> None:
     first = await client.start_run(connection_id)
@@ -154,7 +155,7 @@ async def test_what_was_surely_not_taken_leaves_no_doubt(
     assert first.last is None
 
 
-async def test_a_run_that_began_long_before_is_joined_and_not_recovered(
+async def test_run_that_began_long_before_is_joined_and_not_recovered(
     client: ExportClient, connection_id: str, emulator: Emulator
 ) -> None:
     await client.start_run(connection_id)
@@ -181,7 +182,7 @@ async def test_202_on_the_second_sending_is_a_start(
     assert (await client.start_run(connection_id)).origin is RunOrigin.STARTED
 
 
-async def test_no_answer_at_all_is_raised(emulator: Emulator) -> None:
+async def test_missing_response_is_raised(emulator: Emulator) -> None:
     async with ExportClient("t", transport=Answers(TransportError(message="gone"))) as client:
         with pytest.raises(TransportError):
             await client.start_run("c1")
@@ -202,7 +203,7 @@ async def test_no_answer_at_all_is_raised(emulator: Emulator) -> None:
         "runs/../runs/r2",
     ],
 )
-async def test_a_location_is_read_in_every_form(location: str) -> None:
+async def test_location_is_read_in_every_form(location: str) -> None:
     transport = Answers(answer(202, location=location))
     async with ExportClient("t", transport=transport) as client:
         run = await client.start_run("c2")
@@ -264,14 +265,14 @@ ENDED = RUNS % '{"id": "r1", "state": "Completed", "startDateTime": "2026-11-22T
 UNNAMED = [answer(303), answer(200, connection(None)), answer(200, ENDED)]
 
 
-async def test_an_active_run_that_ends_before_it_is_found_is_no_longer_in_the_way() -> None:
+async def test_active_run_that_ends_before_it_is_found_is_no_longer_in_the_way() -> None:
     transport = Answers(*UNNAMED, answer(202, Location="/export/connections/c1/runs/r2"))
     async with ExportClient("t", transport=transport) as client:
         run = await client.start_run("c1")
     assert (run.run_id, run.origin) == ("r2", RunOrigin.STARTED)
 
 
-async def test_an_active_run_that_is_never_found_breaks_the_contract() -> None:
+async def test_active_run_that_is_never_found_breaks_the_contract() -> None:
     transport = Answers(*UNNAMED * 10)
     async with ExportClient("t", transport=transport) as client:
         with pytest.raises(ProtocolError, match="the 303 response named no run"):
@@ -279,7 +280,7 @@ async def test_an_active_run_that_is_never_found_breaks_the_contract() -> None:
     assert len(transport.requests) == 5 * len(UNNAMED)
 
 
-async def test_a_run_of_ours_that_ended_before_it_was_found_is_not_started_again() -> None:
+async def test_run_of_ours_that_ended_before_it_was_found_is_not_started_again() -> None:
     unnamed = answer(303, Date="Sun, 22 Nov 2026 12:00:01 GMT")
     seen = answer(200, ENDED.replace('"runs": [', '"run": ').replace("]", ""))
     transport = Answers(TransportError(message="reset"), unnamed, *UNNAMED[1:], seen)
@@ -288,14 +289,14 @@ async def test_a_run_of_ours_that_ended_before_it_was_found_is_not_started_again
     assert (run.run_id, run.origin) == ("r1", RunOrigin.RECOVERED)
 
 
-async def test_a_run_that_cannot_be_named_breaks_the_contract() -> None:
+async def test_run_that_cannot_be_named_breaks_the_contract() -> None:
     transport = Answers(answer(202), answer(200, connection(None)), answer(200, '{"runs": null}'))
     async with ExportClient("t", transport=transport) as client:
         with pytest.raises(ProtocolError, match="the 202 response named no run"):
             await client.start_run("c1")
 
 
-async def test_a_run_that_has_ended_but_is_still_named_is_not_asked_for_in_a_hurry() -> None:
+async def test_finished_run_that_is_still_named_is_retried_with_backoff() -> None:
     ended = '{"run": {"id": "r1", "state": "Completed", "result": "Success"}}'
     posts = []
 
@@ -313,7 +314,7 @@ async def test_a_run_that_has_ended_but_is_still_named_is_not_asked_for_in_a_hur
     assert posts[-1] > 60
 
 
-async def test_a_run_that_is_gone_is_no_longer_in_the_way() -> None:
+async def test_run_that_is_gone_is_no_longer_in_the_way() -> None:
     posts: list[Request] = []
 
     def serve(request: Request) -> Response:
@@ -327,14 +328,14 @@ async def test_a_run_that_is_gone_is_no_longer_in_the_way() -> None:
         assert (await client.start_run("c1", if_active="wait")).run_id == "r2"
 
 
-async def test_a_gateways_404_on_the_run_that_is_waited_for_is_raised() -> None:
+async def test_gateways_404_on_the_run_that_is_waited_for_is_raised() -> None:
     joined = answer(303, Location="/export/connections/c1/runs/r1")
     async with ExportClient("t", transport=Answers(joined, GATEWAY)) as client:
         with pytest.raises(NotFound, match="gateway"):
             await client.start_run("c1", if_active="wait")
 
 
-async def test_a_run_found_again_may_be_too_young_to_be_read(
+async def test_run_found_again_may_be_too_young_to_be_read(
     client: ExportClient, connection_id: str, emulator: Emulator
 ) -> None:
     unknown = answer(404, '{"error": {"code": "ConnectionRunNotFound", "message": "not yet"}}')
@@ -359,7 +360,7 @@ async def test_run_of_a_lost_answer_may_be_unknown_for_most_of_a_minute(
     assert [seen.id async for seen in client.list_runs(connection_id)] == [run.run_id]
 
 
-async def test_a_slow_202_without_a_location_is_still_found() -> None:
+async def test_slow_202_without_a_location_is_still_found() -> None:
     class Slow(Answers):
         async def send(self, request: Request, /) -> Response:
             if request.method == "POST":
@@ -372,7 +373,7 @@ async def test_a_slow_202_without_a_location_is_still_found() -> None:
         assert (await client.start_run("c1")).run_id == "r1"
 
 
-async def test_a_last_run_that_is_gone_is_looked_for_in_the_list() -> None:
+async def test_last_run_that_is_gone_is_looked_for_in_the_list() -> None:
     transport = Answers(
         answer(202, Date=DATE),
         answer(200, LAST_RUN),
@@ -387,3 +388,31 @@ async def test_a_last_run_that_is_gone_is_looked_for_in_the_list() -> None:
 async def test_options_of_another_kind_are_refused(client: ExportClient, options: object) -> None:
     with pytest.raises(TypeError, match="options must be ExportOptions"):
         await client.start_run("c1", options)  # type: ignore[arg-type]
+
+
+async def test_start_that_takes_too_long_is_a_start_timeout(emulator: Emulator) -> None:
+    emulator.latency = 20.0
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        with pytest.raises(StartTimeout, match=r"after 5 s .* for connection c1") as caught:
+            await client.start_run("c1", timeout=5)
+        assert caught.value.connection_id == "c1"
+        with pytest.raises(ValueError, match="timeout"):
+            await client.start_run("c1", timeout=0)
+
+
+async def test_timeout_error_of_a_transport_is_no_start_timeout() -> None:
+    async with ExportClient("t", transport=Answers(TimeoutError("bug"))) as client:
+        with pytest.raises(TimeoutError, match="bug") as caught:
+            await client.start_run("c1", timeout=5)
+    assert not isinstance(caught.value, StartTimeout)
+
+
+async def test_202_whose_run_is_found_late_is_recovered_and_not_started_again(
+    client: ExportClient, emulator: Emulator
+) -> None:
+    connection = await client.create_connection(emulator.add_imodel())
+    emulator.inject("create_run", answer(202, "{}"), apply_effect=True)
+    emulator.inject("get_connection", answer(500, "{}"))
+    run = await client.start_run(connection.id)
+    assert run.origin is RunOrigin.STARTED
+    assert len(await client.list_runs(connection.id)) == 1

@@ -45,7 +45,7 @@ async def connection(client: ExportClient, imodel_id: str, file: SourceFile) -> 
     )
 
 
-async def test_a_connection_is_made_read_changed_and_deleted(
+async def test_connection_is_made_read_changed_and_deleted(
     client: ExportClient, connection: StorageConnection, imodel_id: str
 ) -> None:
     synchronization = client.synchronization
@@ -89,7 +89,7 @@ async def test_source_files_are_added_read_changed_and_deleted(
         await synchronization.get_source_file(connection.id, added.id)
 
 
-async def test_a_file_is_mapped_once(
+async def test_file_is_mapped_once(
     client: ExportClient, connection: StorageConnection, imodel_id: str, file: SourceFile
 ) -> None:
     with pytest.raises(Conflict, match="already mapped") as caught:
@@ -99,9 +99,7 @@ async def test_a_file_is_mapped_once(
         await client.synchronization.add_source_file(connection.id, file)
 
 
-async def test_what_the_service_does_not_take_is_named_by_field(
-    client: ExportClient, imodel_id: str
-) -> None:
+async def test_refused_value_is_named_by_field(client: ExportClient, imodel_id: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await client.synchronization.create_connection(
             imodel_id,
@@ -136,7 +134,7 @@ async def test_reports_of_a_connection_without_an_imodel_break_the_contract() ->
             await client.synchronization.list_reports(run)
 
 
-async def test_a_run_is_waited_for_like_an_export(
+async def test_run_is_waited_for_like_an_export(
     client: ExportClient, connection: StorageConnection, emulator: Emulator
 ) -> None:
     run = await client.synchronization.start_run(connection.id)
@@ -150,7 +148,7 @@ async def test_a_run_is_waited_for_like_an_export(
     assert emulator.count("start_synchronization") == 1
 
 
-async def test_an_active_run_is_joined_and_a_token_takes_it_up(
+async def test_active_run_is_joined_and_a_token_takes_it_up(
     client: ExportClient, connection: StorageConnection
 ) -> None:
     first = await client.synchronization.start_run(connection.id)
@@ -162,7 +160,7 @@ async def test_an_active_run_is_joined_and_a_token_takes_it_up(
     assert await attached.wait() == await resumed.wait()
 
 
-async def test_a_lost_start_is_found_again(
+async def test_lost_start_is_found_again(
     client: ExportClient, connection: StorageConnection, emulator: Emulator
 ) -> None:
     emulator.inject("start_synchronization", ConnectionResetError(), apply_effect=True)
@@ -171,7 +169,7 @@ async def test_a_lost_start_is_found_again(
     assert len(await client.synchronization.list_runs(connection.id)) == 1
 
 
-async def test_an_export_and_a_synchronization_go_on_side_by_side(
+async def test_export_and_a_synchronization_go_on_side_by_side(
     client: ExportClient, connection: StorageConnection, imodel_id: str
 ) -> None:
     export = await client.create_connection(imodel_id)
@@ -183,7 +181,7 @@ async def test_an_export_and_a_synchronization_go_on_side_by_side(
     assert {ours.origin, theirs.origin} == {RunOrigin.STARTED}
 
 
-async def test_a_failed_file_is_named(
+async def test_failed_file_is_named(
     client: ExportClient, connection: StorageConnection, imodel_id: str, emulator: Emulator
 ) -> None:
     emulator.plan_next_run(imodel_id, "Error", service="synchronization")
@@ -192,7 +190,7 @@ async def test_a_failed_file_is_named(
         await run.wait()
 
 
-async def test_a_run_in_the_name_of_a_user_who_did_not_agree_says_so(
+async def test_run_in_the_name_of_a_user_who_did_not_agree_says_so(
     client: ExportClient, imodel_id: str, file: SourceFile, emulator: Emulator
 ) -> None:
     emulator.user_authorized = False
@@ -200,16 +198,16 @@ async def test_a_run_in_the_name_of_a_user_who_did_not_agree_says_so(
     run = await client.synchronization.start_run(connection.id)
     with pytest.raises(RunFailed, match=r"UserNotAuthenticated.*get_authorization"):
         await run.wait()
-    authorization = await client.synchronization.get_authorization("https://example.com/back")
-    assert not authorization.is_user_authorized
-    assert authorization.authorization_url is not None
+    seen = await client.synchronization.get_authorization("https://example.com/back")
+    assert not seen.is_user_authorized
+    assert seen.authorization_url is not None
 
 
 @pytest.mark.parametrize(
     ("files", "says"),
     [([], "at least one file"), ([SourceFile(storage_file_id="f")], "no connector_type")],
 )
-async def test_a_connection_needs_files_and_their_connectors(
+async def test_connection_needs_files_and_their_connectors(
     client: ExportClient, emulator: Emulator, files: list[SourceFile], says: str
 ) -> None:
     with pytest.raises(ValueError, match=says):
@@ -217,7 +215,7 @@ async def test_a_connection_needs_files_and_their_connectors(
     assert emulator.count("create_storage_connection") == 0
 
 
-async def test_what_may_have_been_done_is_not_sent_twice() -> None:
+async def test_uncertain_request_is_not_sent_twice() -> None:
     transport = Answers(TransportError(message="reset"))
     file = SourceFile(storage_file_id="f", connector_type="DWG")
     async with ExportClient("token", transport=transport) as client:
@@ -228,7 +226,7 @@ async def test_what_may_have_been_done_is_not_sent_twice() -> None:
     assert len(transport.requests) == 2
 
 
-async def test_a_run_that_cannot_be_authorization_apart_is_looked_for_in_full() -> None:
+async def test_lists_of_runs_are_read_in_full() -> None:
     """Without a Location the newest run is taken, so the list has to tell when they began."""
     run = {"id": "r1", "state": "Queued"}
     transport = Answers(

@@ -1,0 +1,28 @@
+"""Output paths and their owners."""
+
+from pathlib import Path
+
+from itwin_export_async._batch.output_paths import OutputPaths
+
+
+def test_protected_path_is_claimed_by_no_export(tmp_path: Path) -> None:
+    paths = OutputPaths([tmp_path / "exports.db-wal"])
+    assert not paths.claim([tmp_path / "exports.db-wal"], "a")
+    chosen = paths.choose(tmp_path / "exports.db-wal", str(tmp_path), "a")
+    assert chosen == tmp_path / "exports-2.db-wal"
+
+
+def test_path_has_one_owner_also_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    paths = OutputPaths()
+    assert paths.claim([tmp_path / "a.ifc"], "a")
+    assert not paths.claim([tmp_path / "link" / "a.ifc"], "b")
+    assert paths.claim([tmp_path / "link" / "a.ifc"], "a")
+
+
+def test_second_output_of_a_run_gets_another_path(tmp_path: Path) -> None:
+    paths = OutputPaths()
+    first = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a")
+    second = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a", {first})
+    assert [first.name, second.name] == ["a.ifc", "a-2.ifc"]
+    assert paths.choose(tmp_path / "a.ifc", str(tmp_path), "a") == first
