@@ -94,13 +94,6 @@ def error_from_response(response: Response) -> ExportError:
     return error
 
 
-def has_error_shape(response: Response) -> bool:
-    """Whether the API itself wrote the error: a gateway or a proxy does not know its shape."""
-    members = _members(response.body)
-    error = members.get("error")
-    return isinstance(error, dict) and bool(_text(error, "code") or _text(error, "message"))
-
-
 def _members(body: bytes) -> dict[str, Any]:
     try:
         members = json.loads(body)

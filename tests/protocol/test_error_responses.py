@@ -23,7 +23,6 @@ from itwin_export_async._errors import (
 )
 from itwin_export_async._protocol.error_responses import (
     error_from_response,
-    has_error_shape,
     without_secrets,
 )
 from itwin_export_async._protocol.messages import Response
@@ -200,24 +199,6 @@ def test_error_after_a_lost_response_may_have_been_processed() -> None:
     lost = Response(status=422, body=b"{}", uncertain_for=3.0)
     assert error_from_response(lost).may_have_been_processed
     assert not refused({}, 422).may_have_been_processed
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"error": {"code": "A", "message": "b"}}, True),
-        ({"error": {"code": "A"}}, True),
-        ({"error": {"message": "b"}}, True),
-        ({"error": {}}, False),
-        ({"error": "b"}, False),
-        ({"statusCode": 404, "message": "b"}, False),
-        (b"<html>", False),
-        (b"", False),
-        ([], False),
-    ],
-)
-def test_error_shape_is_that_of_the_api_alone(body: Any, expected: bool) -> None:
-    assert has_error_shape(answer(body, 404)) is expected
 
 
 ECHOED = Secret("opaque/token+7f3a91")
