@@ -88,7 +88,7 @@ class RequestLimiter:
 
     def acquire_now(self) -> bool | None:
         """Take a slot if one is free and no request waits. Returns as `acquire`; None without."""
-        if self._queue or not self._has_capacity():
+        if self._waiters or not self._has_capacity():
             return None
         return self._take_slot()
 
@@ -172,7 +172,7 @@ class RequestLimiter:
 
     def _admit_waiters(self) -> None:
         """Admit as many waiters as there is capacity for, and schedule the next check."""
-        if not self._queue:
+        if not self._waiters:
             return
         while self._queue and self._has_capacity():
             waiter = self._queue.pop()

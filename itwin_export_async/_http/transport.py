@@ -136,13 +136,13 @@ class AiohttpTransport:
             skip_auto_headers=(
                 SKIP_WITHOUT_BODY if request.body is None and request.method != "GET" else None
             ),
-            data=_body_of(request),
-            proxy=self._proxy_for(request.url),
+            data=None if request.body is None else _body_of(request.body),
+            proxy=None if self._proxy is None else self._proxy_for(request.url),
         )
 
     def _proxy_for(self, url: str) -> URL | None:
         """The proxy for a request. Plain http is for loopback, and never goes through one."""
-        if self._proxy is None or not url.lower().startswith("https:"):
+        if not url.lower().startswith("https:"):
             return None
         if self._honours_no_proxy and proxy_bypass(urlsplit(url).netloc):
             return None
@@ -298,10 +298,8 @@ def _proxy_url(name: str, value: str) -> URL:
     return url
 
 
-def _body_of(request: Request) -> bytes | BytesIO | None:
-    if request.body is not None and len(request.body) > CHUNKED_BODY_FROM:
-        return BytesIO(request.body)
-    return request.body
+def _body_of(body: bytes) -> bytes | BytesIO:
+    return BytesIO(body) if len(body) > CHUNKED_BODY_FROM else body
 
 
 class _Chunks(list[bytes]):

@@ -30,18 +30,13 @@ def _parse(text: str) -> datetime | None:
     return None if time.year == 1 else time
 
 
-def parse_datetime(text: str) -> datetime | None:
-    """An aware UTC time, None for year 1 and for a text that cannot be read."""
-    return _parse(text[:_MAX_DATE])
-
-
 @lru_cache(maxsize=256)  # logs each value once, and bounds the memory of them
 def _log_bad_date_once(shown: str) -> None:
     log.warning("the service sent %s instead of a date", shown)
 
 
 def structure_datetime(value: Any, _: Any) -> datetime | None:
-    """A date of the service, as the codec reads it."""
+    """A date of the service as an aware UTC time, None for year 1 and what cannot be read."""
     if type(value) is str:
         return _parse(value[:_MAX_DATE])
     _log_bad_date_once(safe_repr(value, limit=_MAX_LOGGED))

@@ -113,8 +113,7 @@ def parse_permissions(response: Response) -> frozenset[str]:
     """The names of the permissions, such as `imodels_read`."""
     match response.status:
         case 200:
-            names = json_object(response).get("permissions")
-            return frozenset(name for name in names or () if isinstance(name, str))
+            return frozenset(decode_list(response, "permissions", str))
         case _:
             raise error_from_response(response)
 

@@ -62,6 +62,7 @@ def list_source_files_request(connection_id: str, *, page_size: int | None, offs
 
 def update_source_file_request(connection_id: str, source_file: SourceFile) -> Request:
     """Change the file or the connector of a mapping."""
+    body = encode(mapping(source_file))
     if source_file.id is None:
         raise ValueError(
             f"source file {source_file.storage_file_id} has no id; add it to the connection first"
@@ -70,7 +71,7 @@ def update_source_file_request(connection_id: str, source_file: SourceFile) -> R
         method="PUT",
         url=_file_path(connection_id, source_file.id),
         headers=_JSON,
-        body=encode(mapping(source_file)),
+        body=body,
     )
 
 

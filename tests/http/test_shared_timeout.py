@@ -50,16 +50,20 @@ async def test_each_request_has_its_own_limit() -> None:
 async def test_limit_of_a_later_request_may_be_earlier() -> None:
     upload = Request(method="PUT", url="/x", body=bytes(60 * MIN_UPLOAD_SPEED))
     async with Session("t", transport=Silent(), retry=ONCE) as session:
-        ends = await asyncio.gather(ends_at(session, upload, 0), ends_at(session, GET, 5))
-    assert ends == (90, 35)
+        ends = await asyncio.gather(
+            *(ends_at(session, request, start) for request, start in ((upload, 0), (GET, 5)))
+        )
+    assert ends == [90, 35]
 
 
 async def test_request_that_ends_slowly_delays_no_other_limit() -> None:
     slow = Request(method="GET", url="/slow")
     transport = Silent(lambda request: 50.0 if request.url.endswith("slow") else 0.0)
     async with Session("t", transport=transport, retry=ONCE) as session:
-        ends = await asyncio.gather(ends_at(session, slow, 0), ends_at(session, GET, 5))
-    assert ends == (80, 35)
+        ends = await asyncio.gather(
+            *(ends_at(session, request, start) for request, start in ((slow, 0), (GET, 5)))
+        )
+    assert ends == [80, 35]
 
 
 async def test_limit_holds_after_the_session_was_closed() -> None:

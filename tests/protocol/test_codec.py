@@ -36,7 +36,7 @@ from itwin_export_async._models import (
 from itwin_export_async._protocol import codec
 from itwin_export_async._protocol.authorization import parse_authorization
 from itwin_export_async._protocol.codec import decode, decode_list, encode, json_object
-from itwin_export_async._protocol.dates import parse_datetime
+from itwin_export_async._protocol.dates import structure_datetime
 from tests.support.samples import NOW, answer, export_options, json_values
 
 ODD_JSON = (  # accepted by the standard library, and maybe not by faster readers
@@ -215,7 +215,7 @@ def test_dates_have_up_to_nine_digits_and_any_offset(
     text: str, microsecond: int, zone: str
 ) -> None:
     hours = {"+02:00": (10, 0), "-05:30": (17, 30)}.get(zone, (12, 0))
-    time = parse_datetime(f"2023-09-14T12:00:06{text}{zone}")
+    time = structure_datetime(f"2023-09-14T12:00:06{text}{zone}", None)
     assert time == datetime(2023, 9, 14, *hours, 6, microsecond, tzinfo=UTC)
     assert time is not None
     assert time.tzinfo is UTC
@@ -239,7 +239,7 @@ def test_date_that_is_no_text_is_none(value: object) -> None:
 
 def test_text_of_any_length_is_no_date(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert parse_datetime("2025-03-01T12:00:00Z" + "0" * 1_000_000) is None
+        assert structure_datetime("2025-03-01T12:00:00Z" + "0" * 1_000_000, None) is None
     assert max(len(record.getMessage()) for record in caplog.records) < 100
 
 
