@@ -23,7 +23,7 @@ from attrs import field, frozen
 from itwin_export_async._errors import InvalidSignature, ProtocolError
 from itwin_export_async._models import ExecutionResult
 from itwin_export_async._models.reprs import short_repr
-from itwin_export_async._protocol.dates import parse_datetime
+from itwin_export_async._protocol.dates import structure_datetime
 
 __all__ = [
     "InvalidSignature",
@@ -183,7 +183,7 @@ def _index(value: object) -> int | None:
 def _date(text: str | None) -> datetime | None:
     """A date as the service documents it, such as `11/3/2023 8:07:01 PM`, or as ISO 8601."""
     if text is None or not _US_DATE.fullmatch(text):
-        return None if text is None else parse_datetime(text)
+        return None if text is None else structure_datetime(text, datetime)
     try:
         return datetime.strptime(text, "%m/%d/%Y %I:%M:%S %p").replace(tzinfo=UTC)
     except ValueError:
