@@ -44,6 +44,7 @@ KEYS = range(4)  # two requests for each iModel
 IMODELS = 2
 SHORTEST_RUN = 60.0  # seconds: longer than the retries of one request
 LIST_LAG = 20.0
+CLOCK_TOLERANCE = 6.0  # a run that starts this long before a request may be of that request
 PAUSES = st.sampled_from([0.02, 1.0, 10.0, 70.0, 300.0, 900.0, 3600.0])
 Marker = tuple[str, ...]  # what the options of a request say: key and revision
 
@@ -314,6 +315,7 @@ class BatchMachine(RuleBasedStateMachine):
                     await client.start_run(connection.id, if_active="raise")
 
         self.do(start())
+        self.do(asyncio.sleep(CLOCK_TOLERANCE))
         self.end_process()
 
     def may_be_uncertain(self, imodel_id: str) -> bool:

@@ -290,11 +290,10 @@ async def test_web_application_starts_exports_of_its_users(
     settings = {"IMODEL_ID": imodel_id, "EXPORT_SECRET": "long and random", **environment(emulator)}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(
-        ExportClient, "from_env", partial(ExportClient.from_env, transport=emulator)
-    )
-    names: dict[str, Any] = {}
-    exec(example_files()["app.py"], names)
+    source = example_files()["app.py"]
+    assert source.count("may_export=may_export)") == 1
+    names: dict[str, Any] = {"client": partial(ExportClient.from_env, transport=emulator)}
+    exec(source.replace("may_export=may_export)", "may_export=may_export, client=client)"), names)
     app, transport = names["app"], httpx.ASGITransport(names["app"])
     ada, bob = ({"X-User": name} for name in ("ada", "bob"))
     async with (

@@ -164,11 +164,12 @@ async def test_refused_versions_and_permissions_are_raised(
             await call(unknown)
 
 
-async def test_permissions_of_an_odd_response_are_none() -> None:
-    transport = Answers(answer(200, '{"permissions": ["a", 7]}'), answer(200, "{}"))
+async def test_missing_permissions_are_none_and_odd_ones_an_error() -> None:
+    transport = Answers(answer(200, "{}"), answer(200, '{"permissions": ["a", 7]}'))
     async with ExportClient("token", transport=transport) as client:
-        assert await client.imodels.get_permissions("m") == {"a"}
         assert await client.imodels.get_permissions("m") == set()
+        with pytest.raises(ProtocolError, match=r"permissions\[1\]"):
+            await client.imodels.get_permissions("m")
 
 
 async def test_access_that_suffices_is_ok(client: ExportClient, emulator: Emulator) -> None:
