@@ -162,9 +162,8 @@ def test_permission_of_a_report_is_exit_code_2(
     cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imodel_id = cli.emulator.add_imodel("Bridge")
-    monkeypatch.setattr(
-        Path, "touch", partial(raise_error, PermissionError(13, "Permission denied"))
-    )
+    denied = partial(raise_error, PermissionError(13, "Permission denied"))
+    monkeypatch.setattr(Path, "touch", staticmethod(denied))
     words = ("run", imodel_id, "-o", f"{tmp_path}/", "--report", f"{tmp_path}/r.html")
     code, _, err = cli.invoke(*words)
     assert (code, err) == (

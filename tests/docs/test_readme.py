@@ -213,7 +213,7 @@ def run_script(
     monkeypatch.setattr(sys, "argv", [name, *words])
     monkeypatch.setattr(asyncio, "run", run_virtual)
     monkeypatch.setattr(
-        ExportClient, "from_env", partial(ExportClient.from_env, transport=emulator)
+        ExportClient, "from_env", staticmethod(partial(ExportClient.from_env, transport=emulator))
     )
     runpy.run_path(str(folder / name), run_name="__main__")
 
