@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -136,6 +137,7 @@ async def test_an_evicting_policy_is_warned_about(
     assert "maxmemory-policy volatile-lru" in record.getMessage()
 
 
+COMMAND = re.compile(rb"(?m)^\*\d+\r$")
 HELLO = b"%2\r\n$5\r\nproto\r\n:3\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n"
 
 
@@ -145,7 +147,10 @@ async def server_with(answer: bytes, hello: bytes) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            writer.write(hello if b"HELLO" in data else answer)
+            if b"HELLO" in data:
+                writer.write(hello)
+            else:  # commands may come in one piece
+                writer.write(answer * max(1, len(COMMAND.findall(data))))
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
