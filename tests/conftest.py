@@ -6,7 +6,9 @@ A test runs in virtual time, without sockets and processes, unless it uses the f
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -38,6 +40,12 @@ def is_integration(item: pytest.Item) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Guard(), "itwin-guard")
+    # a job in the background ignores these, and so would the commands that tests interrupt
+    defaults: dict[str, Any] = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    for name, handler in defaults.items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
