@@ -300,7 +300,7 @@ class BatchMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), is_same=st.booleans())
     def colleague_starts(self, key: int, is_same: bool) -> None:
-        """On our connection only while no start of ours is uncertain: nothing tells them apart."""
+        """On our connection only while no start of ours is uncertain: the two look the same."""
         imodel_id = self.imodels[key % IMODELS]
         if is_same and self.may_be_uncertain(imodel_id):
             return

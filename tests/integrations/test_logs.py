@@ -1,4 +1,4 @@
-"""The log of a night of exports, as the people read it who run them."""
+"""The log of a night of exports: how many lines, which are warnings, what each names."""
 
 import logging
 import random
