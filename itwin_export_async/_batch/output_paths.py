@@ -43,25 +43,25 @@ class OutputPaths:
 
     def choose(
         self, path: Path, destination: str, owner: str, taken: Collection[Path] = ()
-    ) -> Path:
+    ) -> tuple[Path, bool]:
         """Claim the path for `owner`, or with `-2`, `-3`, ... the first that nothing else has.
 
-        A file in a folder that no export put there is not replaced, unless it is `destination`.
-        Neither are the paths of `taken`, which have other outputs of the same run.
+        The second value is whether a file there is replaced: the one that `destination` names, or
+        one of the export's own. The paths of `taken`, which have other outputs of the same run, are
+        left out.
         """
-        candidates = (path.with_name(name) for name in numbered(path.name))
-        return next(
-            each
-            for each in candidates
-            if each not in taken and self._is_free(each, destination, owner)
-        )
+        for name in numbered(path.name):
+            candidate = path.with_name(name)
+            replace = self._may_replace(candidate, destination, owner)
+            is_free = candidate not in taken and (replace or not os.path.lexists(candidate))
+            if is_free and self.claim([candidate], owner):
+                return candidate, replace
+        raise AssertionError  # pragma: no cover - the numbers have no end
 
-    def _is_free(self, path: Path, destination: str, owner: str) -> bool:
+    def _may_replace(self, path: Path, destination: str, owner: str) -> bool:
         name = _normalize(path)
-        is_ours = self._from_ledger.get(name) == owner or self._owners.get(name) == owner
-        if not is_ours and name != _normalize(destination) and os.path.lexists(path):
-            return False
-        return self.claim([path], owner)
+        owners = self._from_ledger.get(name), self._owners.get(name)
+        return owner in owners or name == _normalize(destination)
 
     def check(self, destination: str, owner: str) -> None:
         """Raise if the destination is a file that another export owns or nothing may replace."""

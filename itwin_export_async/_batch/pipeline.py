@@ -205,17 +205,20 @@ class ExportPipeline:
 
         return tuple(await self.context.outage.run(download))
 
-    async def _choose_path(self, taken: set[Path], path: Path) -> Path:
+    async def _choose_path(self, taken: set[Path], path: Path) -> tuple[Path, bool]:
         """The path itself, or with `-2`, `-3`, ... if another export or file is in the way.
 
-        `taken`: the paths of other outputs of the run. The path is noted before the file gets it,
-        so that the next call knows whose file it is.
+        `taken`: the paths chosen before, for other outputs of the run, or for this one where a
+        file of another batch got the path first. The path is noted before the file gets it, so that
+        the next call knows whose file it is.
         """
         paths, destination, owner = self.context.paths, self.request.destination, self._owner
-        chosen = await self._in_thread(lambda: paths.choose(path, destination, owner, taken))
+        chosen, replace = await self._in_thread(
+            lambda: paths.choose(path, destination, owner, taken)
+        )
         taken.add(chosen)
         await self._record.save(with_claimed_path(self.entry, str(chosen.absolute())))
-        return chosen
+        return chosen, replace
 
     def _run_handle(self) -> RunHandle:
         """The handle of the run, made from the ledger if an earlier call started it."""

@@ -42,8 +42,11 @@ Progress = Callable[[int, int | None], Any]
 """Called with the bytes done and the bytes in total (None where not known); may be async."""
 
 
-ChoosePath: TypeAlias = Callable[[Path], Awaitable[Path]]
-"""Called with the path of a complete file; returns the path it gets, which may be replaced."""
+ChoosePath: TypeAlias = Callable[[Path], Awaitable[tuple[Path, bool]]]
+"""Called with the path of a complete file; returns the path to use, and whether it is replaced.
+
+Called again if a file has appeared there that may not be replaced.
+"""
 
 
 async def report(on_progress: Progress | None, done: int, total: int | None) -> None:
@@ -300,5 +303,7 @@ class Downloader:
             path = known or target.folder / reader.name
             if choose_path is None:
                 return await file.finish(path, may_replace)
-            chosen = await choose_path(path)
-            return await file.finish(chosen, lambda candidate: candidate == chosen)
+            while True:
+                chosen, replace = await choose_path(path)
+                if final := await file.finish_at(chosen, replace=replace):
+                    return final

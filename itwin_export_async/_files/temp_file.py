@@ -149,9 +149,22 @@ class TempFile:
 
         That is `path`, with a number where a file exists that may not be replaced.
         """
+        return await self._finish(lambda: place_file(self._path, path, may_replace=may_replace))
+
+    async def finish_at(self, path: Path, *, replace: bool) -> Path | None:
+        """The same at `path` alone; None where a file exists there and `replace` is False."""
+
+        def place() -> Path | None:
+            with suppress(FileExistsError):
+                return _place_at(self._path, path, replace=replace)
+            return None
+
+        return await self._finish(place)
+
+    async def _finish(self, place: Callable[[], T]) -> T:
         try:
             rest = await self._pieces.take()
-            return await self._threads.run(partial(self._commit, rest, path, may_replace))
+            return await self._threads.run(partial(self._commit, rest, place))
         except OSError as exc:
             raise self._unwritable(exc) from exc
 
@@ -177,14 +190,16 @@ class TempFile:
         assert self._file is not None
         self._file.writelines(chunks)
 
-    def _commit(self, rest: list[bytes], path: Path, may_replace: MayReplace) -> Path:
+    def _commit(self, rest: list[bytes], place: Callable[[], T]) -> T:
         assert self._file is not None
-        self._file.writelines(rest)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        final = place_file(self._path, path, may_replace=may_replace)
-        self._file = None
+        if not self._file.closed:
+            self._file.writelines(rest)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        final = place()
+        if final is not None:
+            self._file = None
         return final
 
     def _discard(self) -> None:
@@ -229,12 +244,8 @@ def place_file(
         candidate = path.with_name(name)
         if any(is_same_file(candidate, other) for other in protected):
             continue
-        if may_replace(candidate):
-            _check_type(candidate)
-            _copy_mode(candidate, source)
-            return source.replace(candidate)
         with suppress(FileExistsError):
-            return _move_to_free(source, candidate)
+            return _place_at(source, candidate, replace=may_replace(candidate))
     raise _disk_error(f"cannot be written: {MAX_NUMBER} files have this name", path)
 
 
@@ -244,6 +255,15 @@ def is_same_file(path: Path, other: Path) -> bool:
         if path.samefile(other):
             return True
     return os.path.normcase(os.path.realpath(path)) == os.path.normcase(os.path.realpath(other))
+
+
+def _place_at(source: Path, path: Path, *, replace: bool) -> Path:
+    """Move a file to a path. Raises `FileExistsError` if one is there and `replace` is False."""
+    if not replace:
+        return _move_to_free(source, path)
+    _check_type(path)
+    _copy_mode(path, source)
+    return source.replace(path)
 
 
 def _move_to_free(source: Path, path: Path) -> Path:

@@ -27,6 +27,7 @@ from itwin_export_async import (
     RunTimeout,
     RunUpdate,
 )
+from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async.emulator import Emulator, SparseContent
 from tests.support.batches import Make, check, collect, maker, started, tasks_left
 from tests.support.fakes import answer
@@ -264,7 +265,28 @@ async def test_calls_that_join_one_run_each_download_it(
     both = await asyncio.gather(*(collect(client, [request], if_active="join") for _ in range(2)))
     for (outcome,) in both:
         check(emulator, outcome)
-    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"Bridge.ifc", "Bridge-2.ifc"}
+
+
+async def test_file_that_another_batch_writes_meanwhile_is_kept(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    request = ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=f"{out}/")
+    choose = OutputPaths.choose
+
+    def choose_late(*args: Any) -> tuple[Path, bool]:
+        chosen = choose(*args)
+        if not list(out.glob("*.ifc")):
+            (out / "Bridge.ifc").write_text("of another process")
+        return chosen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OutputPaths, "choose", choose_late)
+        (outcome,) = await collect(client, [request])
+    check(emulator, outcome)
+    assert outcome.paths == (out / "Bridge-2.ifc",)
+    assert (out / "Bridge.ifc").read_text() == "of another process"
 
 
 async def test_path_that_is_not_utf8_is_a_destination(

@@ -9,7 +9,7 @@ def test_protected_path_is_claimed_by_no_export(tmp_path: Path) -> None:
     paths = OutputPaths([tmp_path / "exports.db-wal"])
     assert not paths.claim([tmp_path / "exports.db-wal"], "a")
     chosen = paths.choose(tmp_path / "exports.db-wal", str(tmp_path), "a")
-    assert chosen == tmp_path / "exports-2.db-wal"
+    assert chosen == (tmp_path / "exports-2.db-wal", False)
 
 
 def test_path_has_one_owner_also_through_a_link(tmp_path: Path) -> None:
@@ -22,7 +22,15 @@ def test_path_has_one_owner_also_through_a_link(tmp_path: Path) -> None:
 
 def test_second_output_of_a_run_gets_another_path(tmp_path: Path) -> None:
     paths = OutputPaths()
-    first = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a")
-    second = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a", {first})
+    first, _ = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a")
+    second, _ = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a", {first})
     assert [first.name, second.name] == ["a.ifc", "a-2.ifc"]
-    assert paths.choose(tmp_path / "a.ifc", str(tmp_path), "a") == first
+    assert paths.choose(tmp_path / "a.ifc", str(tmp_path), "a") == (first, True)
+
+
+def test_only_own_files_and_the_named_one_are_replaced(tmp_path: Path) -> None:
+    paths, file = OutputPaths(), tmp_path / "a.ifc"
+    assert paths.choose(file, str(tmp_path), "a") == (file, False)
+    file.touch()
+    assert paths.choose(file, str(tmp_path), "b") == (tmp_path / "a-2.ifc", False)
+    assert OutputPaths().choose(file, str(file), "b") == (file, True)

@@ -214,6 +214,19 @@ async def test_full_disk_does_not_hide_an_earlier_error(
     assert not list(tmp_path.iterdir())
 
 
+async def test_file_that_appears_at_a_free_path_is_not_replaced(
+    tmp_path: Path, threads: DiskThreads
+) -> None:
+    (tmp_path / "f.ifc").write_text("mine")
+    async with growing(threads, tmp_path / "f.ifc") as file:
+        await write_all(file, LARGE)
+        assert await file.finish_at(tmp_path / "f.ifc", replace=False) is None
+        assert await file.finish_at(tmp_path / "g.ifc", replace=False) == tmp_path / "g.ifc"
+    assert (tmp_path / "f.ifc").read_text() == "mine"
+    assert (tmp_path / "g.ifc").read_bytes() == LARGE
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 async def test_folder_that_vanishes_is_an_error(tmp_path: Path, threads: DiskThreads) -> None:
     with pytest.raises(DownloadError, match="cannot be written: No such file"):
         async with growing(threads, tmp_path / "out" / "f.ifc") as file:
