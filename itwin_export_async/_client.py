@@ -1,9 +1,11 @@
 """`ExportClient`: what users program against."""
 
+import asyncio
 from collections.abc import Collection
 from contextlib import suppress
 from os import PathLike, environ, fspath
 from typing import TYPE_CHECKING, Self
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -129,6 +131,7 @@ class ExportClient(ServiceClient[Connection]):
         self.imodels = IModelsClient(self._session)
         """iModels and their versions, read only."""
         outputs = Outputs(self._session, self._downloader)
+        self._start_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._context = RunContext(session=self._session, poller=self._poller, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
         self.synchronization = SynchronizationClient(self._context, self._consent)
@@ -321,7 +324,8 @@ class ExportClient(ServiceClient[Connection]):
             options=ExportOptions() if options is None else options,
             if_active=validate_if_active(if_active),
         )
-        return await starter.start()
+        async with self._start_locks.setdefault(key, asyncio.Lock()):
+            return await starter.start()
 
     def resume(self, resume_token: str | RunHandle) -> RunHandle:
         """Return a handle from `run.resume_token` or an unpickled handle, without a request.

@@ -146,7 +146,9 @@ class OnceStarter:
         await self.store.set(self._note_key, self._written)
 
     async def _noted(self, handle: RunHandle) -> RunHandle:
-        if not handle.joined:
+        if handle.joined:
+            await self._check_not_started(handle)
+        else:
             await self.store.set(_run_key(handle.run_id), json.dumps({"key": self.key}))
         await self._write_note(StartNote(resume_token=handle.resume_token, origin=handle.origin))
         return handle
@@ -224,16 +226,21 @@ class OnceStarter:
 
     @asynccontextmanager
     async def _while_waiting(self, handle: RunHandle) -> AsyncIterator[None]:
-        """Note that no run of this key exists, unless the active run is the key's own."""
-        await self._check_not_started(handle)
-        await self._write_note(StartNote())
-        yield
+        """Note that no request of this call may have started a run.
 
-    async def _check_not_started(self, handle: RunHandle) -> None:
-        """Raise `_AlreadyStarted` if another process has started the run for this key."""
+        The active run may be the key's own: a call at the same time may note it a moment later.
+        """
+        note = await self._check_not_started(handle)
+        if self._wrote(note):
+            await self._write_note(StartNote())
+        yield
+        await self._check_not_started(handle)
+
+    async def _check_not_started(self, handle: RunHandle) -> StartNote:
+        """The key's note. Raises `_AlreadyStarted` if another call has started the run."""
         if await self._owner(handle.run_id) == self.key:
             raise _AlreadyStarted(evolve(handle, origin=RunOrigin.RECOVERED))
-        await self._read_note()
+        return await self._read_note()
 
     @property
     def _note_key(self) -> str:

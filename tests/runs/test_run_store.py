@@ -4,6 +4,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,50 @@ async def test_processes_that_start_a_key_at_once_hold_one_run(
         assert len(set(handles)) == 1
     async with ExportClient(emulator.token(), transport=emulator) as client:
         assert len(await client.list_runs(connection.id)) == 1
+
+
+@define
+class SlowStore:
+    """A store that needs a second for each value."""
+
+    store: MemoryRunStore = field(factory=MemoryRunStore)
+
+    async def get(self, key: str) -> str | None:
+        value = await self.store.get(key)
+        await asyncio.sleep(1)
+        return value
+
+    async def set(self, key: str, value: str) -> None:
+        await asyncio.sleep(1)
+        await self.store.set(key, value)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 2.5])
+@pytest.mark.parametrize("if_active", ["join", "wait"])
+async def test_processes_with_a_slow_store_hold_one_run(
+    emulator: Emulator, connection_id: str, if_active: Any, delay: float
+) -> None:
+    store = SlowStore()
+
+    async def process(delay: float) -> RunHandle:
+        await asyncio.sleep(delay)
+        async with ExportClient(emulator.token(), transport=emulator) as client:
+            return await client.start_once("job", connection_id, store=store, if_active=if_active)
+
+    handles = await asyncio.gather(process(0), process(delay))
+    assert len(set(handles)) == 1
+    assert emulator.state()["runs"][0]["id"] == handles[0].run_id
+    assert len(emulator.state()["runs"]) == 1
+
+
+@pytest.mark.parametrize("if_active", ["join", "wait", "raise"])
+async def test_calls_of_one_client_for_a_key_start_one_run(
+    client: ExportClient, emulator: Emulator, connection_id: str, if_active: Any
+) -> None:
+    start = partial(client.start_once, "job", connection_id, store=SlowStore())
+    handles = await asyncio.gather(*(start(if_active=if_active) for _ in range(3)))
+    assert len(set(handles)) == 1
+    assert {handle.origin for handle in handles} == {RunOrigin.STARTED}
 
 
 async def test_run_of_another_key_is_not_taken(
