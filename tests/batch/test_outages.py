@@ -63,7 +63,7 @@ TROUBLES: tuple[Trouble, ...] = ("network", "lost answers", "gateway", "token se
 async def test_outage_of_a_minute_is_waited_out(
     emulator: Emulator, make: Make, path: Path, trouble: Trouble, begin: float, is_noted: bool
 ) -> None:
-    requests = make(40)
+    requests = make(25)
     outage = Outage(emulator, trouble, begin, begin + 60)
     async with client_of(emulator, outage) as client:
         outcomes = await collect(client, requests, ledger=path if is_noted else None)
@@ -75,7 +75,7 @@ async def test_outage_of_a_minute_is_waited_out(
 async def test_nothing_begins_during_an_outage(
     emulator: Emulator, make: Make, trouble: Trouble
 ) -> None:
-    requests = make(40)
+    requests = make(25)
     outage = Outage(emulator, trouble, 0, 600)
     async with client_of(emulator, outage) as client:
         outcomes = await collect(client, requests)

@@ -315,7 +315,7 @@ async def test_test_of_own_code_passes(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "test_nightly.py"),
         cwd=tmp_path,
-        env={**os.environ, "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "PYTEST_ADDOPTS": "-p no:faker"},
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()

@@ -447,18 +447,18 @@ def test_some_runs_pass_not_started(caller_of: Callable[[Emulator], Any]) -> Non
     call = caller_of(emulator)
 
     async def main() -> tuple[int, list[float]]:
-        locations = [call.start(call.connect(emulator.add_imodel())) for _ in range(301)]
+        locations = [call.start(call.connect(emulator.add_imodel())) for _ in range(101)]
         seconds = [run["seconds"] for run in emulator.state()["runs"]]
         passed = set()
-        for _ in range(300):
+        for _ in range(100):
             for location in locations:
                 if read(call("GET", location))["run"]["state"] == "NotStarted":
                     passed.add(location)
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
         return len(passed), seconds
 
     passed, seconds = run_virtual(main())
-    assert 0.3 < passed / 301 < 0.7
+    assert 0.3 < passed / 101 < 0.7
     assert 300 < sorted(seconds)[25] < 560
 
 

@@ -22,7 +22,12 @@ async def export(emulator, folder):
     async with ExportClient(emulator.token(), transport=emulator) as client:
         return await client.export_imodel(imodel_id, folder / "bridge.ifc")
 """
-PLUGIN = ("-p", "no:itwin", "-p", "itwin_export_async.pytest_plugin", "--strict-markers")
+PLUGIN = ("-p", "itwin_export_async.pytest_plugin", "--strict-markers")
+
+
+@pytest.fixture(autouse=True)
+def _only_named_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 def run(pytester: pytest.Pytester, tests: str, *options: str) -> pytest.RunResult:
@@ -135,7 +140,8 @@ async def test_it(itwin_emulator, tmp_path):
     ("mode", "marker"), [("auto", ""), ("strict", "@pytest.mark.asyncio")], ids=["auto", "strict"]
 )
 def test_recipe_for_pytest_asyncio(pytester: pytest.Pytester, mode: str, marker: str) -> None:
-    result = run(pytester, ASYNC_RECIPE.format(marker=marker), f"--asyncio-mode={mode}")
+    options = ("-p", "pytest_asyncio.plugin", f"--asyncio-mode={mode}")
+    result = run(pytester, ASYNC_RECIPE.format(marker=marker), *options)
     result.assert_outcomes(passed=1)
 
 
@@ -147,7 +153,7 @@ def anyio_backend():
     return "asyncio"
 """
     recipe = tests + ASYNC_RECIPE.format(marker="@pytest.mark.anyio")
-    result = run(pytester, recipe, "-p", "no:asyncio", "-p", "anyio")
+    result = run(pytester, recipe, "-p", "anyio")
     result.assert_outcomes(passed=1)
 
 

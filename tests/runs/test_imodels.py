@@ -135,6 +135,7 @@ async def test_repeated_token_or_page_ends_the_list() -> None:
         assert len(transport.requests) <= 3
 
 
+@pytest.mark.usefixtures("slow")
 async def test_endless_list_is_an_error() -> None:
     pages = 0
 
