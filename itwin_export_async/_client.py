@@ -1,13 +1,13 @@
 """`ExportClient`: what users program against."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterable, Collection, Iterable
 from contextlib import suppress
 from os import PathLike, environ, fspath
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from itwin_export_async._batch.outcomes import ExportOutcomes, ItwinVersion, OnStart, Requests
+from itwin_export_async._batch.outcomes import ExportOutcomes, ItwinVersion, OnStart
 from itwin_export_async._errors import PermissionDenied
 from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
@@ -389,7 +389,7 @@ class ExportClient(ServiceClient[Connection]):
 
     def export_many(
         self,
-        requests: Requests,
+        requests: Iterable[ExportRequest] | AsyncIterable[ExportRequest],
         *,
         concurrency: int = 20,
         ledger: str | PathLike[str] | None = None,
