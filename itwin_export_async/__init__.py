@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from itwin_export_async._batch.outcomes import ExportOutcomes
+    from itwin_export_async._batch.outcomes import ExportOutcomes, ItwinVersion, OnStart
     from itwin_export_async._client import ExportClient
     from itwin_export_async._errors import (
         AuthenticationFailed,
@@ -45,17 +45,21 @@ if TYPE_CHECKING:
         UploadError,
     )
     from itwin_export_async._files.blob_reader import BlobReader
+    from itwin_export_async._files.download import Progress
     from itwin_export_async._files.run_output import RunOutput
     from itwin_export_async._files.storage import StorageClient
     from itwin_export_async._http.credentials import (
+        Auth,
         ClientCredentials,
         RefreshTokenCredentials,
+        SendRequest,
         TokenProvider,
     )
+    from itwin_export_async._http.limiter import RateLimitLike
     from itwin_export_async._http.pager import AsyncPager
     from itwin_export_async._http.rate_limit import RateLimit, RequestStats
     from itwin_export_async._http.retry import RetryPolicy
-    from itwin_export_async._http.session import Session
+    from itwin_export_async._http.session import BeforeSend, Session
     from itwin_export_async._imodels import IModelsClient
     from itwin_export_async._models import (
         AccessReport,
@@ -100,8 +104,10 @@ if TYPE_CHECKING:
     )
     from itwin_export_async._protocol.oauth import AccessToken
     from itwin_export_async._protocol.runs import Service
-    from itwin_export_async._runs.handle import RunHandle
+    from itwin_export_async._runs.deadline import Timeout
+    from itwin_export_async._runs.handle import OnPoll, OnUpdate, RunHandle
     from itwin_export_async._runs.run_store import MemoryRunStore, RunStore
+    from itwin_export_async._runs.starter import IfActive
     from itwin_export_async._synchronization import SynchronizationClient
 
 __all__ = [
@@ -109,10 +115,12 @@ __all__ = [
     "AccessToken",
     "AdaptiveSchedule",
     "AsyncPager",
+    "Auth",
     "AuthenticationFailed",
     "AuthenticationType",
     "AuthorizationInformation",
     "AuthorizationRequired",
+    "BeforeSend",
     "BlobReader",
     "Changeset",
     "ClientCredentials",
@@ -138,23 +146,30 @@ __all__ = [
     "FixedSchedule",
     "IModel",
     "IModelsClient",
+    "IfActive",
     "IfcVersion",
     "InputOptions",
     "InvalidRequest",
     "InvalidSignature",
+    "ItwinVersion",
     "Job",
     "LedgerError",
     "MemoryRunStore",
     "NamedVersion",
     "NotFound",
     "NothingToExport",
+    "OnPoll",
+    "OnStart",
+    "OnUpdate",
     "OutputLocation",
     "OutputOptions",
     "PermissionDenied",
     "PollContext",
     "PollSchedule",
+    "Progress",
     "ProtocolError",
     "RateLimit",
+    "RateLimitLike",
     "RateLimited",
     "RefreshTokenCredentials",
     "RequestStats",
@@ -173,6 +188,7 @@ __all__ = [
     "RunTimeout",
     "RunUnreachable",
     "RunUpdate",
+    "SendRequest",
     "ServerError",
     "Service",
     "Session",
@@ -185,6 +201,7 @@ __all__ = [
     "SynchronizationClient",
     "Task",
     "TaskErrorInfo",
+    "Timeout",
     "TokenError",
     "TokenProvider",
     "TransportError",
@@ -198,16 +215,20 @@ _MODULES = (
     "_protocol.oauth",
     "_protocol.runs",
     "_http.credentials",
+    "_http.limiter",
     "_http.pager",
     "_http.rate_limit",
     "_http.retry",
     "_http.session",
     "_polling.schedule",
     "_files.blob_reader",
+    "_files.download",
     "_files.run_output",
     "_files.storage",
+    "_runs.deadline",
     "_runs.handle",
     "_runs.run_store",
+    "_runs.starter",
     "_batch.outcomes",
     "_imodels",
     "_synchronization",
@@ -237,7 +258,8 @@ def _load() -> None:
     modules = [vars(import_module(f"{__name__}.{name}")) for name in _MODULES]
     for name in __all__:
         value = next(module[name] for module in modules if name in module)
-        value.__module__ = __name__
+        if isinstance(value, type):
+            value.__module__ = __name__
         globals()[name] = value
 
 

@@ -1,7 +1,7 @@
 """`ExportClient`: what users program against."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterable, Collection, Iterable
 from contextlib import suppress
 from os import PathLike, environ, fspath
 from typing import TYPE_CHECKING, Self
@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import aiohttp
 
-from itwin_export_async._batch.outcomes import ExportOutcomes, ItwinVersion, OnStart, Requests
+from itwin_export_async._batch.outcomes import ExportOutcomes, ItwinVersion, OnStart
 from itwin_export_async._errors import PermissionDenied
 from itwin_export_async._files.download import Downloader, Progress
 from itwin_export_async._files.outputs import Outputs
@@ -393,7 +393,7 @@ class ExportClient(ServiceClient[Connection]):
 
     def export_many(
         self,
-        requests: Requests,
+        requests: Iterable[ExportRequest] | AsyncIterable[ExportRequest],
         *,
         concurrency: int = 20,
         ledger: str | PathLike[str] | None = None,
@@ -406,12 +406,12 @@ class ExportClient(ServiceClient[Connection]):
         """Export many iModels and yield each outcome as it completes; failures are outcomes too.
 
         `requests`: any iterable or async iterable, even an infinite one; it is consumed lazily.
-        `concurrency`: exports at once, one run at a time for each iModel. `ledger`: a file from
-        which the same call continues after any end. `timeout`: seconds for each export, None for
-        no limit. `on_start`, `on_update`: as for `export_imodel`; `RunUpdate.request` is the
-        request. What `requests` or a callback raises, and the `LedgerError` of a ledger that cannot
-        be used, is raised here. The result is also an async context manager. Leaving early never
-        ends a run.
+        `concurrency`: exports at once, one run at a time for each iModel. `ledger`: a SQLite file
+        from which the same call continues after any end; one process uses it at a time, and any may
+        read it. `timeout`: seconds for each export, None for no limit. `on_start`, `on_update`: as
+        for `export_imodel`; `RunUpdate.request` is the request. What `requests` or a callback
+        raises, and the `LedgerError` of a ledger that cannot be used, is raised here. The result is
+        also an async context manager. Leaving early never ends a run.
         """
         from itwin_export_async._batch.batch import export_many
 

@@ -115,7 +115,7 @@ class RetryPolicy:
         return self.jitter(self.max_delay(attempt))
 
     def next_delay(
-        self, request: Request, outcome: Outcome, attempt: int, *, now: datetime
+        self, request: Request, outcome: Response | TransportError, attempt: int, *, now: datetime
     ) -> float | None:
         """Seconds to wait before the next attempt; None if there is none."""
         if attempt >= self.attempts or not should_retry(request, outcome):
@@ -123,7 +123,7 @@ class RetryPolicy:
         requested = requested_delay(outcome, now=now) or 0.0
         return max(requested, self.backoff(attempt)) if requested <= self.max_retry_after else None
 
-    def is_free(self, outcome: Outcome, attempt: int, *, now: datetime) -> bool:
+    def is_free(self, outcome: Response | TransportError, attempt: int, *, now: datetime) -> bool:
         """Whether the next attempt costs no budget: the service asks for a long enough delay."""
         requested = requested_delay(outcome, now=now)
         return requested is not None and requested >= self.max_delay(attempt)

@@ -45,22 +45,30 @@ In a container:
 """
 
 from itwin_export_async.emulator._audit.violations import Violation
-from itwin_export_async.emulator._emulator import Emulator
+from itwin_export_async.emulator._config import RunSeconds
+from itwin_export_async.emulator._emulator import Emulator, Tier
 from itwin_export_async.emulator._http.request_log import RequestRecord
 from itwin_export_async.emulator._http.server import ServerAddress
 from itwin_export_async.emulator._middleware.chaos import Chaos
+from itwin_export_async.emulator._middleware.fault_injection import Outcome
 from itwin_export_async.emulator._middleware.quirks import QUIRKS
-from itwin_export_async.emulator._state.blobs import SparseContent
+from itwin_export_async.emulator._state.blobs import Content, SparseContent
+from itwin_export_async.emulator._state.imodels import PushDate
 from itwin_export_async.emulator._state.webhooks import WebhookDelivery
 from itwin_export_async.emulator._virtual_time import VirtualTimeLoop, run_virtual
 
 __all__ = [
     "QUIRKS",
     "Chaos",
+    "Content",
     "Emulator",
+    "Outcome",
+    "PushDate",
     "RequestRecord",
+    "RunSeconds",
     "ServerAddress",
     "SparseContent",
+    "Tier",
     "Violation",
     "VirtualTimeLoop",
     "WebhookDelivery",

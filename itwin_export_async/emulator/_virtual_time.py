@@ -43,7 +43,8 @@ class _JumpingSelector(selectors.DefaultSelector):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose time starts at 0 and jumps to the next timer when nothing is ready.
 
-    Raises `RuntimeError` for a deadlock: nothing is left that can wake a task.
+    Raises `RuntimeError` for a deadlock: nothing is left that can wake a task. For pytest-asyncio,
+    let a loop factory return it.
     """
 
     def __init__(self) -> None:

@@ -43,11 +43,26 @@ from itwin_export_async.taskiq._arguments import DAY, ExportArguments, user_blob
 from itwin_export_async.taskiq._failing import TaskFailed, failing_as_text
 from itwin_export_async.taskiq._follow import Deliver, ExportResult, Follow
 from itwin_export_async.taskiq._start import ProgressStore, TaskStart
-from itwin_export_async.taskiq._tasks import ExportTask, FollowTask, register_checked, send_on
+from itwin_export_async.taskiq._tasks import (
+    CheckedKicker,
+    ExportTask,
+    FollowTask,
+    register_checked,
+    send_on,
+)
 from itwin_export_async.taskiq._tracing import continued_trace
 from itwin_export_async.taskiq._worker import Worker, leg_of
 
-__all__ = ["ExportResult", "ExportTask", "ExportTasks", "FollowTask", "TaskFailed", "register"]
+__all__ = [
+    "CheckedKicker",
+    "Deliver",
+    "ExportResult",
+    "ExportTask",
+    "ExportTasks",
+    "FollowTask",
+    "TaskFailed",
+    "register",
+]
 
 NAME = "itwin_export_async"
 

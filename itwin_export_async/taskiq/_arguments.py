@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from enum import Enum
 from math import isfinite
 from os import PathLike, fspath
-from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
+from typing import Any, TypeAlias, TypeVar, cast, get_args
 
 from attrs import fields, frozen
 
@@ -13,6 +13,7 @@ from itwin_export_async import (
     AuthenticationType,
     ExportOptions,
     ExportRequest,
+    IfActive,
     InputOptions,
     OutputLocation,
     OutputOptions,
@@ -21,7 +22,6 @@ from itwin_export_async import (
 T = TypeVar("T")
 
 DAY = 86_400.0  # seconds
-IfActive: TypeAlias = Literal["join", "wait", "raise"]
 Options: TypeAlias = ExportOptions | Mapping[str, Any]
 
 _GROUPS: dict[str, type] = {"input": InputOptions, "output": OutputOptions}

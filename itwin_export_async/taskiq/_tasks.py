@@ -16,10 +16,9 @@ from taskiq.kicker import AsyncKicker
 from taskiq.scheduler.created_schedule import CreatedSchedule
 from taskiq.scheduler.scheduled_task import CronSpec
 
-from itwin_export_async import AuthenticationType, ExportOptions, RunHandle
+from itwin_export_async import AuthenticationType, ExportOptions, IfActive, RunHandle
 from itwin_export_async.taskiq._arguments import (
     DAY,
-    IfActive,
     check_destination,
     check_timeout,
     export_message,
@@ -29,13 +28,11 @@ from itwin_export_async.taskiq._tracing import trace_labels
 
 T = TypeVar("T", bound="CheckedTask")
 
-ToMessage = Callable[..., dict[str, Any]]
-
 
 class CheckedKicker(AsyncKicker[..., Any]):
     """Sends a task or schedules it, after its arguments were checked."""
 
-    to_message: ToMessage
+    to_message: Callable[..., dict[str, Any]]
 
     async def kiq(self, *args: Any, **kwargs: Any) -> AsyncTaskiqTask[ExportResult]:
         """Send the task."""
@@ -68,7 +65,7 @@ class CheckedKicker(AsyncKicker[..., Any]):
 class CheckedTask(AsyncTaskiqDecoratedTask[..., Any]):
     """A task of taskiq whose arguments are checked by the sender."""
 
-    to_message: ToMessage
+    to_message: Callable[..., dict[str, Any]]
 
     def kicker(self) -> CheckedKicker:
         """A kicker of taskiq, with which labels and ids are set."""

@@ -22,7 +22,13 @@ from itwin_export_async.web._problems import (
     http_error,
 )
 from itwin_export_async.web._ranges import FileAnswer
-from itwin_export_async.web._service import ExportService, OpenFile, StartedExport, allow_all
+from itwin_export_async.web._service import (
+    ExportService,
+    MayExport,
+    OpenFile,
+    StartedExport,
+    allow_all,
+)
 
 __all__ = [
     "EVENT_HEADERS",
@@ -30,6 +36,7 @@ __all__ = [
     "FileAnswer",
     "HttpError",
     "InvalidBody",
+    "MayExport",
     "OpenFile",
     "SignedIds",
     "StartPending",

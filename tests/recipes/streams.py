@@ -31,7 +31,8 @@ async def to_azure(run: RunHandle, blob: Blob) -> None:
     """To a blob, with a client that uploads an async iterable."""
     (output,) = await run.outputs()
     async with output.open() as reader:
-        await blob.upload_blob(reader, length=reader.size)
+        chunks = (chunk async for chunk in reader)  # Azure calls a `read` with a size
+        await blob.upload_blob(chunks, length=reader.size)
 
 
 async def to_memory(run: RunHandle) -> BytesIO:
