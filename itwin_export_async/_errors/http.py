@@ -155,7 +155,8 @@ class ResponseError(ExportError):
     requested wait in seconds, None without one. `request_id` is the service's id of the request,
     None without one. `correlation_id` is the `X-Correlation-Id` of the request, by which Bentley's
     support finds it; None where it is not known. `headers` are those of the response, without
-    secrets; names are compared without case.
+    secrets; names are compared without case. `is_from_api`: the body is an error of the API, and
+    not of a gateway or proxy in front of it.
     """
 
     status: int
@@ -170,6 +171,7 @@ class ResponseError(ExportError):
     headers: Mapping[str, str] = field(factory=dict, converter=_case_insensitive, repr=False)
     is_transient: bool = field(init=False, repr=False)
     may_have_been_processed: bool = field(repr=False)
+    is_from_api: bool = field(repr=False)
     _PUBLIC = "the export service refused the request"
 
     @is_transient.default
@@ -182,6 +184,14 @@ class ResponseError(ExportError):
         if self.status == 503 and self.retry_after is not None:
             return False
         return self.status >= 500 or self.status == 408
+
+    @is_from_api.default
+    def _has_a_code_of_the_api(self) -> bool:
+        return bool(self.code) and not self._lacks_operation
+
+    @property
+    def _lacks_operation(self) -> bool:
+        return "OperationNotFound" in (self.code, *(detail.code for detail in self.details))
 
     def __str__(self) -> str:
         text = f"{self.status} {self.code}".rstrip()
@@ -224,7 +234,7 @@ class NotFound(ResponseError):
     @property
     def is_gateway(self) -> bool:
         """Whether the gateway answered and not the API: the path or the API version is wrong."""
-        return "OperationNotFound" in (self.code, *(detail.code for detail in self.details))
+        return self._lacks_operation
 
     def __str__(self) -> str:
         text = super().__str__()
