@@ -398,12 +398,18 @@ async def test_deleted_connection_has_no_run_to_find(
 
 
 @pytest.mark.parametrize("operation", ["get_connection", "list_runs"])
-async def test_404_of_the_gateway_proves_nothing(
-    hasty: ExportClient, emulator: Emulator, make: Make, path: Path, operation: str
+@pytest.mark.parametrize("missing", [GATEWAY, answer(404, "<html>")])
+async def test_404_of_a_gateway_or_proxy_proves_nothing(
+    hasty: ExportClient,
+    emulator: Emulator,
+    make: Make,
+    path: Path,
+    operation: str,
+    missing: Response,
 ) -> None:
     (request,) = make(1)
     await leave(hasty, emulator, request, path, after=True)
-    emulator.inject(operation, GATEWAY)
+    emulator.inject(operation, missing)
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, NotFound)
     assert states(path) == {"k0": "starting"}
