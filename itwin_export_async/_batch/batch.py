@@ -17,6 +17,7 @@ from collections.abc import (
     Coroutine,
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from contextvars import Context, copy_context
 from math import inf
 from os import PathLike
 from typing import Any, Final
@@ -112,6 +113,7 @@ class _Batch:
     timeout: float | None
     on_start: OnStart | None
     on_update: OnUpdate | None
+    _caller: Context = field(init=False, factory=copy_context)  # the trace of `export_many`
     _requests: Any = field(init=False)  # an iterator
     _free: int = field(init=False)  # slots
     _waiting: deque[ExportRequest | ExportOutcome] = field(factory=deque)  # read and not begun
@@ -157,7 +159,7 @@ class _Batch:
                 await finish_uninterrupted(asyncio.gather(*self._tasks, return_exceptions=True))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=self._caller.copy())
         self._tasks.add(task)
         task.add_done_callback(self._finished.put_nowait)
 

@@ -285,7 +285,7 @@ def failed(entry: Entry, error: Exception, *, was_finished: bool) -> Entry:
 
 def _is_lost(error: Exception) -> bool:
     if isinstance(error, NotFound):
-        return not error.is_gateway
+        return error.is_from_api
     return isinstance(error, RunFailed)
 
 

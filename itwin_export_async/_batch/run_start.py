@@ -51,7 +51,7 @@ class RunStart:
         try:
             connection = await self.context.outage.run(lambda: self._get_connection(connection_id))
         except NotFound as error:
-            if error.is_gateway:
+            if not error.is_from_api:
                 raise
             await self.record.save(reset(entry))  # the connection was deleted, with its runs
             return None
@@ -70,7 +70,7 @@ class RunStart:
             await outage.run(lambda: context.consent.require(Service.EXPORT, connection))
             return await self._start_run(connection.id, window)
         except NotFound as error:
-            if error.is_gateway or not await self._forget_connection(connection.id):
+            if not error.is_from_api or not await self._forget_connection(connection.id):
                 raise
             return None
 

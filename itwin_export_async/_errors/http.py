@@ -1,7 +1,8 @@
 """What goes wrong in a request to a service."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from types import WrapperDescriptorType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from attrs import define, field, frozen
 from multidict import CIMultiDict  # aiohttp's own headers; unlike its read-only kind, it pickles
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from itwin_export_async._runs.handle import RunHandle
 else:
     RunHandle = Any  # this room is below that of the handles
+
+E = TypeVar("E", bound=BaseException)
 
 MAX_DETAILS = 20  # of an error response; further ones are dropped
 MAX_MESSAGE = 2000  # characters of a sentence of ours, in which paths and URLs may stand
@@ -29,6 +32,32 @@ def _optional_code(text: str | None) -> str | None:
 def to_message(text: str) -> str:
     """A sentence of an error: in one line, without secrets."""
     return redacted(text, limit=MAX_MESSAGE)
+
+
+def copy_error(error: E) -> E:
+    """A copy of any error, with its fields, notes, traceback and cause.
+
+    An `__init__` of Python is not called, because its arguments are not known; an error that cannot
+    be made without them is returned itself.
+    """
+    kind, args = type(error), _given_args(error)
+    try:
+        copy: E = kind.__new__(kind, *args)
+        if isinstance(kind.__init__, WrapperDescriptorType):  # of C: it sets fields from `args`
+            copy.__init__(*args)  # type: ignore[misc]
+    except TypeError:
+        return error
+    copy.__dict__.update(error.__dict__)
+    if "__notes__" in error.__dict__:
+        copy.__notes__ = list(error.__notes__)
+    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(error.__traceback__)
+
+
+def _given_args(error: BaseException) -> tuple[Any, ...]:
+    args: tuple[Any, ...] = BaseException.args.__get__(error)  # type: ignore[attr-defined]
+    return args
 
 
 def _restore(
@@ -62,17 +91,10 @@ class ExportError(Exception):
         return (str(self),)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = BaseException.args.__get__(self)  # type: ignore[attr-defined]
-        return _restore, (type(self), given, dict(self.__dict__))
+        return _restore, (type(self), _given_args(self), dict(self.__dict__))
 
     def __copy__(self) -> Self:
-        restore, arguments = self.__reduce__()
-        error: Self = restore(*arguments)
-        if "__notes__" in error.__dict__:
-            error.__notes__ = list(self.__notes__)
-        error.__cause__, error.__context__ = self.__cause__, self.__context__
-        error.__suppress_context__ = self.__suppress_context__
-        return error.with_traceback(self.__traceback__)
+        return copy_error(self)
 
 
 @define(eq=False, kw_only=True, slots=False, auto_exc=False)
@@ -133,7 +155,8 @@ class ResponseError(ExportError):
     requested wait in seconds, None without one. `request_id` is the service's id of the request,
     None without one. `correlation_id` is the `X-Correlation-Id` of the request, by which Bentley's
     support finds it; None where it is not known. `headers` are those of the response, without
-    secrets; names are compared without case.
+    secrets; names are compared without case. `is_from_api`: the body is an error of the API, and
+    not of a gateway or proxy in front of it.
     """
 
     status: int
@@ -148,6 +171,7 @@ class ResponseError(ExportError):
     headers: Mapping[str, str] = field(factory=dict, converter=_case_insensitive, repr=False)
     is_transient: bool = field(init=False, repr=False)
     may_have_been_processed: bool = field(repr=False)
+    is_from_api: bool = field(repr=False)
     _PUBLIC = "the export service refused the request"
 
     @is_transient.default
@@ -160,6 +184,14 @@ class ResponseError(ExportError):
         if self.status == 503 and self.retry_after is not None:
             return False
         return self.status >= 500 or self.status == 408
+
+    @is_from_api.default
+    def _has_a_code_of_the_api(self) -> bool:
+        return bool(self.code) and not self._lacks_operation
+
+    @property
+    def _lacks_operation(self) -> bool:
+        return "OperationNotFound" in (self.code, *(detail.code for detail in self.details))
 
     def __str__(self) -> str:
         text = f"{self.status} {self.code}".rstrip()
@@ -202,7 +234,7 @@ class NotFound(ResponseError):
     @property
     def is_gateway(self) -> bool:
         """Whether the gateway answered and not the API: the path or the API version is wrong."""
-        return "OperationNotFound" in (self.code, *(detail.code for detail in self.details))
+        return self._lacks_operation
 
     def __str__(self) -> str:
         text = super().__str__()

@@ -132,7 +132,7 @@ class BlobReader:
         stop: int | None = None,
         if_range: str | None = None,
     ) -> None:
-        _check_range(start, stop, source.size)
+        _check_range(start, stop, source.size if if_range is None else None)
         if if_range is not None and not if_range.startswith('"'):
             start, stop, if_range = 0, None, None  # a date or a weak ETag matches no version
         self.name = source.name
@@ -244,9 +244,13 @@ class BlobReader:
         etag = self._if_range if state.known is None else state.known.etag
         request = get_blob_request(url, start=state.request_start, stop=state.stop, etag=etag)
         stream = await self._connection.enter_async_context(self._session.stream_blob(request))
-        if stream.response.status == 412 and state.known is None and self._if_range:
-            self._read_whole()
-            return None
+        if state.known is None and self._if_range:
+            if stream.response.status == 412:
+                self._read_whole()
+                return None
+            if stream.response.status == 416 and state.start:
+                self._state = ReadState(stop=0)  # one byte shows which version it is
+                return None
         content = parse_blob(
             stream.response,
             start=state.request_start,
@@ -267,6 +271,10 @@ class BlobReader:
         elif self._if_range not in (None, content.etag):
             self._read_whole()
             return False
+        elif state.start != self.start:
+            raise UnusableContent(
+                f"cannot start at byte {self.start}: the file has {content.total} bytes", "refused"
+            )
         elif self._get_size is not None and must_ask_size(content, self._storage_size):
             await self._disconnect()  # reading the size may take minutes
             await self._read_size(self._get_size, is_needed=not content.is_bounded)

@@ -9,12 +9,14 @@ at once. A bug in a provider is raised as it is.
 import asyncio
 import inspect
 import logging
-from copy import copy
+from contextvars import Context
 from datetime import UTC, datetime
 from typing import Any
 
 from itwin_export_async._errors import TokenError
+from itwin_export_async._errors.http import copy_error
 from itwin_export_async._http.credentials import (
+    ROTATE_TIMEOUT,
     Auth,
     ClientCredentials,
     RefreshTokenCredentials,
@@ -123,17 +125,23 @@ class TokenCache:
         return True
 
     async def close(self) -> None:
-        """Stop fetching. An exchange of a refresh token is finished: its answer replaces it."""
+        """Stop fetching. An exchange of a refresh token is finished: its answer replaces it.
+
+        A provider that ignores its cancellation is left alone after `timeout`.
+        """
         self._closed = True
         task = self._fetch_task
         if task is None:
             return
+        limit = self._timeout
         try:
             if isinstance(self._auth, RefreshTokenCredentials):
+                limit = ROTATE_TIMEOUT
                 await wait_uninterrupted(task, self._timeout)
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            if not (await asyncio.wait([task], timeout=limit))[0]:
+                log.warning("the token provider has not ended %.0f s after its cancellation", limit)
 
     async def _wait_for_fetch(self) -> AccessToken:
         """Wait for the shared fetch. Cancelling one waiter does not cancel it."""
@@ -156,22 +164,21 @@ class TokenCache:
         failure = task.exception()
         if failure is None:
             return task.result()
-        if isinstance(failure, TokenError):
-            raise copy(failure)
-        if _is_bug(failure):
-            raise failure
+        if isinstance(failure, TokenError) or _is_bug(failure):
+            raise copy_error(failure)
         raise _token_error(failure) from failure
 
     def _check_requested_wait(self, now: float) -> None:
         """Raise the last error at once while the requested wait is longer than the policy's."""
         left = self._retry_at - now
         if self._last_error is not None and left > self._retry.max_retry_after:
-            error = copy(self._last_error)
+            error = copy_error(self._last_error)
             error.retry_after = left
             raise error
 
     def _start_fetch(self) -> "asyncio.Task[AccessToken]":
-        self._fetch_task = asyncio.create_task(self._fetch())
+        # a context of its own, so that it does not run inside the first waiter's trace
+        self._fetch_task = asyncio.create_task(self._fetch(), context=Context())
         self._fetch_task.add_done_callback(self._on_fetch_done)
         return self._fetch_task
 

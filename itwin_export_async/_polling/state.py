@@ -102,7 +102,7 @@ class PollState:
             case NotFound() if self._may_be_unknown(error, now):
                 return True
             case ResponseError():
-                is_odd = self._is_seen and not _is_from_api(error)
+                is_odd = self._is_seen and not error.is_from_api
                 return is_odd or error.status in _TRANSIENT_STATUSES
             case _:
                 return False
@@ -138,12 +138,6 @@ class PollState:
         if self.just_created and now - self.polling_since < NOT_FOUND_GRACE:
             return True
         return self.run is not None and now - self.started_at < NOT_FOUND_GRACE
-
-
-def _is_from_api(error: ResponseError) -> bool:
-    """Whether the API wrote the error body; a proxy or gateway gives no error code of the API."""
-    is_gateway = isinstance(error, NotFound) and error.is_gateway
-    return bool(error.code) and not is_gateway
 
 
 @frozen(kw_only=True)

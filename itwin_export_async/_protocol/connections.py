@@ -96,7 +96,7 @@ def means_empty(error: NotFound) -> bool:
 
     An unknown iModel also gives 404; creating the connection will report it.
     """
-    return not error.is_gateway
+    return error.is_from_api
 
 
 def list_connections_request(

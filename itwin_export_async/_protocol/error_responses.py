@@ -76,7 +76,7 @@ def error_from_response(response: Response) -> ExportError:
     kind = _BY_STATUS.get(response.status)
     if kind is None:
         kind = ServerError if response.status >= 500 else ResponseError
-    code, message, details = _parse_error_body(response.body)
+    code, message, details, is_nested = _parse_error_body(response.body)
     error = kind(
         status=response.status,
         code=code,
@@ -89,6 +89,8 @@ def error_from_response(response: Response) -> ExportError:
         retry_after=retry_after(response.headers, now=None),
         headers=_public_headers(response.headers),
     )
+    if not is_nested:
+        error.is_from_api = False
     if response.uncertain_for is not None:  # an earlier attempt may have been taken
         error.may_have_been_processed = True
     return error
@@ -102,9 +104,11 @@ def _members(body: bytes) -> dict[str, Any]:
     return members if isinstance(members, dict) else {}
 
 
-def _parse_error_body(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...]]:
+def _parse_error_body(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...], bool]:
+    """The code, message and details of the body, and whether it has the documented form."""
     members = _members(body)
-    error = members["error"] if isinstance(members.get("error"), dict) else members
+    is_nested = isinstance(members.get("error"), dict)
+    error = members["error"] if is_nested else members
     code, message, details = _text(error, "code"), _text(error, "message"), error.get("details")
     if not code and not message:
         message = body[: 4 * MAX_TEXT].decode(errors="replace")
@@ -120,6 +124,7 @@ def _parse_error_body(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...]]:
             )
             for item in found[:MAX_DETAILS]
         ),
+        is_nested,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import define, field, frozen
 
@@ -16,6 +16,7 @@ from itwin_export_async._errors import (
     RunTimeout,
     RunUnreachable,
 )
+from itwin_export_async._errors.http import copy_error
 from itwin_export_async._files.download import Progress
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.run_output import RunOutput
@@ -43,8 +44,6 @@ from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.urls import validate_id
 from itwin_export_async._runs.deadline import USE_DEFAULT, Deadline, Timeout
 from itwin_export_async._runs.resume_token import ResumeToken
-
-E = TypeVar("E", bound=BaseException)
 
 OnUpdate = Callable[[RunUpdate], Any]
 """Called with each update; may be async. Its exceptions come out of the call it was passed to."""
@@ -350,7 +349,7 @@ class RunHandle:
         """The error of one waiter: each gets a copy of the error that all share."""
         error = event.error
         if event.outage is None:
-            return _copy(error)
+            return copy_error(error)
         unreachable = RunUnreachable(
             message=f"could not be polled for {event.outage:.0f} s: {error}; it may still be "
             "running, client.resume(error.resume_token) waits for it again",
@@ -431,19 +430,3 @@ def _cancellations() -> int:
     task = asyncio.current_task()
     assert task is not None
     return task.cancelling()
-
-
-def _copy(error: E) -> E:
-    """A copy of the error, with its traceback, cause and notes.
-
-    Without `__init__`, whose arguments are not known; an error that cannot be made without them is
-    returned itself.
-    """
-    try:
-        copy: E = type(error).__new__(type(error), *error.args)
-    except TypeError:
-        return error
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
-    copy.__suppress_context__ = error.__suppress_context__
-    return copy.with_traceback(error.__traceback__)

@@ -272,7 +272,7 @@ class RunStarter:
             try:
                 await handle.wait(timeout=None, check=False)
             except NotFound as error:  # a deleted run is not active any more
-                if error.is_gateway:
+                if not error.is_from_api:
                     raise
         self.state = self.state.with_finished_run(address)
 

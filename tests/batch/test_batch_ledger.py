@@ -1,11 +1,13 @@
 """Many exports with a ledger: what is done stays done, whatever ends the process."""
 
 import asyncio
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -248,6 +250,27 @@ async def test_changed_request_and_a_key_given_twice_are_outcomes(
     assert len(emulator.requests) == before
 
 
+async def test_ledger_needs_no_newer_sqlite_than_it_says(
+    client: ExportClient, make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    connect = sqlite3.connect
+
+    def traced(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **options)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    requests = make(2)
+    for expected in (False, True):
+        outcomes = await collect(client, requests, ledger=path)
+        assert [outcome.up_to_date for outcome in outcomes] == [expected] * 2
+    assert any(statement.startswith("INSERT INTO exports") for statement in statements)
+    newer = r"RETURNING|ON CONFLICT|WITHOUT ROWID|STRICT|IS (NOT )?DISTINCT|^WITH|\bOVER\b|IIF|->"
+    assert [found for found in statements if re.search(newer, found.upper())] == []
+
+
 async def test_ledger_in_use_comes_out(client: ExportClient, make: Make, path: Path) -> None:
     async with aclosing(client.export_many(make(2), ledger=path)) as outcomes:
         await anext(outcomes)
@@ -398,12 +421,18 @@ async def test_deleted_connection_has_no_run_to_find(
 
 
 @pytest.mark.parametrize("operation", ["get_connection", "list_runs"])
-async def test_404_of_the_gateway_proves_nothing(
-    hasty: ExportClient, emulator: Emulator, make: Make, path: Path, operation: str
+@pytest.mark.parametrize("missing", [GATEWAY, answer(404, "<html>")])
+async def test_404_of_a_gateway_or_proxy_proves_nothing(
+    hasty: ExportClient,
+    emulator: Emulator,
+    make: Make,
+    path: Path,
+    operation: str,
+    missing: Response,
 ) -> None:
     (request,) = make(1)
     await leave(hasty, emulator, request, path, after=True)
-    emulator.inject(operation, GATEWAY)
+    emulator.inject(operation, missing)
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, NotFound)
     assert states(path) == {"k0": "starting"}

@@ -187,6 +187,7 @@ FACTS: dict[str, Any] = {"connection_id": "c1", "run_id": "r1"}
         (STARTED, GONE, EntryState.FAILED),
         (FINISHED, GONE, EntryState.FAILED),
         (STARTED, GATEWAY, EntryState.STARTED),
+        (STARTED, NotFound(status=404, message="<html>"), EntryState.STARTED),
         (STARTED, RunTimeout(**FACTS), EntryState.STARTED),
         (
             STARTED,

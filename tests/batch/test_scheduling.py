@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,27 @@ async def test_on_start_gets_each_run_once_and_again_when_it_is_resumed(
     resumed: list[RunHandle] = []
     await collect(client, requests, ledger=ledger, on_start=resumed.append)
     assert set(resumed) == set(handles)
+
+
+async def test_exports_run_in_the_context_of_the_call(client: ExportClient, make: Make) -> None:
+    trace = ContextVar("trace", default="none")
+    traces: list[str] = []
+
+    def note(_: object) -> None:
+        traces.append(trace.get())
+        trace.set("of another export")
+
+    def requests() -> Iterator[ExportRequest]:
+        for request in make(3):
+            traces.append(trace.get())
+            yield request
+
+    trace.set("of the call")
+    outcomes = client.export_many(requests(), concurrency=2, on_start=note)
+    trace.set("of the reader")
+    assert len([outcome async for outcome in outcomes]) == 3
+    assert traces == ["of the call"] * 6
+    assert trace.get() == "of the reader"
 
 
 async def test_outcomes_are_a_context_manager(client: ExportClient, make: Make) -> None:

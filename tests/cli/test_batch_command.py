@@ -304,7 +304,9 @@ async def test_token_that_expired_since_an_earlier_call_ends_the_batch(
     before = len(emulator.requests)
     monkeypatch.setenv("ITWIN_ACCESS_TOKEN", "expired")
     assert await run(table(*ids), ledger=tmp_path / "l.db", concurrency=2) == 4
-    assert "198 exports not tried: they would fail in the same way\n" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "198 exports not tried: they would fail in the same way\n" in err
+    assert "this continues:\n  itwin-export batch" in err
     assert len(emulator.requests) - before < 50
 
 

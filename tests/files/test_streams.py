@@ -286,6 +286,23 @@ async def test_part_of_another_version_than_if_range_is_the_whole_file(
             assert await file.read() == FILE[500:900]
 
 
+@pytest.mark.parametrize("conditions", [True, False])
+@pytest.mark.parametrize("etag", ['"0"', 'W/"1"', "Sat, 28 Nov 2026 09:00:00 GMT"])
+@pytest.mark.parametrize("size", [len(FILE), None])
+async def test_shorter_version_than_if_range_is_the_whole_file(
+    etag: str, conditions: bool, size: int | None
+) -> None:
+    store = Store(honours_conditions=conditions, size=size)
+    async with ExportClient("t", transport=store) as client:
+        async with client.storage.open("f1", start=20_000, if_range=etag) as file:
+            assert (file.start, file.stop, file.size) == (0, len(FILE), len(FILE))
+            assert await file.read() == FILE
+        with pytest.raises(DownloadError, match="cannot start at byte 20000") as caught:
+            async with client.storage.open("f1", start=20_000, if_range='"1"') as file:
+                await file.read()
+    assert caught.value.reason == "refused"
+
+
 @pytest.mark.parametrize(
     ("bounds", "text"),
     [

@@ -878,3 +878,12 @@ async def test_session_knows_when_its_token_expires() -> None:
 
 def test_half_built_session_has_a_repr() -> None:
     assert "closed" in repr(Session.__new__(Session))
+
+
+async def test_imodels_of_a_bounded_number_of_connections_are_remembered() -> None:
+    async with Session("t", transport=Answers(answer(204))) as session:
+        for number in range(20_000):
+            session.remember_imodel(f"c{number}", "m")
+        session.remember_imodel("c20000", None)
+        known = [session.imodel_of(f"c{number}") for number in range(20_001)]
+    assert known == [None] * 10_000 + ["m"] * 10_000 + [None]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -95,8 +96,77 @@ async def test_bug_in_a_provider_is_raised_as_it_is(error: Exception) -> None:
             for _ in range(2):
                 with pytest.raises(type(error)) as caught:
                     await session.send(GET)
-                assert caught.value is error
+                assert caught.value.args == error.args
         assert now() == 0
+
+
+class Vault:
+    """A provider with a bug, whose errors have a cause and a note."""
+
+    async def get_token(self) -> AccessToken:
+        error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        error.add_note("of the provider")
+        raise error from LookupError("no key")
+
+
+async def test_each_waiter_gets_its_own_error_of_the_provider() -> None:
+    async with Session(Vault(), transport=Answers(OK)) as session:
+        errors = await asyncio.gather(
+            *(session.send(GET) for _ in range(20)), return_exceptions=True
+        )
+    assert len({id(error) for error in errors}) == 20
+    for error in errors:
+        assert isinstance(error, UnicodeDecodeError)
+        assert "invalid start byte" in str(error)
+        assert error.__notes__ == ["of the provider"]
+        assert isinstance(error.__cause__, LookupError)
+        frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        assert frames.count("send") == frames.count("get_token") == 1
+
+
+@pytest.mark.parametrize("lifetime", [1000, None])
+async def test_fetch_does_not_run_in_the_context_of_a_waiter(lifetime: float | None) -> None:
+    trace = ContextVar("trace", default="none")
+    traces: list[str] = []
+
+    def provider() -> AccessToken | str:
+        traces.append(trace.get())
+        if lifetime is None:
+            return "abc"
+        return AccessToken("abc", datetime.now(UTC) + timedelta(seconds=lifetime))
+
+    trace.set("of the waiter")
+    async with Session(provider, transport=Answers(OK)) as session:
+        for _ in range(2):
+            await session.send(GET)
+            await asyncio.sleep(900)  # the second time it is refreshed
+    assert traces == ["none"] * 2
+
+
+@pytest.mark.parametrize("seconds", [10, 31])  # after 30 the waiter has given up
+async def test_closing_does_not_wait_for_a_provider_that_ignores_cancellation(
+    caplog: pytest.LogCaptureFixture, seconds: int
+) -> None:
+    release = asyncio.Event()
+
+    async def provider() -> str:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        return "token"
+
+    session = Session(provider, transport=Answers(OK), request_timeout=30)
+    await session.open()
+    call = asyncio.create_task(session.send(GET))
+    await asyncio.sleep(seconds)
+    await session.aclose()
+    assert now() == seconds + 30
+    assert "the token provider has not ended" in caplog.text
+    with pytest.raises(TokenError, match="takes longer"):
+        await call
+    release.set()
 
 
 async def test_stop_iteration_of_a_provider_is_a_runtime_error() -> None:
@@ -206,7 +276,7 @@ async def test_function_that_hangs_takes_one_thread_and_closing_leaves_it() -> N
 
 
 @pytest.mark.usefixtures("integration")
-async def test_function_is_called_in_a_thread_with_the_callers_context() -> None:
+async def test_function_is_called_in_a_thread_of_its_own() -> None:
     threads: list[Any] = []
 
     def provider() -> str:

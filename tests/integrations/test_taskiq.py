@@ -523,21 +523,21 @@ async def test_the_trace_of_the_sender_goes_along_with_the_task(
     parent = trace.SpanContext(0x1234, 0x56, is_remote=False, trace_flags=trace.TraceFlags(1))
     seen: list[int] = []
 
-    def open_client() -> ExportClient:
-        return ExportClient(lambda: token(), transport=emulator)
-
-    def token() -> str:
+    def deliver(outcome: ExportOutcome) -> list[str]:
         seen.append(trace.get_current_span().get_span_context().trace_id)
-        return emulator.token()
+        return []
 
-    tasks = register(queue, client=open_client)
+    def open_client() -> ExportClient:
+        return ExportClient(emulator.token(), transport=emulator)
+
+    tasks = register(queue, client=open_client, deliver=deliver)
     await queue.startup()
     with trace.use_span(trace.NonRecordingSpan(parent)):
         sent = await tasks.export_imodel.kiq(emulator.add_imodel(), tmp_path)
     await ended(sent)
     await queue.shutdown()
     assert "traceparent" in queue.sent[-1].labels
-    assert seen[0] == 0x1234
+    assert seen == [0x1234]
 
 
 async def test_a_failed_run_names_its_tasks(queue: Queue, emulator: Emulator) -> None:

@@ -184,6 +184,7 @@ OF_THE_API = [
 ]
 ODD = [
     PermissionDenied(status=403),
+    PermissionDenied(status=403, code="Blocked", is_from_api=False),
     InvalidRequest(status=400, message="<html>"),
     NotFound(status=404),
     ResponseError(status=418),

@@ -275,11 +275,12 @@ def test_storage_connection_needs_only_its_id() -> None:
         assert caught.value.path.startswith("connection")
 
 
-def test_gateways_404_is_not_an_empty_list() -> None:
+def test_404_of_a_gateway_or_proxy_is_not_an_empty_list() -> None:
     with pytest.raises(NotFound) as caught:
         parse_connection(answer(example(GATEWAY), 404), StorageConnection)
     assert caught.value.is_gateway
     assert not means_empty(caught.value)
+    assert not means_empty(NotFound(status=404, message="<html>"))
     with pytest.raises(NotFound) as caught:
         parse_connections(
             answer(example("sync.get_storage_connection.404.json"), 404), StorageConnection

@@ -99,6 +99,34 @@ def test_body_of_any_shape_is_read(body: Any, code: str, message: str) -> None:
     assert (error.code, error.message, error.details) == (code, message, ())
 
 
+@pytest.mark.parametrize(
+    ("body", "is_from_api"),
+    [
+        ({"error": {"code": "A", "message": "b"}}, True),
+        ({"error": {"code": "A", "message": None}}, True),
+        ({"error": {"message": "b"}}, False),
+        ({"error": {"code": 403, "message": "b"}}, False),
+        ({"code": "A", "message": "b"}, False),
+        ({"error": "access_denied", "code": "A"}, False),
+        ({"error": None, "code": "A"}, False),
+        ({"statusCode": 403, "message": "b"}, False),
+        (b"<html>", False),
+        (b"", False),
+    ],
+)
+def test_only_a_nested_error_with_a_code_is_from_the_api(body: Any, is_from_api: bool) -> None:
+    error = refused(body, 403)
+    assert error.is_from_api is is_from_api
+    assert pickle.loads(pickle.dumps(error)).is_from_api is is_from_api
+
+
+def test_404_of_the_gateway_is_not_from_the_api() -> None:
+    detail = {"code": "OperationNotFound", "message": "Unable to match."}
+    body = {"error": {"code": "ResourceNotFound", "message": "b", "details": [detail]}}
+    assert not refused(body, 404).is_from_api
+    assert refused({"error": {"code": "RunNotFound", "message": "b"}}, 404).is_from_api
+
+
 @pytest.mark.parametrize("text", ["x" * 600, "é" * 600, "<p>" + "橋" * 10_000])
 def test_body_that_is_no_json_is_cut_to_500_characters(text: str) -> None:
     assert refused(text.encode()).message == text[:500]

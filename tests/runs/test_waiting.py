@@ -747,6 +747,7 @@ async def test_wait_returns_the_run_that_it_saw_beside_a_slow_reader() -> None:
         answer(200, "<html>"),
         answer(403, "<html>blocked</html>"),
         answer(404, "<html>"),
+        answer(404, '{"code": "NotFound", "message": "no such page"}'),
         answer(418, "{}"),
         answer(200, "[]"),
         answer(200, '{"run": null}'),
