@@ -88,9 +88,9 @@ class Pipeline:
         exchange.operation, exchange.service = route.operation, route.service
         exchange.context = context
         self.auditor.arrived(exchange)
-        refusal = self._apply_rate_limit(exchange, route)
-        if refusal is not None:
-            exchange.handler_response = exchange.response = refusal
+        error_response = self._apply_rate_limit(exchange, route)
+        if error_response is not None:
+            exchange.handler_response = exchange.response = error_response
         else:
             self._apply_fault(exchange, route, context, self._next_fault(route, context))
         self.auditor.handled(exchange)
