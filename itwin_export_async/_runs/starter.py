@@ -1,4 +1,9 @@
-"""Starting a run: 202, 303, 409 and lost responses. `start_state` decides, this module does."""
+"""Starting a run: 202, 303, 409 and lost responses. `start_state` decides, this module does.
+
+202: the run was started. 303: a run of the iModel is active. It is recovered if a request of ours
+started it. Else `if_active` decides: "join" returns its handle, "wait" waits until it has finished
+and starts again, "raise" raises `Conflict`. 409: start again after a backoff.
+"""
 
 import asyncio
 import logging

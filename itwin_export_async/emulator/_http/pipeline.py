@@ -1,4 +1,4 @@
-"""The way of every request: rate limit, faults, handler, quirks, and the log."""
+"""The way of every request: rate limit (429), faults, handler, quirks, and the log."""
 
 from collections.abc import Hashable
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""Chaos: random faults at given rates."""
+"""Chaos: random faults at given rates, such as storms of 429 and lost answers."""
 
 from collections.abc import Callable
 from random import Random

@@ -1,7 +1,7 @@
 """The rate limits of the tiers, counted in sliding windows.
 
-All operations of the APIs count, for the only application. Rejected calls do not count, and neither
-do blobs and tokens.
+A call beyond a limit is rejected with 429 and `Retry-After`. All operations of the APIs count, for
+the only application. Rejected calls do not count, and neither do blobs and tokens.
 """
 
 from collections import deque
