@@ -23,6 +23,7 @@ from itwin_export_async._errors import (
     StartTimeout,
 )
 from itwin_export_async._http.pager import list_runs
+from itwin_export_async._http.sender import BeforeSend
 from itwin_export_async._http.telemetry import span
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
 from itwin_export_async._models.validators import validate_timeout
@@ -63,7 +64,6 @@ MAX_READ_PAUSE = 5.0  # seconds between two reads of a run that the service does
 _FIRST_YEAR, _LAST_YEAR = 1971, 9000  # of dates to which seconds can be added
 
 StartAnswer: TypeAlias = Accepted | AlreadyActive | LostRace
-BeforeSend: TypeAlias = Callable[[bool], Awaitable[None]]
 WhileWaiting: TypeAlias = Callable[[RunHandle], AbstractAsyncContextManager[Any]]
 
 
