@@ -483,12 +483,12 @@ class ExportClient(ServiceClient[Connection]):
         self, authentication_type: AuthenticationType | str | None, if_active: IfActive
     ) -> "BatchContext":
         from itwin_export_async._batch.context import BatchContext
-        from itwin_export_async._batch.outage import OutageGate
+        from itwin_export_async._batch.outage import OutageRetrier
 
         return BatchContext(
             runs=self._context,
             consent=self._consent,
-            outage=OutageGate(self._max_outage),
+            outage=OutageRetrier(self._max_outage),
             authentication_type=authentication_type,
             if_active=if_active,
         )

@@ -4,7 +4,7 @@ from attrs import define, field
 
 from itwin_export_async._batch.entries import Entry
 from itwin_export_async._batch.ledger import Ledger
-from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.outage import OutageRetrier
 from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._models import AuthenticationType
 from itwin_export_async._models.validators import parse_authentication_type
@@ -19,7 +19,7 @@ class BatchContext:
 
     runs: RunContext
     consent: Consent
-    outage: OutageGate
+    outage: OutageRetrier
     if_active: IfActive = field(converter=validate_if_active)
     authentication_type: AuthenticationType | None = field(
         default=None, converter=parse_authentication_type

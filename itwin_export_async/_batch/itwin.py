@@ -27,7 +27,7 @@ from attrs import evolve, field, frozen
 
 from itwin_export_async._batch.entries import Entry, EntryState, fingerprint
 from itwin_export_async._batch.ledger import Ledger
-from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.outage import OutageRetrier
 from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
 from itwin_export_async._files.names import numbered, safe_name
@@ -157,7 +157,7 @@ class ItwinSource:
         self.imodels.list(self.itwin_id, name=self.name, search=self.search)  # checks all three
 
     async def items(
-        self, ledger: Ledger | None, outage: OutageGate, in_thread: InThread
+        self, ledger: Ledger | None, outage: OutageRetrier, in_thread: InThread
     ) -> AsyncGenerator[ExportRequest | ExportOutcome, None]:
         """Requests, and outcomes of iModels that have nothing to export."""
         imodels = await outage.run(self._list)

@@ -73,8 +73,8 @@ def is_outage(error: ExportError) -> bool:
 
 
 @define(eq=False)
-class OutageGate:
-    """Admits the steps of many exports, one at a time while an outage lasts.
+class OutageRetrier:
+    """Retries the steps of many exports, one at a time while an outage lasts.
 
     `max_outage`: seconds for which steps are retried before their error is raised.
     """

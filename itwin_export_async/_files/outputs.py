@@ -72,21 +72,21 @@ class Outputs:
         file_ids = self._check(run, sas_url, str(destination))
         downloader = self._downloader
         target = await downloader.target(destination)
-        place = str(target.path)
+        target_path = str(target.path)
         paths: list[Path] = []
 
         async def save(file_id: str) -> Path:
             if sas_url is not None:
-                source = downloader.blob(sas_url, destination=place)
+                source = downloader.blob(sas_url, destination=target_path)
             elif target.name is None:
-                source = await downloader.described_file(file_id, destination=place)
+                source = await downloader.described_file(file_id, destination=target_path)
             else:
-                source = downloader.file(file_id, destination=place)
+                source = downloader.file(file_id, destination=target_path)
             return await downloader.save(source, target, on_progress, paths, choose_path, run=run)
 
         with span("itwin download", run_id=run.id, connection_id=run.connection_id) as active_span:
             for file_id in file_ids if sas_url is None else ("",):
-                paths.append(await self._retry(run, file_id, save, place))  # noqa: PERF401
+                paths.append(await self._retry(run, file_id, save, target_path))  # noqa: PERF401
             active_span.set(files=len(paths))
         return paths
 

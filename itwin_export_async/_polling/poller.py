@@ -3,6 +3,10 @@
 The poll task publishes events; each subscriber has a queue and consumes it at its own speed. When
 the last subscriber leaves, the task ends, after the poll under way. Its state is kept for one
 interval more, so a returning subscriber costs no extra poll.
+
+The schedule gives the interval of each run. When calls are scarce (all runs together want more
+polls than their share of the rate limit), the intervals of all runs are stretched, at most to one
+round: one poll of each run.
 """
 
 import asyncio

@@ -1,5 +1,8 @@
 """Runs of exports and of synchronizations, which differ only in their paths.
 
+A start is answered with 202 (started), 303 (a run of the iModel is active, `Location` names it) or
+409 (another start for the iModel is being processed).
+
 https://developer.bentley.com/apis/export/operations/
 https://developer.bentley.com/apis/synchronization/operations/
 """

@@ -37,7 +37,7 @@ LIST_DELAYS = (0.5, 1.5, 3.0, 5.0)
 """Seconds before each list call after an uncertain creation: about 10 s for a lagging list."""
 
 
-class Gate(Protocol):
+class StepRetrier(Protocol):
     """Runs a step, and may repeat it through an outage."""
 
     async def run(self, step: Callable[[], Awaitable[T]]) -> T:
@@ -50,12 +50,12 @@ async def find_or_create_connection(
     imodel_id: str,
     display_name: str,
     authentication_type: AuthenticationType | None,
-    gate: Gate | None = None,
+    retrier: StepRetrier | None = None,
 ) -> Connection:
     """Return the iModel's connection with this name and, unless None, authentication type.
 
-    Concurrent calls of one session for the same name run one after another. `gate` runs the list
-    calls after an uncertain creation, so that an outage cannot hide what was created.
+    Concurrent calls of one session for the same name run one after another. `retrier` runs the
+    list calls after an uncertain creation, so that an outage cannot hide what was created.
     """
     if not isinstance(display_name, str):
         raise TypeError(f"display_name must be a string, not {type(display_name).__name__}")
@@ -68,7 +68,7 @@ async def find_or_create_connection(
         imodel_id=imodel_id,
         display_name=display_name,
         authentication_type=authentication_type,
-        gate=gate,
+        retrier=retrier,
     )
     async with lock:
         return await finder.find() or await finder.create()
@@ -80,7 +80,7 @@ class _Finder:
     imodel_id: str
     display_name: str
     authentication_type: AuthenticationType | None
-    gate: Gate | None
+    retrier: StepRetrier | None
 
     async def find(self) -> Connection | None:
         """The first connection of the list that fits, None without one."""
@@ -121,7 +121,7 @@ class _Finder:
     async def _find_after_delays(self) -> Connection | None:
         for delay in LIST_DELAYS:
             await asyncio.sleep(delay)
-            found = await (self.find() if self.gate is None else self.gate.run(self.find))
+            found = await (self.find() if self.retrier is None else self.retrier.run(self.find))
             if found is not None:
                 return found
         return None

@@ -1,4 +1,9 @@
-"""Starting a run: 202, 303, 409 and lost responses. `start_state` decides, this module does."""
+"""Starting a run: 202, 303, 409 and lost responses. `start_state` decides, this module does.
+
+202: the run was started. 303: a run of the iModel is active. It is recovered if a request of ours
+started it. Else `if_active` decides: "join" returns its handle, "wait" waits until it has finished
+and starts again, "raise" raises `Conflict`. 409: start again after a backoff.
+"""
 
 import asyncio
 import logging
@@ -18,6 +23,7 @@ from itwin_export_async._errors import (
     StartTimeout,
 )
 from itwin_export_async._http.pager import list_runs
+from itwin_export_async._http.sender import BeforeSend
 from itwin_export_async._http.telemetry import span
 from itwin_export_async._models import ExportOptions, OutputLocation, Run, RunOrigin
 from itwin_export_async._models.validators import validate_timeout
@@ -58,7 +64,6 @@ MAX_READ_PAUSE = 5.0  # seconds between two reads of a run that the service does
 _FIRST_YEAR, _LAST_YEAR = 1971, 9000  # of dates to which seconds can be added
 
 StartAnswer: TypeAlias = Accepted | AlreadyActive | LostRace
-BeforeSend: TypeAlias = Callable[[bool], Awaitable[None]]
 WhileWaiting: TypeAlias = Callable[[RunHandle], AbstractAsyncContextManager[Any]]
 
 

@@ -17,7 +17,7 @@ from itwin_export_async import (
     RunUnreachable,
     TransportError,
 )
-from itwin_export_async._batch.outage import OutageGate
+from itwin_export_async._batch.outage import OutageRetrier
 from itwin_export_async.emulator import Emulator
 from tests.support.batches import Make, check, collect, list_runs, maker, tasks_left
 from tests.support.fakes import answer
@@ -153,8 +153,8 @@ async def test_retry_after_of_a_start_is_waited_for(
     assert asyncio.get_running_loop().time() > 700
 
 
-async def test_gate_gives_up_after_max_outage() -> None:
-    gate, tries, now = OutageGate(100.0), list[float](), asyncio.get_running_loop().time
+async def test_step_is_given_up_after_max_outage() -> None:
+    retrier, tries, now = OutageRetrier(100.0), list[float](), asyncio.get_running_loop().time
 
     async def fail() -> None:
         tries.append(now())
@@ -162,7 +162,7 @@ async def test_gate_gives_up_after_max_outage() -> None:
 
     async def step() -> None:
         with pytest.raises(TransportError):
-            await gate.run(fail)
+            await retrier.run(fail)
 
     await asyncio.gather(*(step() for _ in range(50)))
     assert now() <= 110
@@ -172,7 +172,7 @@ async def test_gate_gives_up_after_max_outage() -> None:
     assert now() - began == pytest.approx(100, abs=6)
 
 
-async def test_gate_without_patience_tries_once() -> None:
+async def test_step_is_tried_once_without_max_outage() -> None:
     tries = 0
 
     async def fail() -> None:
@@ -181,16 +181,16 @@ async def test_gate_without_patience_tries_once() -> None:
         raise TransportError(message="gone")
 
     with pytest.raises(TransportError):
-        await OutageGate(0.0).run(fail)
+        await OutageRetrier(0.0).run(fail)
     assert tries == 1
 
 
-async def test_gate_passes_what_no_outage_explains() -> None:
+async def test_error_that_is_no_outage_is_raised_at_once() -> None:
     async def fail() -> None:
         raise RunUnreachable(connection_id="c", run_id="r")
 
     with pytest.raises(RunUnreachable):
-        await OutageGate(100.0).run(fail)
+        await OutageRetrier(100.0).run(fail)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from itwin_export_async import (
     Session,
     TransportError,
 )
-from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
+from itwin_export_async._http.sender import MAX_CONCURRENT_REQUESTS
 from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 

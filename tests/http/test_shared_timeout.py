@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from itwin_export_async import RequestTimeout, RetryPolicy, Session
-from itwin_export_async._http.session import MIN_UPLOAD_SPEED
+from itwin_export_async._http.sender import MIN_UPLOAD_SPEED
 from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 

@@ -24,7 +24,7 @@ from itwin_export_async import (
     Session,
     TransportError,
 )
-from itwin_export_async._http.session import MAX_CONCURRENT_REQUESTS
+from itwin_export_async._http.sender import MAX_CONCURRENT_REQUESTS
 from itwin_export_async._http.transport import BODY_LIMIT, AiohttpTransport
 from itwin_export_async.emulator import Emulator
 from itwin_export_async.transport import Request

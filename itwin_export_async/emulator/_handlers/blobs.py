@@ -32,9 +32,9 @@ def get_blob(platform: Platform, context: RequestContext) -> Response:
     path = _authorize(platform, context, "r")
     blob = platform.file_store.blobs.get(path, now=context.now)
     if blob is None:
-        return _refusal(404, "BlobNotFound")
+        return _store_error(404, "BlobNotFound")
     if header_of(context.request, "If-Match") not in ("", "*", blob.etag):
-        return _refusal(412, "ConditionNotMet")
+        return _store_error(412, "ConditionNotMet")
     content = blob.write()
     size = len(content)
     headers = {
@@ -58,7 +58,7 @@ def put_blob(platform: Platform, context: RequestContext) -> Response:
     path = _authorize(platform, context, "w")
     blob_type = header_of(context.request, "x-ms-blob-type")
     if blob_type != "BlockBlob":
-        return _refusal(400, "InvalidHeaderValue" if blob_type else "MissingRequiredHeader")
+        return _store_error(400, "InvalidHeaderValue" if blob_type else "MissingRequiredHeader")
     content = _content(platform, context)
     store = platform.file_store.blobs
     store.uncommitted.pop(path, None)
@@ -72,14 +72,14 @@ def put_block(platform: Platform, context: RequestContext) -> Response:
     """Put one block. It belongs to no blob yet."""
     path = _authorize(platform, context, "w")
     if not context.query.get("blockid"):
-        return _refusal(400, "MissingRequiredQueryParameter")
+        return _store_error(400, "MissingRequiredQueryParameter")
     block_id = context.query["blockid"]
     if not _is_block_id(block_id):
-        return _refusal(400, "InvalidQueryParameterValue")
+        return _store_error(400, "InvalidQueryParameterValue")
     content = _content(platform, context)
     blocks = platform.file_store.blobs.uncommitted.setdefault(path, {})
     if any(len(other) != len(block_id) for other in blocks):
-        return _refusal(400, "InvalidBlobOrBlock")
+        return _store_error(400, "InvalidBlobOrBlock")
     blocks[block_id] = content
     return _created(platform, context, {"Content-MD5": content_md5(content)})
 
@@ -90,7 +90,7 @@ def put_block_list(platform: Platform, context: RequestContext) -> Response:
     path = _authorize(platform, context, "w")
     body = context.request.body or b""
     if not _BLOCK_LIST.fullmatch(body):
-        return _refusal(400, "InvalidXmlDocument")
+        return _store_error(400, "InvalidXmlDocument")
     store = platform.file_store.blobs
     parts = list(_blocks(platform, context, path, body))
     spans, position = {}, 0
@@ -115,14 +115,14 @@ def put_block_list(platform: Platform, context: RequestContext) -> Response:
 def _authorize(platform: Platform, context: RequestContext, right: str) -> str:
     """Return the path of the blob. Raises an error unless the signature grants the right."""
     if header_of(context.request, "Authorization"):
-        raise ApiError(_refusal(400, "InvalidAuthenticationInfo"))
+        raise ApiError(_store_error(400, "InvalidAuthenticationInfo"))
     query = urlsplit(context.request.url).query
     moment = platform.clock.moment(context.now)
     rights = platform.file_store.blobs.rights(context.path, query, at=moment)
     if not rights:
-        raise ApiError(_refusal(403, "AuthenticationFailed"))
+        raise ApiError(_store_error(403, "AuthenticationFailed"))
     if right not in rights:
-        raise ApiError(_refusal(403, "AuthorizationPermissionMismatch"))
+        raise ApiError(_store_error(403, "AuthorizationPermissionMismatch"))
     return context.path
 
 
@@ -131,11 +131,11 @@ def _content(platform: Platform, context: RequestContext) -> bytes:
     content = context.request.body or b""
     settings = platform.settings
     if len(content) > settings.max_put_bytes:
-        raise ApiError(_refusal(413, "RequestBodyTooLarge"))
+        raise ApiError(_store_error(413, "RequestBodyTooLarge"))
     if platform.file_store.blobs.held_bytes() + len(content) > settings.max_stored_bytes:
-        raise ApiError(_refusal(507, "InsufficientStorage"))
+        raise ApiError(_store_error(507, "InsufficientStorage"))
     if header_of(context.request, "Content-MD5") not in ("", content_md5(content)):
-        raise ApiError(_refusal(400, "Md5Mismatch"))
+        raise ApiError(_store_error(400, "Md5Mismatch"))
     return content
 
 
@@ -160,16 +160,16 @@ def _blocks(
         elif kind != b"Uncommitted" and blob is not None and name in blob.blocks:
             yield name, blob.write()[blob.blocks[name]]
         else:
-            raise ApiError(_refusal(400, "InvalidBlockList"))
+            raise ApiError(_store_error(400, "InvalidBlockList"))
 
 
 def _partial_content(whole: LazyResponse, requested: re.Match[str]) -> Response:
     first = int(requested[1])
     last = min(int(requested[2] or whole.stop), whole.stop - 1)
     if first > last:
-        refusal = _refusal(416, "InvalidRange")
+        response = _store_error(416, "InvalidRange")
         length = {"Content-Range": f"bytes */{whole.stop}"}
-        return evolve(refusal, headers={**refusal.headers, **length})
+        return evolve(response, headers={**response.headers, **length})
     headers = dict(whole.headers)
     if "Content-MD5" in headers:
         headers["x-ms-blob-content-md5"] = headers.pop("Content-MD5")
@@ -186,7 +186,7 @@ def _created(platform: Platform, context: RequestContext, headers: dict[str, str
     return Response(status=201, headers=headers | common)
 
 
-def _refusal(status: int, code: str) -> Response:
+def _store_error(status: int, code: str) -> Response:
     body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code></Error>'
     headers = {"Content-Type": "application/xml", "x-ms-error-code": code}
     return Response(status=status, headers=headers, body=body.encode())

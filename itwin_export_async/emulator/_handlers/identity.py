@@ -52,21 +52,21 @@ def issue_token(platform: Platform, context: RequestContext) -> Response:
     form = {name: values[0] for name, values in parse_qs(body).items()}
     match form.get("grant_type"):
         case None:
-            return _refusal("invalid_request")
+            return _oauth_error("invalid_request")
         case "client_credentials":
             return _issue_to_service(platform, context.request, form)
         case "refresh_token":
             return _issue_to_user(platform, context.request, form)
         case _:
-            return _refusal("unsupported_grant_type")
+            return _oauth_error("unsupported_grant_type")
 
 
 def _issue_to_service(platform: Platform, request: Request, form: dict[str, str]) -> Response:
     if _credentials(request, form) != (platform.client_id, platform.client_secret):
-        return _refusal("invalid_client")
+        return _oauth_error("invalid_client")
     scope = form.get("scope", SCOPE)
     if _USER_SCOPES & set(scope.split()):
-        return _refusal("invalid_scope")
+        return _oauth_error("invalid_scope")
     return json_response(200, _grant(platform, scope))
 
 
@@ -80,10 +80,10 @@ def _issue_to_user(platform: Platform, request: Request, form: dict[str, str]) -
         (platform.client_id, platform.client_secret),
         (platform.client_id, ""),
     ):
-        return _refusal("invalid_client")
+        return _oauth_error("invalid_client")
     refresh_token = form.get("refresh_token", "")
     if refresh_token not in platform.refresh_tokens:
-        return _refusal("invalid_grant")
+        return _oauth_error("invalid_grant")
     platform.refresh_tokens.remove(refresh_token)
     grant = _grant(platform, form.get("scope", _USER_SCOPE), is_user=True)
     return json_response(200, grant | {"refresh_token": platform.add_refresh_token()})
@@ -115,5 +115,5 @@ def _unauthorized(code: str, message: str) -> ApiError:
     return ApiError(error(401, code, message))
 
 
-def _refusal(reason: str) -> Response:
+def _oauth_error(reason: str) -> Response:
     return json_response(400, {"error": reason})

@@ -1,4 +1,4 @@
-"""The way of every request: rate limit, faults, handler, quirks, and the log."""
+"""The way of every request: rate limit (429), faults, handler, quirks, and the log."""
 
 from collections.abc import Hashable
 from urllib.parse import urlsplit
@@ -88,9 +88,9 @@ class Pipeline:
         exchange.operation, exchange.service = route.operation, route.service
         exchange.context = context
         self.auditor.arrived(exchange)
-        refusal = self._apply_rate_limit(exchange, route)
-        if refusal is not None:
-            exchange.handler_response = exchange.response = refusal
+        error_response = self._apply_rate_limit(exchange, route)
+        if error_response is not None:
+            exchange.handler_response = exchange.response = error_response
         else:
             self._apply_fault(exchange, route, context, self._next_fault(route, context))
         self.auditor.handled(exchange)

@@ -199,8 +199,8 @@ class _Server:
     ) -> web.StreamResponse:
         """Answer for the dashboard and the control. The pipeline never sees these requests."""
         if _is_foreign(request, {f"http://{host}", _origin(self._base or "")}):
-            refusal = "Pages of other origins must not control the emulator."
-            return _private(error(403, "ForeignOrigin", refusal))
+            message = "Pages of other origins must not control the emulator."
+            return _private(error(403, "ForeignOrigin", message))
         method = "GET" if request.method == "HEAD" else request.method
         endpoints = self.endpoints_at(host or self.authority)
         match method, path:

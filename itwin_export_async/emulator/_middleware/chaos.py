@@ -1,4 +1,4 @@
-"""Chaos: random faults at given rates."""
+"""Chaos: random faults at given rates, such as storms of 429 and lost answers."""
 
 from collections.abc import Callable
 from random import Random
@@ -106,14 +106,14 @@ class ChaosInjector:
         return self._storm(route, context)
 
     def _storm(self, route: Route, context: RequestContext) -> Fault:
-        refusal = rate_limit_exceeded(
+        response = rate_limit_exceeded(
             self._storm_ends - context.now,
             tier=_STORM_TIER,
             api=route.path[0],
             operation=route.operation,
             client_id=self._platform.client_id,
         )
-        return Fault(name="storm", instead=refusal, has_effect=False)
+        return Fault(name="storm", instead=response, has_effect=False)
 
     def _error(self, _route: Route, _context: RequestContext) -> Fault:
         status = self._rng.choice((500, 502, 503, 504))
@@ -176,8 +176,8 @@ class ChaosInjector:
             return None
         headers = {"Content-Type": "application/xml", "x-ms-error-code": "AuthenticationFailed"}
         body = b"<?xml version='1.0'?><Error><Code>AuthenticationFailed</Code></Error>"
-        refusal = Response(status=403, headers=headers, body=body)
-        return Fault(name="expired address", instead=refusal, has_effect=False)
+        response = Response(status=403, headers=headers, body=body)
+        return Fault(name="expired address", instead=response, has_effect=False)
 
 
 def _empty(status: int, headers: dict[str, str]) -> Response:

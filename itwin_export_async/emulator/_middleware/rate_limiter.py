@@ -1,7 +1,7 @@
 """The rate limits of the tiers, counted in sliding windows.
 
-All operations of the APIs count, for the only application. Rejected calls do not count, and neither
-do blobs and tokens.
+A call beyond a limit is rejected with 429 and `Retry-After`. All operations of the APIs count, for
+the only application. Rejected calls do not count, and neither do blobs and tokens.
 """
 
 from collections import deque
@@ -79,7 +79,7 @@ def rate_limit_exceeded(
     wait: float, *, tier: str, api: str, operation: str, client_id: str
 ) -> Response:
     """Return the platform's 429; `wait` is in seconds."""
-    refusal = error(
+    response = error(
         429,
         "RateLimitExceeded",
         "The client sent more requests than allowed by this API for the current tier of the "
@@ -92,4 +92,4 @@ def rate_limit_exceeded(
         "ITwinPlatform-RateLimited-Operation": operation,
         "ITwinPlatform-RateLimited-Application": client_id,
     }
-    return Response(status=429, headers={**refusal.headers, **headers}, body=refusal.body)
+    return Response(status=429, headers={**response.headers, **headers}, body=response.body)
