@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from itwin_export_async._http.pager import AsyncPager
     from itwin_export_async._http.rate_limit import RateLimit, RequestStats
     from itwin_export_async._http.retry import RetryPolicy
-    from itwin_export_async._http.session import BeforeSend, Session
+    from itwin_export_async._http.sender import BeforeSend
+    from itwin_export_async._http.session import Session
     from itwin_export_async._imodels import IModelsClient
     from itwin_export_async._models import (
         AccessReport,
