@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from itwin_export_async._batch.context import BatchContext, Record
 from itwin_export_async._batch.entries import EntryState, reset, started, starting, waiting
@@ -38,6 +38,7 @@ class RunStart:
     record: Record
     without_slot: Callable[[], AbstractAsyncContextManager[Any]]
     _has_forgotten: bool = False  # the connection that was noted, which did not exist
+    _outdated_runs: set[str] = field(factory=set)  # of an earlier revision
 
     async def start(self) -> RunHandle | None:
         """Start a run, and return its handle; None if the entry says what to do next."""
@@ -123,6 +124,9 @@ class RunStart:
         existing = await list_runs(runs.session, Service.EXPORT, connection_id)
         known = await self._other_run_ids(connection_id)
         for key, run in match_runs(windows, existing, known).items():
+            if key == own.key and entries[key].revision != own.revision:
+                self._outdated_runs.add(run.id)
+                continue
             handle = evolve(
                 runs.attach(Service.EXPORT, connection_id, run.id), imodel_id=own.imodel_id
             )
@@ -137,7 +141,8 @@ class RunStart:
 
     async def _other_run_ids(self, connection_id: str) -> set[str]:
         ledger = self.context.ledger
-        return set() if ledger is None else await ledger.known_run_ids(connection_id)
+        known = set() if ledger is None else await ledger.known_run_ids(connection_id)
+        return known | self._outdated_runs
 
     async def _start_run(self, connection_id: str, window: StartWindow | None) -> RunHandle | None:
         starter = export_starter(

@@ -202,8 +202,8 @@ class BlobReader:
 
     async def close(self) -> None:
         """Give the connection back."""
-        if self._phase is not _Phase.CLOSED and self._session.metrics is not None:
-            self._session.metrics.record_download(self.position - self.start)
+        if self._phase is not _Phase.CLOSED:
+            self._session.count_download(self.position - self.start)
         self._phase = _Phase.CLOSED
         await self._release()
 

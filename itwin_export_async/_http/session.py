@@ -25,7 +25,6 @@ from itwin_export_async._http.limiter import RateLimitLike, SharedRateLimit
 from itwin_export_async._http.rate_limit import RateLimit, RequestStats, SlidingWindows
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.sender import NOT_OPEN, BeforeSend, Call, RequestSender
-from itwin_export_async._http.telemetry import SessionMetrics
 from itwin_export_async._http.transport import (
     AiohttpTransport,
     Transport,
@@ -193,11 +192,6 @@ class Session:
         return RequestStats() if self._sender is None else self._sender.stats
 
     @property
-    def metrics(self) -> SessionMetrics | None:
-        """The instruments for OpenTelemetry; None if nothing would read them."""
-        return None if self._sender is None else self._sender.metrics
-
-    @property
     def last_response_at(self) -> datetime | None:
         """When the API last responded, by this machine's clock; None if it has not yet."""
         sender = self._open_sender
@@ -231,6 +225,16 @@ class Session:
         age = sender.time() - received_at
         time = service_time({DATE: date})
         return None if time is None or age > CLOCK_MAX_AGE else time + timedelta(seconds=age)
+
+    def count_run(self, service: str, outcome: str, seconds: float | None) -> None:
+        """Count a finished run for OpenTelemetry. `seconds`: its duration, None if not known."""
+        if self._sender is not None and self._sender.metrics is not None:
+            self._sender.metrics.record_run(service, outcome, seconds)
+
+    def count_download(self, size: int) -> None:
+        """Count bytes that were read of a file for OpenTelemetry."""
+        if self._sender is not None and self._sender.metrics is not None:
+            self._sender.metrics.record_download(size)
 
     def remember_imodel(self, connection_id: str, imodel_id: str | None) -> None:
         """Remember the iModel of a connection, so that log records can name it."""

@@ -269,8 +269,8 @@ class RunPoller:
         add_event("poll", state=run.state.value, outcome=run.outcome.value)
         poll.publish(Snapshot(run=run, is_final=state.is_done, is_change=state.has_changes))
         if state.is_done:
-            if (metrics := self._session.metrics) is not None:
-                metrics.record_run(poll.key.service.value, run.outcome.value, run.duration)
+            service = poll.key.service.value
+            self._session.count_run(service, run.outcome.value, run.duration)
             self._history.of(poll.key.service, poll.key.connection_id).add(run)
             return None
         if poll.history.claim_load(age=_clock() - state.started_at):
