@@ -25,8 +25,15 @@ from typing import Any, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
 
-from itwin_export_async._batch.entries import Entry, EntryState, fingerprint
+from itwin_export_async._batch.entries import (
+    Entry,
+    EntryState,
+    fingerprint,
+    new_entry,
+    with_error,
+)
 from itwin_export_async._batch.ledger import Ledger
+from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outage import OutageGate
 from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
@@ -175,7 +182,10 @@ class ItwinSource:
             try:
                 revision = await outage.run(partial(self._revision, imodel, entry))
             except ExportError as error:
-                yield ExportOutcome(request=self._request(imodel, None, paths, entry), error=error)
+                request = self._request(imodel, None, paths, entry)
+                if ledger is not None:
+                    await _note_error(ledger, request, error)
+                yield ExportOutcome(request=request, error=error)
                 continue
             yield self._request(imodel, revision, paths, entry)
 
@@ -283,6 +293,12 @@ class ItwinSource:
 
     def _key(self, imodel: IModel) -> str:
         return f"{imodel.id} {self.version} {os.path.normpath(self.destination)}"
+
+
+async def _note_error(ledger: Ledger, request: ExportRequest, error: ExportError) -> None:
+    entry = with_error(new_entry(request), error)
+    line = HistoryLine(key=entry.key, outcome=type(error).__name__, error=entry.error)
+    await ledger.write_unclaimed(entry, line)
 
 
 def _pushed_at(imodel: IModel) -> str | None:

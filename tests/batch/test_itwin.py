@@ -170,6 +170,38 @@ async def test_named_version_is_the_last_visible_one(
     assert kinds(again) == {"up to date": 1, "NothingToExport": 3}
 
 
+def history(itwin: Itwin) -> list[Any]:
+    """Key, outcome and error of each line of the history."""
+    with closing(sqlite3.connect(itwin.ledger)) as file:
+        return file.execute("SELECT key, outcome, error FROM history ORDER BY id").fetchall()
+
+
+async def test_imodel_with_nothing_to_export_is_in_the_history_and_tried_again(
+    client: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    imodel_id = itwin.add("Bridge")
+    for _ in range(2):
+        outcome = (await itwin.export(client, version="named"))[imodel_id]
+        assert isinstance(outcome.error, NothingToExport)
+    assert history(itwin) == [(outcome.request.key, "NothingToExport", str(outcome.error))] * 2
+    emulator.add_named_version(imodel_id, "1", emulator.push_changeset(imodel_id))
+    assert (await itwin.export(client, version="named"))[imodel_id].ok
+    assert [kind for _, kind, _ in history(itwin)] == ["NothingToExport"] * 2 + ["Success"]
+
+
+async def test_refused_version_keeps_the_export_that_is_in_place(
+    client: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    imodel_id = itwin.add("Bridge")
+    emulator.add_named_version(imodel_id, "1", emulator.push_changeset(imodel_id))
+    await itwin.export(client, version="named")
+    emulator.inject("list_named_versions", answer(403, "{}"))
+    assert kinds(await itwin.export(client, version="named")) == {"PermissionDenied": 1}
+    assert kinds(await itwin.export(client, version="named")) == {"up to date": 1}
+    assert [kind for _, kind, _ in history(itwin)] == ["Success", "PermissionDenied"]
+    assert started(emulator) == 1
+
+
 async def test_new_named_version_gets_a_file_of_its_own_name(
     client: ExportClient, emulator: Emulator, itwin: Itwin
 ) -> None:
