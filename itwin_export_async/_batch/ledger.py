@@ -131,12 +131,12 @@ class Ledger:
             lambda: self._entries("connection_id = ? AND state = ?", connection_id, state)
         )
 
-    async def output_files(self) -> dict[str, str]:
+    async def output_files(self) -> list[tuple[str, str]]:
         """The paths of all downloaded files, each with the key of its entry."""
 
-        def read() -> dict[str, str]:
+        def read() -> list[tuple[str, str]]:
             entries = self._entries("files <> '[]'")
-            return {file.path: entry.key for entry in entries for file in entry.files}
+            return [(file.path, entry.key) for entry in entries for file in entry.files]
 
         return await self._in_thread(read)
 
