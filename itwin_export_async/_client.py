@@ -451,8 +451,10 @@ class ExportClient(ServiceClient[Connection]):
         by position in the history; an iModel without one is an outcome with `NothingToExport`.
         With a `ledger` only what changed is exported. `name` (exact), `search` (a part): filters of
         the list. `filename`: a template with `{imodel_name}`, `{imodel_id}`, `{version_name}` and
-        `{date}`. `expected`: how many iModels, or which ids, must be listed at least; otherwise a
-        `ValueError` is raised before anything is started. The rest as for `export_many`.
+        `{date}`; without the last two a new file replaces that of the earlier revision, also where
+        the iModel was renamed. `expected`: how many iModels, or which ids, must be listed at least;
+        otherwise a `ValueError` is raised before anything is started. The rest as for
+        `export_many`.
         """
         from itwin_export_async._batch.batch import export_many
         from itwin_export_async._batch.itwin import ItwinSource

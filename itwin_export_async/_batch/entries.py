@@ -267,6 +267,11 @@ def reset(entry: Entry) -> Entry:
     return evolve(entry, state=EntryState.NEW, since=None, until=None)
 
 
+def with_error(entry: Entry, error: Exception) -> Entry:
+    """With the text of an error, in the same state."""
+    return evolve(entry, error=redacted(str(error))[:MAX_ERROR_LENGTH])
+
+
 def failed(entry: Entry, error: Exception, *, was_finished: bool) -> Entry:
     """After an error.
 
@@ -274,7 +279,7 @@ def failed(entry: Entry, error: Exception, *, was_finished: bool) -> Entry:
     it had finished before this call (`was_finished`); a new output may just be late. Everything
     else continues at the next call.
     """
-    entry = evolve(entry, error=redacted(str(error))[:MAX_ERROR_LENGTH])
+    entry = with_error(entry, error)
     if isinstance(error, RunFailed) and error.run is not None:
         entry = _with_result(entry, error.run)
     is_lost = _is_lost(error) or (was_finished and _has_no_file(error))

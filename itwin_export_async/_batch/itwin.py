@@ -19,18 +19,26 @@ from collections.abc import (
 )
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from string import Formatter
 from typing import Any, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
 
-from itwin_export_async._batch.entries import Entry, EntryState, fingerprint
+from itwin_export_async._batch.entries import (
+    Entry,
+    EntryState,
+    fingerprint,
+    new_entry,
+    with_error,
+)
 from itwin_export_async._batch.ledger import Ledger
+from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outage import OutageRetrier
 from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
-from itwin_export_async._files.names import numbered, safe_name
+from itwin_export_async._files.names import is_numbered, numbered, safe_name
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._models import ExportOptions, ExportOutcome, ExportRequest
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
@@ -42,6 +50,7 @@ InThread: TypeAlias = Callable[[Callable[[], list[str]]], Awaitable[list[str]]]
 
 TEMPLATE_FIELDS = ("imodel_name", "imodel_id", "version_name", "date")
 _UNIQUE_FIELDS = {"imodel_name", "imodel_id"}
+_FIELDS_OF_REVISION = {"version_name", "date"}  # with one of them each revision has its own file
 
 
 class IModels(Protocol):
@@ -67,11 +76,13 @@ class ItwinRequest(ExportRequest):
     """A request for one iModel of an iTwin.
 
     `imodel_name`: its display name. `pushed_at`: its `lastChangesetPushDateTime` as listed, None
-    where the list does not report it.
+    where the list does not report it. `replaces_files`: whether the files of an earlier revision
+    are removed once those of this one are whole, also where their names differ.
     """
 
     imodel_name: str = ""
     pushed_at: str | None = None
+    replaces_files: bool = False
 
 
 @frozen(kw_only=True)
@@ -92,7 +103,7 @@ def validate_template(filename: str) -> str:
         raise ValueError(f"filename {filename!r} is no template: {exc}") from None
     if any(spec or conversion for _, _, spec, conversion in parts):
         raise ValueError(f"filename {filename!r} has a format in a field; use the field alone")
-    used = {name or "" for _, name, _, _ in parts}
+    used = _template_fields(filename)
     unknown = sorted(used - {*TEMPLATE_FIELDS})
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
@@ -107,6 +118,10 @@ def validate_template(filename: str) -> str:
     if not re.search(r"\.[^.{}\s]+$", filename):
         raise ValueError(f"filename {filename!r} has no suffix; add one, such as .ifc")
     return filename
+
+
+def _template_fields(filename: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(filename) if name is not None}
 
 
 def _version(value: str) -> ItwinVersion:
@@ -175,7 +190,10 @@ class ItwinSource:
             try:
                 revision = await outage.run(partial(self._revision, imodel, entry))
             except ExportError as error:
-                yield ExportOutcome(request=self._request(imodel, None, paths, entry), error=error)
+                request = self._request(imodel, None, paths, entry)
+                if ledger is not None:
+                    await _note_error(ledger, request, error)
+                yield ExportOutcome(request=request, error=error)
                 continue
             yield self._request(imodel, revision, paths, entry)
 
@@ -266,7 +284,8 @@ class ItwinSource:
         if entry is not None and entry.revision == id and entry.options == fingerprint(options):
             destination = entry.destination  # the file that is there already
         else:
-            destination = paths.path(imodel, "" if revision is None else revision.name)
+            version_name = "" if revision is None else revision.name
+            destination = paths.path(imodel, version_name, entry)
         return ItwinRequest(
             imodel_id=imodel.id,
             imodel_name=imodel.display_name,
@@ -276,6 +295,7 @@ class ItwinSource:
             key=self._key(imodel),
             revision=id,
             pushed_at=_pushed_at(imodel),
+            replaces_files=not _template_fields(self.filename) & _FIELDS_OF_REVISION,
         )
 
     def _options_at(self, changeset_id: str | None) -> ExportOptions:
@@ -283,6 +303,12 @@ class ItwinSource:
 
     def _key(self, imodel: IModel) -> str:
         return f"{imodel.id} {self.version} {os.path.normpath(self.destination)}"
+
+
+async def _note_error(ledger: Ledger, request: ExportRequest, error: ExportError) -> None:
+    entry = with_error(new_entry(request), error)
+    line = HistoryLine(key=entry.key, outcome=type(error).__name__, error=entry.error)
+    await ledger.write_unclaimed(entry, line)
 
 
 def _pushed_at(imodel: IModel) -> str | None:
@@ -309,16 +335,18 @@ class _FileNames:
         for path in (entry.destination, *(file.path for file in entry.files)):
             self._owners[os.path.normcase(path)] = imodel_id
 
-    def path(self, imodel: IModel, version_name: str) -> str:
-        """The path of the iModel's output."""
+    def path(self, imodel: IModel, version_name: str, entry: Entry | None) -> str:
+        """The path of the iModel's output. It keeps the number that it has in its entry."""
         text = self._template.format(
             imodel_name=imodel.display_name or imodel.id,
             imodel_id=imodel.id,
             version_name=version_name,
             date=self._date,
         )
-        names = numbered(safe_name(text, fallback=imodel.id))
-        paths = (str(self._folder / name) for name in names)
+        name = safe_name(text, fallback=imodel.id)
+        present = "" if entry is None else os.path.basename(entry.destination)
+        names = chain([present] if is_numbered(present, name) else [], numbered(name))
+        paths = (str(self._folder / each) for each in names)
         return next(path for path in paths if self._claim(path, imodel.id))
 
     def _claim(self, path: str, imodel_id: str) -> bool:

@@ -117,6 +117,13 @@ class Ledger:
         """Put the entry and a line of its history on disk, both or neither."""
         await self._in_thread(lambda: self._write(entry, line))
 
+    async def write_unclaimed(self, entry: Entry, line: HistoryLine) -> None:
+        """Note an error that came before the request could be claimed.
+
+        An entry that the key has already keeps its state, and gets the error of `entry`.
+        """
+        await self._in_thread(lambda: self._write_unclaimed(entry, line))
+
     async def interrupted_starts(self, connection_id: str) -> list[Entry]:
         """The entries of a connection for which a run may have been started."""
         state = EntryState.STARTING
@@ -124,12 +131,12 @@ class Ledger:
             lambda: self._entries("connection_id = ? AND state = ?", connection_id, state)
         )
 
-    async def output_files(self) -> dict[str, str]:
+    async def output_files(self) -> list[tuple[str, str]]:
         """The paths of all downloaded files, each with the key of its entry."""
 
-        def read() -> dict[str, str]:
+        def read() -> list[tuple[str, str]]:
             entries = self._entries("files <> '[]'")
-            return {file.path: entry.key for entry in entries for file in entry.files}
+            return [(file.path, entry.key) for entry in entries for file in entry.files]
 
         return await self._in_thread(read)
 
@@ -320,6 +327,17 @@ class Ledger:
             )
             if line is not None:
                 self._insert("history", {**line.to_row(), "recorded_at": _now()})
+
+    def _write_unclaimed(self, entry: Entry, line: HistoryLine) -> None:
+        with self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            updated = self._file.execute(
+                "UPDATE exports SET session = ?, error = ? WHERE key = ?",
+                (self._session, entry.error, entry.key),
+            )
+            if not updated.rowcount:
+                self._insert("exports", {**to_row(entry), "changed_at": _now()})
+            self._insert("history", {**line.to_row(), "recorded_at": _now()})
 
     def _entries(self, condition: str, *values: str) -> list[Entry]:
         rows: Iterable[Any] = self._file.execute(

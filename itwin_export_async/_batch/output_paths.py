@@ -6,7 +6,8 @@ an export replaces only its own earlier files; a file that its destination names
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+import stat
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from itwin_export_async._batch.entries import OutputFile
@@ -25,10 +26,15 @@ class OutputPaths:
         self._protected = frozenset(_normalize(path) for path in protected)
         self._owners: dict[str, str] = {}
         self._from_ledger: dict[str, str] = {}
+        self._shared: set[str] = set()  # paths that several entries of the ledger have
 
-    def load(self, owners: Mapping[str, str]) -> None:
+    def load(self, owners: Iterable[tuple[str, str]]) -> None:
         """Take in the files of earlier calls with their owners. A missing file has no owner."""
-        self._from_ledger = {_normalize(path): owner for path, owner in owners.items()}
+        for path, owner in owners:
+            name = _normalize(path)
+            if self._from_ledger.get(name, owner) != owner:
+                self._shared.add(name)
+            self._from_ledger[name] = owner
 
     def claim(self, paths: Iterable[str | os.PathLike[str]], owner: str) -> bool:
         """Claim the paths for `owner`; False if another export owns one, or one is protected."""
@@ -63,6 +69,26 @@ class OutputPaths:
         owners = self._from_ledger.get(name), self._owners.get(name)
         return owner in owners or name == _normalize(destination)
 
+    def superseded(
+        self, files: Iterable[OutputFile], new: Collection[Path], owner: str
+    ) -> list[Path]:
+        """Those of the files that only `owner` has, as it left them, and that are none of `new`."""
+        return [
+            Path(file.path)
+            for file in files
+            if self._is_sole_owner(_normalize(file.path), owner)
+            and _is_unchanged(file)
+            and not any(path.samefile(file.path) for path in new)
+        ]
+
+    def _is_sole_owner(self, path: str, owner: str) -> bool:
+        return (
+            path not in self._protected
+            and path not in self._shared
+            and self._from_ledger.get(path) == owner
+            and self._owners.get(path, owner) == owner
+        )
+
     def check(self, destination: str, owner: str) -> None:
         """Raise if the destination is a file that another export owns or nothing may replace."""
         if is_folder(destination):
@@ -93,6 +119,15 @@ def describe_files(paths: Iterable[Path]) -> tuple[OutputFile, ...]:
 def files_exist(files: Iterable[OutputFile]) -> bool:
     """Whether the files exist with the sizes they had."""
     return all(_size(Path(file.path)) == file.size for file in files)
+
+
+def _is_unchanged(file: OutputFile) -> bool:
+    """Whether the path still has a file of that size, and no link to one."""
+    try:
+        found = os.lstat(file.path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == file.size
 
 
 def _size(path: Path) -> int | None:

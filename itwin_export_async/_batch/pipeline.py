@@ -188,8 +188,28 @@ class ExportPipeline:
             run = await self.context.outage.run(handle.refresh)
         paths = () if was_skipped(run) else await self._download_outputs(run, handle.joined)
         self._paths = paths
+        await self._remove_superseded(paths)
         files = await self._in_thread(lambda: describe_files(paths))
         await self._save_outcome(in_place(self.entry, files), None)
+
+    async def _remove_superseded(self, new: tuple[Path, ...]) -> None:
+        """Remove the files of the earlier revision, if the request replaces them and has new ones.
+
+        The outcome is noted afterwards: after a crash in between, the next call still knows them.
+        """
+        if not new or not getattr(self.request, "replaces_files", False):
+            return
+        files, paths = self.entry.files, self.context.paths
+        for path in await self._in_thread(lambda: paths.superseded(files, new, self._owner)):
+            try:
+                await self._in_thread(path.unlink)
+            except OSError as error:
+                reason = error.strerror or error
+                message = "%s of an earlier revision cannot be removed: %s"
+                log.warning(message, path, reason, extra=self._log_fields())
+            else:
+                message = "%s of an earlier revision is replaced by %s"
+                log.info(message, path, ", ".join(map(str, new)), extra=self._log_fields())
 
     async def _download_outputs(self, run: Run, joined: bool) -> tuple[Path, ...]:
         sas_url = None if joined else user_blob_url(self.request.options)

@@ -46,10 +46,19 @@ def _sanitize(text: str) -> str:
 def numbered(name: str) -> Iterator[str]:
     """The name, then with `-2`, `-3`, ... before its suffix."""
     yield name
-    stem, dot, suffix = name.rpartition(".")
-    if not stem.strip("."):
-        stem, dot, suffix = name, "", ""
+    stem, suffix = _split(name)
     number = 1
     while True:
         number += 1
-        yield f"{stem}-{number}{dot}{suffix}"
+        yield f"{stem}-{number}{suffix}"
+
+
+def is_numbered(numbered_name: str, name: str) -> bool:
+    """Whether the first is the name with a number before its suffix."""
+    stem, suffix = map(re.escape, _split(name))
+    return re.fullmatch(rf"{stem}-\d+{suffix}", numbered_name) is not None
+
+
+def _split(name: str) -> tuple[str, str]:
+    stem, dot, suffix = name.rpartition(".")
+    return (stem, dot + suffix) if stem.strip(".") else (name, "")

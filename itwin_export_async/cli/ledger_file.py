@@ -28,8 +28,8 @@ _DURATIONS = """
 """
 _LATEST = """
     SELECT e.key, e.imodel_id, e.destination, e.revision, e.connection_id, e.run_id, e.resume_token,
-        e.result, e.state, e.files, e.error, e.session, e.changed_at,
-        h.outcome, h.started_at, h.finished_at, h.error, h.recorded_at, h.session, h.revision
+        e.result, e.state, e.files, e.error, e.session, e.changed_at, e.started_at, e.finished_at,
+        h.outcome, h.error, h.recorded_at, h.session
     FROM exports e
     LEFT JOIN history h ON h.id = (SELECT max(id) FROM history WHERE key = e.key)
     ORDER BY e.key
@@ -108,8 +108,8 @@ def _content(sessions: list[Any], rows: list[Any], since: datetime | None) -> Le
 
 def _record(row: Any, latest: int) -> Record:
     (key, imodel_id, destination, revision, connection_id, run_id, resume_token) = row[:7]
-    (result, state, files, error, session, changed_at) = row[7:13]
-    (outcome, started_at, finished_at, last_error, recorded_at, last_session, _) = row[13:]
+    (result, state, files, error, session, changed_at, started_at, finished_at) = row[7:15]
+    (outcome, last_error, recorded_at, last_session) = row[15:]
     record = Record(
         name=Path(destination).name if key.startswith(f"{imodel_id} ") else key,
         imodel_id=imodel_id,
@@ -131,8 +131,8 @@ def _record(row: Any, latest: int) -> Record:
         )
     if state != "new":
         record.started_at = _date(started_at) or _date(changed_at)
-    if state == "in place":
-        record.finished_at = _date(recorded_at) or _date(changed_at)
+    if state == "in place" and (last_error is None or last_session != session):
+        record.finished_at = _date(changed_at)
         record.up_to_date = session == latest and last_session != latest
         record.files = tuple(_file(*item) for item in json.loads(files))
     elif last_error is not None and error is not None:

@@ -17,6 +17,7 @@ from itwin_export_async import (
     DownloadError,
     ExportClient,
     ExportOptions,
+    ExportOutcome,
     ExportRequest,
     LedgerError,
     NotFound,
@@ -56,6 +57,31 @@ def make(emulator: Emulator, tmp_path: Path) -> Make:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "exports.db"
+
+
+async def export_one(
+    client: ExportClient, emulator: Emulator, request: ExportRequest, path: Path, **more: Any
+) -> ExportOutcome:
+    """The outcome of a batch of one request, whose file is there."""
+    (outcome,) = await collect(client, [request], ledger=path, **more)
+    check(emulator, outcome)
+    return outcome
+
+
+async def interrupt(
+    client: ExportClient, requests: list[ExportRequest], path: Path, *, after: float, **more: Any
+) -> None:
+    """Leave a batch that runs, after so many seconds."""
+    task = asyncio.create_task(collect(client, requests, ledger=path, **more))
+    await asyncio.sleep(after)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def another(request: ExportRequest, key: str) -> ExportRequest:
+    """A request for the same iModel with a file of its own."""
+    return evolve(request, key=key, destination=f"{request.destination}2")
 
 
 async def test_finished_export_is_reported_again_without_a_request(
@@ -177,8 +203,7 @@ async def test_finished_run_is_only_fetched(
     (outcome,) = await collect(client, requests, ledger=path)
     assert not outcome.ok
     assert states(path) == {"k0": "finished"}
-    (outcome,) = await collect(client, requests, ledger=path)
-    check(emulator, outcome)
+    await export_one(client, emulator, requests[0], path)
     assert started(emulator) == 1
 
 
@@ -193,8 +218,7 @@ async def test_missing_output_is_exported_again(
     await collect(client, [request], ledger=path)
     assert states(path) == {"k0": "failed"}
     emulator.output_visibility_delay = 0
-    (outcome,) = await collect(client, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(client, emulator, request, path)
     assert started(emulator) == 2
 
 
@@ -202,16 +226,10 @@ async def test_resumed_young_run_may_be_unknown_for_a_moment(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
-    outcomes = client.export_many(requests, ledger=path)
-    reading = asyncio.ensure_future(anext(outcomes))
-    await asyncio.sleep(3)
-    reading.cancel()
-    await asyncio.wait([reading])
-    await outcomes.aclose()
+    await interrupt(client, requests, path, after=3)
     assert states(path) == {"k0": "started"}
     emulator.inject("get_run", answer(404, '{"error": {"code": "ConnectionRunNotFound"}}'))
-    (outcome,) = await collect(client, requests, ledger=path)
-    check(emulator, outcome)
+    await export_one(client, emulator, requests[0], path)
     assert started(emulator) == 1
 
 
@@ -219,19 +237,13 @@ async def test_deleted_run_makes_room_for_another(
     client: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     requests = make(1)
-    outcomes = client.export_many(requests, ledger=path)
-    reading = asyncio.ensure_future(anext(outcomes))
-    await asyncio.sleep(60)
-    reading.cancel()
-    await asyncio.wait([reading])
-    await outcomes.aclose()
+    await interrupt(client, requests, path, after=60)
     await asyncio.sleep(3000)
     (connection,) = await client.list_connections(requests[0].imodel_id)
     await client.delete_connection(connection.id)
     (outcome,) = await collect(client, requests, ledger=path)
     assert isinstance(outcome.error, NotFound)
-    (outcome,) = await collect(client, requests, ledger=path)
-    check(emulator, outcome)
+    await export_one(client, emulator, requests[0], path)
 
 
 async def test_changed_request_and_a_key_given_twice_are_outcomes(
@@ -336,8 +348,7 @@ async def test_run_of_an_interrupted_start_is_found_active_or_finished(
     (request,) = make(1)
     await leave(hasty, emulator, request, path, after=True)
     await asyncio.sleep(later)
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(hasty, emulator, request, path)
     assert emulator.count("create_run") == 1
     assert await list_runs(hasty, request) == 1
 
@@ -346,11 +357,10 @@ async def test_interrupted_start_without_a_run_starts_one(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (request,) = make(1)
-    earlier = evolve(request, key="earlier", destination=f"{request.destination}2")
+    earlier = another(request, "earlier")
     await collect(hasty, [earlier], ledger=path)
     await leave(hasty, emulator, request, path, after=False)
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(hasty, emulator, request, path)
     assert await list_runs(hasty, request) == 2
 
 
@@ -361,8 +371,7 @@ async def test_run_that_failed_meanwhile_is_tried_again(
     emulator.plan_next_run(request.imodel_id, "Error")
     await leave(hasty, emulator, request, path, after=True)
     await asyncio.sleep(3000)
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(hasty, emulator, request, path)
     assert await list_runs(hasty, request) == 2
 
 
@@ -372,8 +381,7 @@ async def test_run_that_no_list_shows_yet_is_recognized_in_a_303(
     (request,) = make(1)
     await leave(hasty, emulator, request, path, after=True)
     emulator.inject("list_runs", answer(200, '{"runs": []}'))
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(hasty, emulator, request, path)
     assert await list_runs(hasty, request) == 1
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("SELECT origin FROM exports").fetchall() == [("recovered",)]
@@ -386,8 +394,7 @@ async def test_active_run_of_another_connection_is_not_taken(
     await leave(hasty, emulator, request, path, after=False)
     foreign = await hasty.create_connection(request.imodel_id)
     run = await hasty.start_run(foreign.id)
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    outcome = await export_one(hasty, emulator, request, path)
     assert outcome.run is not None
     assert outcome.run.id != run.run_id
 
@@ -396,13 +403,11 @@ async def test_run_of_another_interrupted_request_is_left_to_it(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
-    other = evolve(one, key="other", destination=f"{one.destination}2")
+    other = another(one, "other")
     await leave(hasty, emulator, one, path, after=True)
-    (outcome,) = await collect(hasty, [other], ledger=path)
-    check(emulator, outcome)
+    outcome = await export_one(hasty, emulator, other, path)
     assert states(path) == {"k0": "started", "other": "in place"}
-    (first,) = await collect(hasty, [one], ledger=path)
-    check(emulator, first)
+    first = await export_one(hasty, emulator, one, path)
     assert first.run != outcome.run
     assert await list_runs(hasty, one) == 2
 
@@ -415,8 +420,7 @@ async def test_deleted_connection_has_no_run_to_find(
     await asyncio.sleep(3000)
     (connection,) = await hasty.list_connections(request.imodel_id)
     await hasty.delete_connection(connection.id)
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    outcome = await export_one(hasty, emulator, request, path)
     assert outcome.connection_id != connection.id
 
 
@@ -436,8 +440,7 @@ async def test_404_of_a_gateway_or_proxy_proves_nothing(
     (outcome,) = await collect(hasty, [request], ledger=path)
     assert isinstance(outcome.error, NotFound)
     assert states(path) == {"k0": "starting"}
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(hasty, emulator, request, path)
     assert await list_runs(hasty, request) == 1
 
 
@@ -451,8 +454,7 @@ async def test_refused_start_is_not_recovered(
     emulator.plan_next_run(
         request.imodel_id, duration=30
     )  # it is not followed for so long that it asks
-    (outcome,) = await collect(hasty, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(hasty, emulator, request, path)
     assert emulator.count("list_runs") == 0
 
 
@@ -460,17 +462,9 @@ async def test_run_that_another_request_owns_is_never_taken_for_it(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
-    other = evolve(
-        one,
-        key="other",
-        destination=f"{one.destination}2",
-        options=ExportOptions(ifc_version="IFC2x3"),
-    )
+    other = evolve(another(one, "other"), options=ExportOptions(ifc_version="IFC2x3"))
     await leave(hasty, emulator, one, path, after=False)
-    task = asyncio.create_task(collect(hasty, [other], ledger=path))
-    await asyncio.sleep(60)
-    task.cancel()
-    await asyncio.wait([task])
+    await interrupt(hasty, [other], path, after=60)
     assert states(path) == {"k0": "starting", "other": "started"}
     outcomes = await collect(hasty, [one, other], ledger=path)
     for outcome in outcomes:
@@ -488,15 +482,11 @@ async def test_run_that_begins_after_an_interrupted_wait_is_not_taken_for_ours(
         request.imodel_id, display_name=request.connection_name
     )
     first = await client.start_run(connection.id)
-    batch = asyncio.create_task(collect(client, [request], ledger=path))
-    await asyncio.sleep(10)
+    await interrupt(client, [request], path, after=10)
     assert states(path) == {"k0": "waiting"}
-    batch.cancel()
-    await asyncio.wait([batch])
     await first.wait()
     second = await client.start_run(connection.id, if_active="raise")
-    (outcome,) = await collect(client, [request], ledger=path)
-    check(emulator, outcome)
+    outcome = await export_one(client, emulator, request, path)
     assert outcome.run is not None
     assert outcome.run.id not in (first.run_id, second.run_id)
     assert started(emulator) == 3
@@ -506,7 +496,7 @@ async def test_run_found_for_another_request_is_not_started_again(
     hasty: ExportClient, emulator: Emulator, make: Make, path: Path
 ) -> None:
     (one,) = make(1)
-    failing = evolve(one, key="failing", destination=f"{one.destination}2")
+    failing = another(one, "failing")
     emulator.plan_next_run(one.imodel_id, "Error")
     emulator.inject("create_run", None)
     emulator.inject("create_run", ConnectionResetError(), apply_effect=True)
@@ -540,8 +530,7 @@ async def test_uncertain_start_is_recovered_whatever_came_last(
     (outcome,) = await collect(client, [request], ledger=path)
     assert not outcome.ok
     assert states(path) == {"k0": "starting"}
-    (outcome,) = await collect(client, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(client, emulator, request, path)
     assert await list_runs(client, request) == 1
 
 
@@ -557,8 +546,7 @@ async def test_run_may_have_been_started_before_the_service_could_not_be_reached
     ) as impatient:
         await collect(impatient, [request], ledger=path)
     assert states(path) == {"k0": "starting"}
-    (outcome,) = await collect(client, [request], ledger=path)
-    check(emulator, outcome)
+    await export_one(client, emulator, request, path)
     assert await list_runs(client, request) == 1
 
 
@@ -581,12 +569,8 @@ async def test_run_that_was_joined_is_joined_again(
     (request,) = make(1)
     connection = await client.create_connection(request.imodel_id)
     run = await client.start_run(connection.id)
-    task = asyncio.create_task(collect(client, [request], ledger=path, if_active="join"))
-    await asyncio.sleep(5)
-    task.cancel()
-    await asyncio.wait([task])
-    (outcome,) = await collect(client, [request], ledger=path, if_active="join")
-    check(emulator, outcome)
+    await interrupt(client, [request], path, after=5, if_active="join")
+    outcome = await export_one(client, emulator, request, path, if_active="join")
     assert outcome.run is not None
     assert outcome.run.id == run.run_id
 
@@ -601,8 +585,7 @@ async def test_noted_connection_that_was_deleted_is_created_again(
     (first,) = await collect(hasty, [evolve(request, revision="a")], ledger=path)
     assert first.connection_id is not None
     await hasty.delete_connection(first.connection_id)
-    (second,) = await collect(hasty, [evolve(request, revision="b")], ledger=path)
-    check(emulator, second)
+    second = await export_one(hasty, emulator, evolve(request, revision="b"), path)
     assert second.connection_id != first.connection_id
 
 
@@ -654,11 +637,8 @@ async def test_run_of_a_colleague_is_not_taken_after_the_batch_was_left_waiting(
         request.imodel_id, display_name="itwin-export"
     )
     first = await client.start_run(connection.id)
-    task = asyncio.create_task(collect(client, [request], ledger=path))
-    await asyncio.sleep(60)
+    await interrupt(client, [request], path, after=60)
     assert states(path) == {"k0": "waiting"}
-    task.cancel()
-    await asyncio.wait([task])
     await first.wait()
     second = await client.start_run(connection.id)
     (outcome,) = await collect(client, [request], ledger=path)

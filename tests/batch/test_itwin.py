@@ -1,9 +1,11 @@
 """Every iModel of an iTwin, and on later nights only what changed."""
 
 import asyncio
+import json
 import logging
 import sqlite3
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from itwin_export_async import (
     ExportClient,
     ExportOptions,
     ExportOutcome,
+    ExportRequest,
     InputOptions,
     NotFound,
     NothingToExport,
@@ -172,6 +175,38 @@ async def test_named_version_is_the_last_visible_one(
     assert kinds(again) == {"up to date": 1, "NothingToExport": 3}
 
 
+def history(itwin: Itwin) -> list[Any]:
+    """Key, outcome and error of each line of the history."""
+    with closing(sqlite3.connect(itwin.ledger)) as file:
+        return file.execute("SELECT key, outcome, error FROM history ORDER BY id").fetchall()
+
+
+async def test_imodel_with_nothing_to_export_is_in_the_history_and_tried_again(
+    client: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    imodel_id = itwin.add("Bridge")
+    for _ in range(2):
+        outcome = (await itwin.export(client, version="named"))[imodel_id]
+        assert isinstance(outcome.error, NothingToExport)
+    assert history(itwin) == [(outcome.request.key, "NothingToExport", str(outcome.error))] * 2
+    emulator.add_named_version(imodel_id, "1", emulator.push_changeset(imodel_id))
+    assert (await itwin.export(client, version="named"))[imodel_id].ok
+    assert [kind for _, kind, _ in history(itwin)] == ["NothingToExport"] * 2 + ["Success"]
+
+
+async def test_refused_version_keeps_the_export_that_is_in_place(
+    client: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    imodel_id = itwin.add("Bridge")
+    emulator.add_named_version(imodel_id, "1", emulator.push_changeset(imodel_id))
+    await itwin.export(client, version="named")
+    emulator.inject("list_named_versions", answer(403, "{}"))
+    assert kinds(await itwin.export(client, version="named")) == {"PermissionDenied": 1}
+    assert kinds(await itwin.export(client, version="named")) == {"up to date": 1}
+    assert [kind for _, kind, _ in history(itwin)] == ["Success", "PermissionDenied"]
+    assert started(emulator) == 1
+
+
 async def test_new_named_version_gets_a_file_of_its_own_name(
     client: ExportClient, emulator: Emulator, itwin: Itwin
 ) -> None:
@@ -278,8 +313,123 @@ async def test_renamed_imodel_is_up_to_date_until_it_changes(
     async with ExportClient(emulator.token(), transport=Renaming(emulator)) as later:
         assert (await itwin.export(later))[imodel_id].up_to_date
         emulator.push_changeset(imodel_id)
+        emulator.plan_next_run(imodel_id, "Error")
+        assert not (await itwin.export(later))[imodel_id].ok
+        assert itwin.names() == ["Old.ifc"]
         outcome = (await itwin.export(later))[imodel_id]
-    assert outcome.paths == (itwin.folder / "New.ifc",)
+        assert outcome.paths == (itwin.folder / "New.ifc",)
+        assert itwin.names() == ["New.ifc"]
+        assert (await itwin.export(later))[imodel_id].up_to_date
+
+
+@pytest.fixture
+async def renamed(emulator: Emulator) -> AsyncIterator[ExportClient]:
+    """A client to which the iModel `Old` is `New`."""
+    async with ExportClient(emulator.token(), transport=Renaming(emulator)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("template", ["{imodel_name}_{version_name}.ifc", "{imodel_name} {date}.x"])
+async def test_old_file_of_a_template_for_each_version_stays(
+    client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin, template: str
+) -> None:
+    imodel_id = itwin.add("Old")
+    for night in (client, renamed):
+        assert (await itwin.export(night, filename=template))[imodel_id].ok
+        emulator.push_changeset(imodel_id)
+    assert [name[:3] for name in itwin.names()] == ["New", "Old"]
+
+
+async def test_equal_name_keeps_its_number_when_a_smaller_one_is_free(
+    client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    first = itwin.add("Old")
+    await itwin.export(client)
+    second = itwin.add("folder/Old")  # has the same file name, and keeps it
+    await itwin.export(client)
+    assert itwin.names() == ["Old-2.ifc", "Old.ifc"]
+    emulator.push_changeset(first)
+    for _ in range(2):
+        emulator.push_changeset(second)
+        await itwin.export(renamed)
+        assert itwin.names() == ["New.ifc", "Old-2.ifc"]
+
+
+@pytest.mark.parametrize("change", ["written", "linked"])
+async def test_old_file_that_was_changed_stays(
+    client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin, change: str
+) -> None:
+    imodel_id = itwin.add("Old")
+    (old,) = (await itwin.export(client))[imodel_id].paths
+    if change == "written":
+        old.write_text("mine")
+    else:
+        old.symlink_to(old.rename(itwin.folder / "mine"))
+    emulator.push_changeset(imodel_id)
+    assert (await itwin.export(renamed))[imodel_id].ok
+    assert {*itwin.names()} == {"New.ifc", "Old.ifc", *(["mine"] * (change == "linked"))}
+
+
+async def test_old_file_that_another_export_has_made_meanwhile_stays(
+    client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    imodel_id, other_id = itwin.add("Old"), emulator.add_imodel("Odd")
+    (old,) = (await itwin.export(client))[imodel_id].paths
+    size = old.stat().st_size
+    old.unlink()
+    request = ExportRequest(imodel_id=other_id, destination=old)
+    (outcome,) = [o async for o in client.export_many([request], ledger=itwin.ledger)]
+    assert outcome.ok
+    content = old.read_bytes()
+    assert len(content) == size
+    emulator.push_changeset(imodel_id)
+    assert (await itwin.export(renamed))[imodel_id].ok
+    assert old.read_bytes() == content
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_crash_around_the_removal_of_the_old_file_loses_nothing(
+    client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin, is_removed: bool
+) -> None:
+    imodel_id = itwin.add("Old")
+    (old,) = (await itwin.export(client))[imodel_id].paths
+    content = old.read_bytes()
+    emulator.push_changeset(imodel_id)
+    (new,) = (await itwin.export(renamed))[imodel_id].paths
+    if not is_removed:
+        old.write_bytes(content)
+    files = json.dumps([[str(old), len(content)], [str(new), -1]])
+    with closing(sqlite3.connect(itwin.ledger)) as file, file:  # as before the outcome was noted
+        file.execute("UPDATE exports SET state = 'finished', files = ?", (files,))
+    whole = new.read_bytes()
+    assert (await itwin.export(renamed))[imodel_id].paths == (new,)
+    assert itwin.names() == ["New.ifc"]
+    assert new.read_bytes() == whole
+    assert started(emulator) == 2
+    assert (await itwin.export(renamed))[imodel_id].up_to_date
+
+
+async def test_old_file_that_cannot_be_removed_is_logged(
+    client: ExportClient,
+    renamed: ExportClient,
+    emulator: Emulator,
+    itwin: Itwin,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    imodel_id = itwin.add("Old")
+    (old,) = (await itwin.export(client))[imodel_id].paths
+    emulator.push_changeset(imodel_id)
+    unlink = Path.unlink
+
+    def locked(path: Path, *args: Any, **more: Any) -> None:
+        if path == old:
+            raise PermissionError(13, "in use")
+        unlink(path, *args, **more)
+
+    monkeypatch.setattr(Path, "unlink", locked)
+    assert (await itwin.export(renamed))[imodel_id].ok
+    assert f"{old} of an earlier revision cannot be removed: in use" in caplog.text
     assert itwin.names() == ["New.ifc", "Old.ifc"]
 
 
@@ -333,13 +483,14 @@ async def test_without_a_ledger_each_night_exports_all_under_new_names(
     assert itwin.names() == ["Bridge-2.ifc", "Bridge.ifc"]
 
 
+@pytest.mark.parametrize("more", [{}, {"ledger": None}])
 async def test_refused_version_is_the_outcome_of_its_imodel(
-    client: ExportClient, emulator: Emulator, itwin: Itwin
+    client: ExportClient, emulator: Emulator, itwin: Itwin, more: Any
 ) -> None:
     itwin.add("A")
     itwin.add("B")
     emulator.inject("list_changesets", answer(403, "{}"))
-    assert kinds(await itwin.export(client)) == {"PermissionDenied": 1, "exported": 1}
+    assert kinds(await itwin.export(client, **more)) == {"PermissionDenied": 1, "exported": 1}
 
 
 async def test_outage_of_the_list_is_waited_out(

@@ -187,6 +187,36 @@ def test_report_tells_up_to_date_from_succeeded(cli: CommandLine, itwin: str, le
     assert "2 of 3 exports done, 1 up to date in" in out
 
 
+def test_report_shows_that_there_was_nothing_to_export(cli: CommandLine, itwin: str) -> None:
+    bridge = imodel_named(cli, "Bridge")
+    cli.emulator.add_named_version(bridge, "Tender", cli.emulator.push_changeset(bridge))
+    words = ("batch", "--itwin", itwin, "-o", "out", "--version", "named")
+    assert cli.invoke(*words)[0] == 1
+    out = cli.invoke("report", "out/itwin-export.db", "--since", "1h")[1]
+    assert "1 of 3 exports done, 2 failed in" in out
+    assert re.search(r"Tunnel.ifc +failed +iModel [0-9a-f-]+ has no", out)
+    assert "-> Create a named version on a changeset" in out
+
+
+def test_report_shows_the_refusal_of_an_export_in_place_until_it_passes(
+    cli: CommandLine, itwin: str
+) -> None:
+    bridge = imodel_named(cli, "Bridge")
+    cli.emulator.add_named_version(bridge, "Tender", cli.emulator.push_changeset(bridge))
+    words = ("batch", "--itwin", itwin, "-o", "out", "--version", "named", "--name", "Bridge")
+    report = ("report", "out/itwin-export.db", "--json")
+    assert cli.invoke(*words)[0] == 0
+    first = json.loads(cli.invoke(*report)[1])
+    cli.emulator.inject("list_named_versions", answer(403))
+    assert cli.invoke(*words)[0] == 1
+    assert json.loads(cli.invoke(*report)[1])["error"]["type"] == "PermissionDenied"
+    assert cli.invoke(*words)[0] == 0
+    last = json.loads(cli.invoke(*report)[1])
+    assert (first["status"], last["status"]) == ("succeeded", "up to date")
+    for name in ("files", "run_id", "run_started", "run_ended", "error"):
+        assert first[name] == last[name]
+
+
 def test_report_shows_what_is_not_finished(cli: CommandLine, itwin: str) -> None:
     for name, seconds in {"Bridge": 60, "Tunnel": 5000, "Station": 60}.items():
         cli.emulator.plan_next_run(imodel_named(cli, name), "Success", duration=seconds)

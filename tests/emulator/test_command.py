@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from attrs import frozen
 
+from itwin_export_async import ExportClient
 from itwin_export_async.cli.commands.emulator import serve_emulator
 from tests.support.processes import until
 
@@ -33,7 +34,7 @@ class Command:
 
     async def start_all(self) -> dict[str, Any]:
         """Start an export of each iModel, and return the runs by name."""
-        api, issuer, client_id, secret = self.variables.values()
+        api, issuer, client_id, secret, _ = self.variables.values()
         form = {
             "grant_type": "client_credentials",
             "client_id": client_id,
@@ -87,8 +88,25 @@ async def test_command_prints_what_a_client_needs(
         assert f"  export {name}={value}\n" in printed
         assert f"  $env:{name} = '{value}'\n" in printed
     assert re.search(r"itwin-export run [0-9a-f-]{36} -o bridge\.ifc", printed)
+    itwin_id = command.variables["ITWIN_ID"]
+    assert f"\n  iTwin  {itwin_id}\n" in printed
+    assert f"\n  itwin-export batch --itwin {itwin_id} -o out\n" in printed
     mode = (tmp_path / "client.env").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600 or os.name == "nt"
+
+
+async def test_printed_itwin_lists_the_imodels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, capsys, imodels=3) as command:
+        monkeypatch.delenv("ITWIN_ACCESS_TOKEN", raising=False)
+        for name, value in command.variables.items():
+            monkeypatch.setenv(name, value)
+        async with ExportClient.from_env() as client:
+            imodels = await client.imodels.list(os.environ["ITWIN_ID"])
+    assert len(imodels) == 3
+    for imodel in imodels:
+        assert f"  iModel {imodel.id}  {imodel.display_name}\n" in command.printed
 
 
 async def test_command_names_the_imodels_that_fail_are_slow_or_give_no_access(

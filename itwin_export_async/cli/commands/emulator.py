@@ -93,7 +93,7 @@ async def serve_emulator(
     run_seconds: str | None = None,
     env_file: Path | None = None,
 ) -> None:
-    """Print the address, the iModels and the variables of a client, and serve until cancelled.
+    """Print the address, the iTwin, its iModels and a client's variables; serve until cancelled.
 
     Raises `ValueError` for a port that cannot be used, or an option that is not valid.
     """
@@ -126,6 +126,7 @@ async def serve_emulator(
         if env_file is not None:
             await asyncio.to_thread(_write_env_file, env_file, variables)
         echo(f"An emulated iTwin Platform at {served.base_url} (Ctrl-C ends it)")
+        echo(f"  iTwin  {variables['ITWIN_ID']}")
         for imodel_id, name in service.imodels.items():
             echo(f"  iModel {imodel_id}  {name}{notes.get(imodel_id, '')}")
         echo(f"\nIn a browser, the dashboard: {served.base_url}/")
@@ -133,6 +134,7 @@ async def serve_emulator(
         for name, value in variables.items():
             echo(f"  export {name}={value}")
         echo(f"  itwin-export run {next(iter(service.imodels))} -o bridge.ifc")
+        echo(f"  itwin-export batch --itwin {variables['ITWIN_ID']} -o out")
         echo("\nIn PowerShell:")
         for name, value in variables.items():
             echo(f"  $env:{name} = '{value}'")
@@ -169,6 +171,7 @@ def _variables(service: "Emulator", served: "ServerAddress") -> dict[str, str]:
         "ITP_ISSUER_URL": served.token_url.removesuffix("/connect/token"),
         "ITP_SERVICE_CLIENT_ID": service.client_id,
         "ITP_SERVICE_CLIENT_SECRET": service.client_secret,
+        "ITWIN_ID": service.itwin_id(next(iter(service.imodels))),
     }
 
 
