@@ -73,10 +73,16 @@ STEPS = {
 
 @frozen(kw_only=True)
 class OutputFile:
-    """A downloaded file: its absolute path and its size in bytes."""
+    """A downloaded file.
+
+    `path`: absolute. `size`: in bytes. `modified`: its `st_mtime_ns`, None in older ledgers.
+    `is_kept`: whether it stays when a new revision has files of other names.
+    """
 
     path: str
     size: int
+    modified: int | None = None
+    is_kept: bool = True
 
 
 def utf8_safe(text: str) -> str:
@@ -251,10 +257,9 @@ def _with_result(entry: Entry, run: Run) -> Entry:
     )
 
 
-def with_claimed_path(entry: Entry, path: str) -> Entry:
-    """Before a file gets this path. Its size is not known yet: -1."""
-    files = tuple(file for file in entry.files if file.path != path)
-    return evolve(entry, files=(*files, OutputFile(path=path, size=-1)))
+def with_claimed_file(entry: Entry, file: OutputFile) -> Entry:
+    """Before the file gets its path, where an earlier one may still be."""
+    return evolve(entry, files=tuple(dict.fromkeys((*entry.files, file))))
 
 
 def in_place(entry: Entry, files: Iterable[OutputFile]) -> Entry:

@@ -19,7 +19,6 @@ from collections.abc import (
 )
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from string import Formatter
 from typing import Any, Protocol, TypeAlias
@@ -38,7 +37,7 @@ from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outage import OutageRetrier
 from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
-from itwin_export_async._files.names import is_numbered, numbered, safe_name
+from itwin_export_async._files.names import numbered, safe_name
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._models import ExportOptions, ExportOutcome, ExportRequest
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
@@ -285,7 +284,7 @@ class ItwinSource:
             destination = entry.destination  # the file that is there already
         else:
             version_name = "" if revision is None else revision.name
-            destination = paths.path(imodel, version_name, entry)
+            destination = paths.path(imodel, version_name)
         return ItwinRequest(
             imodel_id=imodel.id,
             imodel_name=imodel.display_name,
@@ -335,8 +334,8 @@ class _FileNames:
         for path in (entry.destination, *(file.path for file in entry.files)):
             self._owners[os.path.normcase(path)] = imodel_id
 
-    def path(self, imodel: IModel, version_name: str, entry: Entry | None) -> str:
-        """The path of the iModel's output. It keeps the number that it has in its entry."""
+    def path(self, imodel: IModel, version_name: str) -> str:
+        """The path of the iModel's output."""
         text = self._template.format(
             imodel_name=imodel.display_name or imodel.id,
             imodel_id=imodel.id,
@@ -344,9 +343,7 @@ class _FileNames:
             date=self._date,
         )
         name = safe_name(text, fallback=imodel.id)
-        present = "" if entry is None else os.path.basename(entry.destination)
-        names = chain([present] if is_numbered(present, name) else [], numbered(name))
-        paths = (str(self._folder / each) for each in names)
+        paths = (str(self._folder / each) for each in numbered(name))
         return next(path for path in paths if self._claim(path, imodel.id))
 
     def _claim(self, path: str, imodel_id: str) -> bool:

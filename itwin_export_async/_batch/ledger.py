@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 from itwin_export_async._batch.entries import (
     Entry,
     EntryState,
+    OutputFile,
     changed_fields,
     new_entry,
     with_revision,
@@ -131,12 +132,12 @@ class Ledger:
             lambda: self._entries("connection_id = ? AND state = ?", connection_id, state)
         )
 
-    async def output_files(self) -> list[tuple[str, str]]:
-        """The paths of all downloaded files, each with the key of its entry."""
+    async def output_files(self) -> list[tuple[OutputFile, str]]:
+        """All downloaded files, each with the key of its entry."""
 
-        def read() -> list[tuple[str, str]]:
+        def read() -> list[tuple[OutputFile, str]]:
             entries = self._entries("files <> '[]'")
-            return [(file.path, entry.key) for entry in entries for file in entry.files]
+            return [(file, entry.key) for entry in entries for file in entry.files]
 
         return await self._in_thread(read)
 

@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from attrs import fields, frozen
+from attrs import astuple, fields, frozen
 
 from itwin_export_async._batch.entries import Entry, EntryState, OutputFile
 from itwin_export_async._models import RunOrigin
@@ -41,7 +41,7 @@ def to_row(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(entry, name) for name in COLUMNS}
     for name in DATE_COLUMNS:
         row[name] = row[name] and row[name].isoformat()
-    row["files"] = json.dumps([[file.path, file.size] for file in entry.files])
+    row["files"] = json.dumps(list(map(astuple, entry.files)))
     return row
 
 
@@ -69,7 +69,14 @@ def _to_date(text: str | None) -> datetime | None:
     return date
 
 
-def _to_file(path: object, size: object) -> OutputFile:
-    if not isinstance(path, str) or not isinstance(size, int):
+def _to_file(
+    path: object, size: object, modified: object = None, is_kept: object = True
+) -> OutputFile:
+    if not (
+        isinstance(path, str)
+        and isinstance(size, int)
+        and isinstance(modified, int | None)
+        and isinstance(is_kept, bool)
+    ):
         raise TypeError("files is no list of paths and sizes")
-    return OutputFile(path=path, size=size)
+    return OutputFile(path=path, size=size, modified=modified, is_kept=is_kept)

@@ -1,8 +1,9 @@
 """Which export owns which output path, so that no export overwrites another's files.
 
 Output names can collide: two iModels may have one name, and the second output of a run may be named
-like another request's destination. Later files get `-2`, `-3`, ... before the suffix. In a folder
-an export replaces only its own earlier files; a file that its destination names is replaced.
+like another request's destination. Later files get `-2`, `-3`, ... before the suffix. An export
+replaces the file that its request names, and its own earlier files as long as they are unchanged:
+a file has the size and the time of modification that it was written with.
 """
 
 import os
@@ -25,16 +26,12 @@ class OutputPaths:
     def __init__(self, protected: Iterable[str | os.PathLike[str]] = ()) -> None:
         self._protected = frozenset(_normalize(path) for path in protected)
         self._owners: dict[str, str] = {}
-        self._from_ledger: dict[str, str] = {}
-        self._shared: set[str] = set()  # paths that several entries of the ledger have
+        self._from_ledger: dict[str, list[tuple[OutputFile, str]]] = {}
 
-    def load(self, owners: Iterable[tuple[str, str]]) -> None:
-        """Take in the files of earlier calls with their owners. A missing file has no owner."""
-        for path, owner in owners:
-            name = _normalize(path)
-            if self._from_ledger.get(name, owner) != owner:
-                self._shared.add(name)
-            self._from_ledger[name] = owner
+    def load(self, files: Iterable[tuple[OutputFile, str]]) -> None:
+        """Take in the files of earlier calls with their owners. A changed file has no owner."""
+        for file, owner in files:
+            self._from_ledger.setdefault(_normalize(file.path), []).append((file, owner))
 
     def claim(self, paths: Iterable[str | os.PathLike[str]], owner: str) -> bool:
         """Claim the paths for `owner`; False if another export owns one, or one is protected."""
@@ -43,51 +40,56 @@ class OutputPaths:
     def _claim(self, path: str, owner: str) -> bool:
         if path in self._protected:
             return False
-        if path not in self._owners and path in self._from_ledger and os.path.lexists(path):
-            self._owners[path] = self._from_ledger[path]
+        for file, earlier in self._from_ledger.get(path, ()):
+            if path not in self._owners and _is_unchanged(file):
+                self._owners[path] = earlier
         return self._owners.setdefault(path, owner) == owner
 
     def choose(
-        self, path: Path, destination: str, owner: str, taken: Collection[Path] = ()
+        self,
+        path: Path,
+        owner: str,
+        *,
+        named: str | None = None,
+        files: Collection[OutputFile] = (),
+        taken: Collection[Path] = (),
     ) -> tuple[Path, bool]:
         """Claim the path for `owner`, or with `-2`, `-3`, ... the first that nothing else has.
 
-        The second value is whether a file there is replaced: the one that `destination` names, or
-        one of the export's own. The paths of `taken`, which have other outputs of the same run, are
-        left out.
+        The second value is whether a file there may be replaced: the one that the request names
+        (`named`), or an unchanged one of the export's own `files`. The paths of `taken`, which have
+        other outputs of the same run, are left out.
         """
         for name in numbered(path.name):
             candidate = path.with_name(name)
-            replace = self._may_replace(candidate, destination, owner)
+            replace = _normalize(candidate) in _replaceable(named, files)
             is_free = candidate not in taken and (replace or not os.path.lexists(candidate))
             if is_free and self.claim([candidate], owner):
                 return candidate, replace
         raise AssertionError  # pragma: no cover - the numbers have no end
 
-    def _may_replace(self, path: Path, destination: str, owner: str) -> bool:
-        name = _normalize(path)
-        owners = self._from_ledger.get(name), self._owners.get(name)
-        return owner in owners or name == _normalize(destination)
-
     def superseded(
         self, files: Iterable[OutputFile], new: Collection[Path], owner: str
     ) -> list[Path]:
-        """Those of the files that only `owner` has, as it left them, and that are none of `new`."""
+        """The files to remove when the `new` ones are whole.
+
+        They are unchanged, in the folder of a new file, and of no other export.
+        """
+        folders = {os.path.realpath(path.parent) for path in new}
         return [
             Path(file.path)
             for file in files
-            if self._is_sole_owner(_normalize(file.path), owner)
+            if not file.is_kept
+            and os.path.realpath(os.path.dirname(file.path)) in folders
+            and self._is_sole_owner(_normalize(file.path), owner)
             and _is_unchanged(file)
             and not any(path.samefile(file.path) for path in new)
         ]
 
     def _is_sole_owner(self, path: str, owner: str) -> bool:
-        return (
-            path not in self._protected
-            and path not in self._shared
-            and self._from_ledger.get(path) == owner
-            and self._owners.get(path, owner) == owner
-        )
+        owners = {earlier for _, earlier in self._from_ledger.get(path, ())}
+        owners.add(self._owners.get(path, owner))
+        return path not in self._protected and owners == {owner}
 
     def check(self, destination: str, owner: str) -> None:
         """Raise if the destination is a file that another export owns or nothing may replace."""
@@ -111,9 +113,16 @@ def _normalize(path: str | os.PathLike[str]) -> str:
     return os.path.normcase(os.path.join(os.path.realpath(folder), name))
 
 
-def describe_files(paths: Iterable[Path]) -> tuple[OutputFile, ...]:
-    """The files with their present sizes."""
-    return tuple(OutputFile(path=str(path.absolute()), size=path.stat().st_size) for path in paths)
+def _replaceable(named: str | None, files: Iterable[OutputFile]) -> set[str]:
+    own = {_normalize(file.path) for file in files if _is_unchanged(file)}
+    return own if named is None else own | {_normalize(named)}
+
+
+def describe_file(path: Path, found: os.stat_result, *, is_kept: bool) -> OutputFile:
+    """A file as it is, or will be, at `path`."""
+    return OutputFile(
+        path=str(path.absolute()), size=found.st_size, modified=found.st_mtime_ns, is_kept=is_kept
+    )
 
 
 def files_exist(files: Iterable[OutputFile]) -> bool:
@@ -122,12 +131,13 @@ def files_exist(files: Iterable[OutputFile]) -> bool:
 
 
 def _is_unchanged(file: OutputFile) -> bool:
-    """Whether the path still has a file of that size, and no link to one."""
+    """Whether the path still has this file, and no link to one."""
     try:
         found = os.lstat(file.path)
-    except OSError:
+    except (OSError, ValueError):
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == file.size
+    is_same = found.st_size == file.size and file.modified in (None, found.st_mtime_ns)
+    return stat.S_ISREG(found.st_mode) and is_same
 
 
 def _size(path: Path) -> int | None:

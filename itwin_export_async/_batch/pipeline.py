@@ -8,6 +8,7 @@ other exports of the call (`outage`); the wait for a run does so itself.
 import asyncio
 import inspect
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
@@ -28,11 +29,12 @@ from itwin_export_async._batch.entries import (
     finished,
     in_place,
     new_entry,
-    with_claimed_path,
+    with_claimed_file,
 )
+from itwin_export_async._batch.itwin import ItwinRequest
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outcomes import OnStart
-from itwin_export_async._batch.output_paths import describe_files, files_exist
+from itwin_export_async._batch.output_paths import describe_file, files_exist
 from itwin_export_async._batch.run_start import RunStart
 from itwin_export_async._errors import RunFailed, RunTimeout, StartTimeout
 from itwin_export_async._files.download import Progress, check_destination
@@ -151,7 +153,10 @@ class ExportPipeline:
         """Refuse an impossible destination, and notice downloaded files that are gone."""
         files, paths, owner = self.entry.files, self.context.paths, self._owner
         check_destination(self.request.destination)
-        paths.check(self.request.destination, owner)
+        if self._has_chosen_name:
+            paths.claim([self.request.destination], owner)
+        else:
+            paths.check(self.request.destination, owner)
         if self.entry.state is not EntryState.IN_PLACE:
             return
         is_owner = paths.claim([file.path for file in files], owner)
@@ -189,7 +194,9 @@ class ExportPipeline:
         paths = () if was_skipped(run) else await self._download_outputs(run, handle.joined)
         self._paths = paths
         await self._remove_superseded(paths)
-        files = await self._in_thread(lambda: describe_files(paths))
+        files = await self._in_thread(
+            lambda: [describe_file(p, p.stat(), is_kept=self._keeps_files) for p in paths]
+        )
         await self._save_outcome(in_place(self.entry, files), None)
 
     async def _remove_superseded(self, new: tuple[Path, ...]) -> None:
@@ -197,7 +204,7 @@ class ExportPipeline:
 
         The outcome is noted afterwards: after a crash in between, the next call still knows them.
         """
-        if not new or not getattr(self.request, "replaces_files", False):
+        if not new or self._keeps_files:
             return
         files, paths = self.entry.files, self.context.paths
         for path in await self._in_thread(lambda: paths.superseded(files, new, self._owner)):
@@ -220,25 +227,44 @@ class ExportPipeline:
                 self.request.destination,
                 self.on_progress,
                 sas_url=sas_url,
-                choose_path=partial(self._choose_path, set()),
+                choose_path=partial(self._choose_path, taken=set()),
             )
 
         return tuple(await self.context.outage.run(download))
 
-    async def _choose_path(self, taken: set[Path], path: Path) -> tuple[Path, bool]:
+    async def _choose_path(
+        self, path: Path, written: os.stat_result, *, taken: set[Path]
+    ) -> tuple[Path, bool]:
         """The path itself, or with `-2`, `-3`, ... if another export or file is in the way.
 
-        `taken`: the paths chosen before, for other outputs of the run, or for this one where a
-        file of another batch got the path first. The path is noted before the file gets it, so that
-        the next call knows whose file it is.
+        `written`: the complete file. `taken`: the paths chosen before, for other outputs of the
+        run, or for this one where another file appeared meanwhile. The path is noted before the
+        file gets it, so that the next call knows whose file it is.
         """
-        paths, destination, owner = self.context.paths, self.request.destination, self._owner
+        paths, request = self.context.paths, self.request
         chosen, replace = await self._in_thread(
-            lambda: paths.choose(path, destination, owner, taken)
+            lambda: paths.choose(
+                path,
+                self._owner,
+                named=None if self._has_chosen_name else request.destination,
+                files=self.entry.files,
+                taken=taken,
+            )
         )
         taken.add(chosen)
-        await self._record.save(with_claimed_path(self.entry, str(chosen.absolute())))
+        file = describe_file(chosen, written, is_kept=self._keeps_files)
+        await self._record.save(with_claimed_file(self.entry, file))
         return chosen, replace
+
+    @property
+    def _has_chosen_name(self) -> bool:
+        """Whether the library has chosen the name of the destination, and not the user."""
+        return isinstance(self.request, ItwinRequest)
+
+    @property
+    def _keeps_files(self) -> bool:
+        """Whether files of an earlier revision stay where the new ones have other names."""
+        return not (isinstance(self.request, ItwinRequest) and self.request.replaces_files)
 
     def _run_handle(self) -> RunHandle:
         """The handle of the run, made from the ledger if an earlier call started it."""

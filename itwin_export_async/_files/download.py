@@ -42,8 +42,8 @@ Progress = Callable[[int, int | None], Any]
 """Called with the bytes done and the bytes in total (None where not known); may be async."""
 
 
-ChoosePath: TypeAlias = Callable[[Path], Awaitable[tuple[Path, bool]]]
-"""Called with the path of a complete file; returns the path to use, and whether it is replaced.
+ChoosePath: TypeAlias = Callable[[Path, os.stat_result], Awaitable[tuple[Path, bool]]]
+"""Called with a complete file and its path; returns the path to use, and whether it is replaced.
 
 Called again if a file has appeared there that may not be replaced.
 """
@@ -303,7 +303,8 @@ class Downloader:
             path = known or target.folder / reader.name
             if choose_path is None:
                 return await file.finish(path, may_replace)
+            written = await file.complete()
             while True:
-                chosen, replace = await choose_path(path)
+                chosen, replace = await choose_path(path, written)
                 if final := await file.finish_at(chosen, replace=replace):
                     return final

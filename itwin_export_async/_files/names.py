@@ -53,12 +53,6 @@ def numbered(name: str) -> Iterator[str]:
         yield f"{stem}-{number}{suffix}"
 
 
-def is_numbered(numbered_name: str, name: str) -> bool:
-    """Whether the first is the name with a number before its suffix."""
-    stem, suffix = map(re.escape, _split(name))
-    return re.fullmatch(rf"{stem}-\d+{suffix}", numbered_name) is not None
-
-
 def _split(name: str) -> tuple[str, str]:
     stem, dot, suffix = name.rpartition(".")
     return (stem, dot + suffix) if stem.strip(".") else (name, "")

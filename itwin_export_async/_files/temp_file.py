@@ -144,8 +144,12 @@ class TempFile:
         except OSError as exc:
             raise self._unwritable(exc) from exc
 
+    async def complete(self) -> os.stat_result:
+        """Bring the file to the disk, still under its temporary name. Nothing is added later."""
+        return await self._finish(lambda: os.lstat(self._path))
+
     async def finish(self, path: Path, may_replace: MayReplace) -> Path:
-        """Bring the file to the disk, then to its final name, and return that.
+        """Complete the file, then bring it to its final name, and return that.
 
         That is `path`, with a number where a file exists that may not be replaced.
         """
@@ -161,10 +165,10 @@ class TempFile:
 
         return await self._finish(place)
 
-    async def _finish(self, place: Callable[[], T]) -> T:
+    async def _finish(self, work: Callable[[], T]) -> T:
         try:
             rest = await self._pieces.take()
-            return await self._threads.run(partial(self._commit, rest, place))
+            return await self._threads.run(partial(self._commit, rest, work))
         except OSError as exc:
             raise self._unwritable(exc) from exc
 
@@ -190,15 +194,15 @@ class TempFile:
         assert self._file is not None
         self._file.writelines(chunks)
 
-    def _commit(self, rest: list[bytes], place: Callable[[], T]) -> T:
+    def _commit(self, rest: list[bytes], work: Callable[[], T]) -> T:
         assert self._file is not None
         if not self._file.closed:
             self._file.writelines(rest)
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-        final = place()
-        if final is not None:
+        final = work()
+        if isinstance(final, Path):
             self._file = None
         return final
 

@@ -142,7 +142,7 @@ def _record(row: Any, latest: int) -> Record:
     return record
 
 
-def _file(path: str, size: int) -> File:
+def _file(path: str, size: int, *_: object) -> File:
     return File(path=Path(path), size=size if Path(path).exists() else None)
 
 

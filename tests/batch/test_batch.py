@@ -268,22 +268,30 @@ async def test_calls_that_join_one_run_each_download_it(
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"Bridge.ifc", "Bridge-2.ifc"}
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
 async def test_file_that_another_batch_writes_meanwhile_is_kept(
-    client: ExportClient, emulator: Emulator, tmp_path: Path
+    client: ExportClient, emulator: Emulator, tmp_path: Path, path: Path, is_stopped: bool
 ) -> None:
     out = tmp_path / "out"
     request = ExportRequest(imodel_id=emulator.add_imodel("Bridge"), destination=f"{out}/")
-    choose = OutputPaths.choose
+    choose, calls = OutputPaths.choose, 0
 
-    def choose_late(*args: Any) -> tuple[Path, bool]:
-        chosen = choose(*args)
-        if not list(out.glob("*.ifc")):
+    def choose_late(*args: Any, **more: Any) -> tuple[Path, bool]:
+        nonlocal calls
+        calls += 1
+        chosen = choose(*args, **more)
+        if calls == 1:
             (out / "Bridge.ifc").write_text("of another process")
+        elif is_stopped:
+            raise OSError(5, "the disk fails")
         return chosen
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OutputPaths, "choose", choose_late)
-        (outcome,) = await collect(client, [request])
+        (outcome,) = await collect(client, [request], ledger=path)
+    assert outcome.ok is not is_stopped
+    if is_stopped:
+        (outcome,) = await collect(client, [request], ledger=path)
     check(emulator, outcome)
     assert outcome.paths == (out / "Bridge-2.ifc",)
     assert (out / "Bridge.ifc").read_text() == "of another process"

@@ -24,7 +24,7 @@ from itwin_export_async._batch.entries import (
     started,
     starting,
     waiting,
-    with_claimed_path,
+    with_claimed_file,
     with_revision,
 )
 from itwin_export_async._errors import (
@@ -270,9 +270,7 @@ def test_new_revision_may_change_everything_but_the_imodel(
     assert changed_fields(before, revised(revision, **changes)) == names
 
 
-def test_claimed_path_is_noted_once_without_a_size() -> None:
-    entry = with_claimed_path(with_claimed_path(IN_PLACE, "/out/b.ifc"), "/out/a.ifc")
-    assert entry.files == (
-        OutputFile(path="/out/b.ifc", size=-1),
-        OutputFile(path="/out/a.ifc", size=-1),
-    )
+def test_claimed_file_is_noted_once_beside_the_earlier_one() -> None:
+    file = OutputFile(path="/out/a.ifc", size=4, modified=5)
+    entry = with_claimed_file(with_claimed_file(IN_PLACE, file), file)
+    assert entry.files == (*IN_PLACE.files, file)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -340,21 +341,6 @@ async def test_old_file_of_a_template_for_each_version_stays(
     assert [name[:3] for name in itwin.names()] == ["New", "Old"]
 
 
-async def test_equal_name_keeps_its_number_when_a_smaller_one_is_free(
-    client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin
-) -> None:
-    first = itwin.add("Old")
-    await itwin.export(client)
-    second = itwin.add("folder/Old")  # has the same file name, and keeps it
-    await itwin.export(client)
-    assert itwin.names() == ["Old-2.ifc", "Old.ifc"]
-    emulator.push_changeset(first)
-    for _ in range(2):
-        emulator.push_changeset(second)
-        await itwin.export(renamed)
-        assert itwin.names() == ["New.ifc", "Old-2.ifc"]
-
-
 @pytest.mark.parametrize("change", ["written", "linked"])
 async def test_old_file_that_was_changed_stays(
     client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin, change: str
@@ -387,18 +373,114 @@ async def test_old_file_that_another_export_has_made_meanwhile_stays(
     assert old.read_bytes() == content
 
 
+async def test_old_file_that_a_batch_of_another_ledger_has_replaced_stays(
+    client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin, tmp_path: Path
+) -> None:
+    imodel_id = itwin.add("Old")
+    (old,) = (await itwin.export(client))[imodel_id].paths
+    request = ExportRequest(imodel_id=imodel_id, destination=old)
+    assert [o.ok async for o in client.export_many([request], ledger=tmp_path / "b.db")] == [True]
+    emulator.push_changeset(imodel_id)
+    await itwin.export(renamed)
+    assert itwin.names() == ["New.ifc", "Old.ifc"]
+
+
+async def test_file_in_another_working_directory_stays(
+    client: ExportClient,
+    emulator: Emulator,
+    itwin: Itwin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imodel_id, itwin.folder = itwin.add("Bridge"), Path("out")
+    for folder in ("january", "february"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        assert (await itwin.export(client))[imodel_id].ok
+        emulator.push_changeset(imodel_id)
+    assert len(list(tmp_path.glob("*/out/Bridge.ifc"))) == 2
+
+
+async def test_two_batches_into_one_folder_lose_no_file(
+    emulator: Emulator, itwin: Itwin, tmp_path: Path
+) -> None:
+    imodel_id = itwin.add("Bridge")
+    emulator.add_named_version(imodel_id, "1", emulator.push_changeset(imodel_id))
+    emulator.push_changeset(imodel_id)
+
+    async def export(version: Any) -> ExportOutcome:
+        async with ExportClient(emulator.token(), transport=emulator) as client:
+            ledger = tmp_path / f"{version}.db"
+            outcomes = client.export_itwin(itwin.id, itwin.folder, version=version, ledger=ledger)
+            (outcome,) = [outcome async for outcome in outcomes]
+            return outcome
+
+    outcomes = await asyncio.gather(export("latest"), export("named"))
+    assert {o.paths[0].name for o in outcomes} == {"Bridge.ifc", "Bridge-2.ifc"}
+    for outcome in outcomes:
+        assert outcome.run is not None
+        file_id = outcome.run.jobs[0].tasks[0].export_output_file_id
+        assert outcome.paths[0].read_bytes() == emulator.read_file(file_id or "")
+
+
+@pytest.mark.parametrize("is_listed_first", [False, True])
+async def test_file_of_the_user_is_not_replaced(
+    client: ExportClient, emulator: Emulator, itwin: Itwin, is_listed_first: bool
+) -> None:
+    imodel_id = itwin.add("Bridge", changesets=0)
+    if is_listed_first:  # the ledger has an entry with this destination
+        await itwin.export(client, version="named")
+    emulator.add_named_version(imodel_id, "1", emulator.push_changeset(imodel_id))
+    itwin.folder.mkdir(exist_ok=True)
+
+    def write(_: object) -> None:
+        (itwin.folder / "Bridge.ifc").write_text("mine")
+
+    if is_listed_first:
+        write(None)
+    more: dict[str, Any] = {} if is_listed_first else {"on_start": write}
+    outcomes = await itwin.export(client, version="named", **more)
+    assert outcomes[imodel_id].paths == (itwin.folder / "Bridge-2.ifc",)
+    assert (itwin.folder / "Bridge.ifc").read_text() == "mine"
+    emulator.add_named_version(imodel_id, "2", emulator.push_changeset(imodel_id))
+    await itwin.export(client, version="named")
+    assert itwin.names() == ["Bridge-2.ifc", "Bridge.ifc"]
+
+
+async def test_version_that_is_named_like_a_numbered_file_keeps_its_file(
+    client: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    imodel_id = itwin.add("Bridge")
+    for name in ("1.0-2", "1.0"):
+        emulator.add_named_version(imodel_id, name, emulator.push_changeset(imodel_id))
+        await itwin.export(client, version="named", filename="{imodel_name} {version_name}.x")
+    assert itwin.names() == ["Bridge 1.0-2.x", "Bridge 1.0.x"]
+
+
+async def test_archived_version_stays_after_a_change_of_the_template(
+    client: ExportClient, emulator: Emulator, itwin: Itwin
+) -> None:
+    imodel_id = itwin.add("Bridge")
+    for name, template in (("1", "{imodel_name}_{version_name}.ifc"), ("2", "{imodel_name}.ifc")):
+        emulator.add_named_version(imodel_id, name, emulator.push_changeset(imodel_id))
+        await itwin.export(client, version="named", filename=template)
+    assert itwin.names() == ["Bridge.ifc", "Bridge_1.ifc"]
+
+
 @pytest.mark.parametrize("is_removed", [False, True])
 async def test_crash_around_the_removal_of_the_old_file_loses_nothing(
     client: ExportClient, renamed: ExportClient, emulator: Emulator, itwin: Itwin, is_removed: bool
 ) -> None:
     imodel_id = itwin.add("Old")
     (old,) = (await itwin.export(client))[imodel_id].paths
-    content = old.read_bytes()
+    content, times = old.read_bytes(), old.stat()
     emulator.push_changeset(imodel_id)
     (new,) = (await itwin.export(renamed))[imodel_id].paths
     if not is_removed:
         old.write_bytes(content)
-    files = json.dumps([[str(old), len(content)], [str(new), -1]])
+        os.utime(old, ns=(times.st_atime_ns, times.st_mtime_ns))
+    known = {old: times.st_mtime_ns, new: new.stat().st_mtime_ns}
+    files = json.dumps([[str(p), len(content), modified, False] for p, modified in known.items()])
     with closing(sqlite3.connect(itwin.ledger)) as file, file:  # as before the outcome was noted
         file.execute("UPDATE exports SET state = 'finished', files = ?", (files,))
     whole = new.read_bytes()

@@ -1,14 +1,20 @@
 """Output paths and their owners."""
 
+import os
 from pathlib import Path
 
-from itwin_export_async._batch.output_paths import OutputPaths, describe_files
+from itwin_export_async._batch.entries import OutputFile
+from itwin_export_async._batch.output_paths import OutputPaths, describe_file
+
+
+def described(path: Path, *, is_kept: bool = False) -> OutputFile:
+    return describe_file(path, path.stat(), is_kept=is_kept)
 
 
 def test_protected_path_is_claimed_by_no_export(tmp_path: Path) -> None:
     paths = OutputPaths([tmp_path / "exports.db-wal"])
     assert not paths.claim([tmp_path / "exports.db-wal"], "a")
-    chosen = paths.choose(tmp_path / "exports.db-wal", str(tmp_path), "a")
+    chosen = paths.choose(tmp_path / "exports.db-wal", "a")
     assert chosen == (tmp_path / "exports-2.db-wal", False)
 
 
@@ -24,43 +30,69 @@ def test_new_file_is_not_superseded_by_itself_under_its_old_name(tmp_path: Path)
     old, new = tmp_path / "bridge.ifc", tmp_path / "Bridge.ifc"
     old.write_text("whole")
     new.hardlink_to(old)  # as on a disk that ignores case
-    (file,) = describe_files([old])
+    file = described(old)
     paths = OutputPaths()
-    paths.load([(str(old), "a")])
+    paths.load([(file, "a")])
     assert paths.superseded([file], [new], "a") == []
     new.unlink()
     new.write_text("whole")
     assert paths.superseded([file], [new], "a") == [old]
     assert paths.superseded([file], [new], "b") == []
     assert not paths.claim([old], "b")
-    assert OutputPaths().superseded([file], [new], "a") == []
 
 
 def test_file_with_two_owners_or_protected_is_not_superseded(tmp_path: Path) -> None:
     old, new = tmp_path / "old.ifc", tmp_path / "new.ifc"
     for path in (old, new):
         path.write_text("whole")
-    (file,) = describe_files([old])
+    file = described(old)
     for owners in ("ab", "ba"):
         paths = OutputPaths()
-        paths.load([(str(old), owner) for owner in owners])
+        paths.load([(file, owner) for owner in owners])
         assert paths.superseded([file], [new], "a") == []
     paths = OutputPaths([old])
-    paths.load([(str(old), "a")])
+    paths.load([(file, "a")])
+    assert paths.superseded([file], [new], "a") == []
+
+
+def test_file_that_is_kept_changed_or_elsewhere_is_not_superseded(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.ifc", tmp_path / "new.ifc"
+    for path in (old, new):
+        path.write_text("whole")
+    paths, file = OutputPaths(), described(old)
+    assert paths.superseded([file], [new], "a") == [old]
+    assert paths.superseded([described(old, is_kept=True)], [new], "a") == []
+    (tmp_path / "out").mkdir()
+    elsewhere = new.rename(tmp_path / "out" / "new.ifc")
+    assert paths.superseded([file], [elsewhere], "a") == []
+    elsewhere.rename(new)
+    os.utime(old, ns=(0, old.stat().st_mtime_ns + 1))
     assert paths.superseded([file], [new], "a") == []
 
 
 def test_second_output_of_a_run_gets_another_path(tmp_path: Path) -> None:
     paths = OutputPaths()
-    first, _ = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a")
-    second, _ = paths.choose(tmp_path / "a.ifc", str(tmp_path), "a", {first})
+    first, _ = paths.choose(tmp_path / "a.ifc", "a")
+    second, _ = paths.choose(tmp_path / "a.ifc", "a", taken={first})
     assert [first.name, second.name] == ["a.ifc", "a-2.ifc"]
-    assert paths.choose(tmp_path / "a.ifc", str(tmp_path), "a") == (first, True)
 
 
-def test_only_own_files_and_the_named_one_are_replaced(tmp_path: Path) -> None:
-    paths, file = OutputPaths(), tmp_path / "a.ifc"
-    assert paths.choose(file, str(tmp_path), "a") == (file, False)
-    file.touch()
-    assert paths.choose(file, str(tmp_path), "b") == (tmp_path / "a-2.ifc", False)
-    assert OutputPaths().choose(file, str(file), "b") == (file, True)
+def test_only_own_unchanged_files_and_the_named_one_are_replaced(tmp_path: Path) -> None:
+    paths, path = OutputPaths(), tmp_path / "a.ifc"
+    assert paths.choose(path, "a") == (path, False)
+    path.write_text("of another process")  # the claim alone makes it nobody's
+    assert paths.choose(path, "a") == (tmp_path / "a-2.ifc", False)
+    own = described(path)
+    assert paths.choose(path, "a", files=[own]) == (path, True)
+    assert OutputPaths().choose(path, "b", named=str(path)) == (path, True)
+    os.utime(path, ns=(0, 0))
+    assert OutputPaths().choose(path, "a", files=[own]) == (tmp_path / "a-2.ifc", False)
+
+
+def test_file_of_an_older_ledger_is_known_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.ifc"
+    path.write_text("whole")
+    for size, replaces in ((5, True), (4, False), (-1, False)):
+        file = OutputFile(path=str(path), size=size)
+        chosen = OutputPaths().choose(path, "a", files=[file])
+        assert chosen == (path if replaces else tmp_path / "a-2.ifc", replaces)
