@@ -19,7 +19,11 @@ class DamagedRow(Exception):
 
 @frozen(kw_only=True)
 class HistoryLine:
-    """One outcome of a key: `outcome` is the run's, or the name of the error's class."""
+    """One outcome of a key.
+
+    `outcome`: the run's, the name of the error's class, or `Outdated` for the run of an interrupted
+    start whose revision is wanted no more.
+    """
 
     key: str
     outcome: str

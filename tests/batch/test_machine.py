@@ -418,6 +418,16 @@ def test_run_of_an_earlier_revision_is_not_taken(machine: BatchMachine, keys: li
     assert [len(runs) for runs in machine.world.runs.values()] == [1, 1, 1][: len(keys) + 1]
 
 
+def test_run_of_an_earlier_revision_is_not_taken_after_another_crash(machine: BatchMachine) -> None:
+    machine.start_batch([0], 1, ("start", 1), 1.0)
+    machine.change_model(0)
+    machine.start_batch([0], 1, ("note", 1), 1.0)
+    assert machine.process is None
+    machine.start_batch([0], 1, ("any", 0), 3600.0)
+    assert machine.process is None
+    assert [len(runs) for runs in machine.world.runs.values()] == [1, 1]
+
+
 def test_run_that_finishes_in_an_outage_after_its_lost_answer_is_found(
     machine: BatchMachine,
 ) -> None:
