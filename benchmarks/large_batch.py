@@ -97,7 +97,7 @@ async def _usage(work: Callable[[], Awaitable[None]]) -> Usage:
     return Usage(
         wall=time.perf_counter() - wall,
         cpu=time.process_time() - cpu,
-        memory=peak_memory() - memory,
+        memory=max(0.0, peak_memory() - memory),  # the kernel's figure is approximate
     )
 
 
