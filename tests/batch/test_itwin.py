@@ -110,7 +110,7 @@ async def test_community_tier_exports_an_itwin_and_then_its_changed_imodels(
 
 
 @pytest.mark.parametrize("size", [100, pytest.param(1000, marks=pytest.mark.slow)])
-async def test_unchanged_itwin_costs_one_call_for_a_thousand(
+async def test_unchanged_itwin_costs_one_call_for_each_page_of_the_list(
     emulator: Emulator, itwin: Itwin, size: int
 ) -> None:
     for n in range(size):
@@ -120,7 +120,7 @@ async def test_unchanged_itwin_costs_one_call_for_a_thousand(
         assert kinds(await itwin.export(client, concurrency=200)) == {"exported": size}
         before = client.session.stats.calls
         assert kinds(await itwin.export(client)) == {"up to date": size}
-        assert client.session.stats.calls - before == 1
+        assert client.session.stats.calls - before <= 2
 
 
 @pytest.mark.parametrize("reported", ["null", "missing"])
