@@ -255,6 +255,18 @@ async def test_refused_call_leaves_the_window_of_another_process(
     assert await store.get(key) == (window if is_noted else "{}")
 
 
+async def test_calls_with_different_stores_do_not_wait_for_each_other(
+    client: ExportClient, connection_id: str
+) -> None:
+    active = await client.start_run(connection_id)
+    start = partial(client.start_once, "job", connection_id)
+    waiting = asyncio.create_task(start(store=MemoryRunStore(), if_active="wait"))
+    await asyncio.sleep(1)
+    assert await start(store=MemoryRunStore(), if_active="join") == active
+    assert not waiting.done()
+    assert await waiting != active
+
+
 async def test_run_of_another_key_is_not_taken(
     client: ExportClient, connection_id: str, store: Any
 ) -> None:
