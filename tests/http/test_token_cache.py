@@ -159,22 +159,24 @@ async def test_each_waiter_gets_its_own_error_of_the_provider() -> None:
 
 
 @pytest.mark.parametrize("lifetime", [1000, None])
-async def test_fetch_does_not_run_in_the_context_of_a_waiter(lifetime: float | None) -> None:
-    trace = ContextVar("trace", default="none")
+async def test_fetch_runs_in_the_context_of_the_opening(lifetime: float | None) -> None:
+    trace = ContextVar[str]("trace")
     traces: list[str] = []
 
-    def provider() -> AccessToken | str:
+    async def provider() -> AccessToken | str:
         traces.append(trace.get())
+        trace.set("of the last fetch")
         if lifetime is None:
             return "abc"
         return AccessToken("abc", datetime.now(UTC) + timedelta(seconds=lifetime))
 
-    trace.set("of the waiter")
+    trace.set("of the opening")
     async with Session(provider, transport=Answers(OK)) as session:
+        trace.set("of the waiter")
         for _ in range(2):
             await session.send(GET)
             await asyncio.sleep(900)  # the second time it is refreshed
-    assert traces == ["none"] * 2
+    assert traces == ["of the opening"] * 2
 
 
 @pytest.mark.parametrize("seconds", [10, 31])  # after 30 the waiter has given up
