@@ -131,7 +131,9 @@ class ExportClient(ServiceClient[Connection]):
         self.imodels = IModelsClient(self._session)
         """iModels and their versions, read only."""
         outputs = Outputs(self._session, self._downloader)
-        self._start_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._start_locks: WeakValueDictionary[tuple[int, str], asyncio.Lock] = (
+            WeakValueDictionary()
+        )
         self._context = RunContext(session=self._session, poller=self._poller, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
         self.synchronization = SynchronizationClient(self._context, self._consent)
@@ -311,8 +313,9 @@ class ExportClient(ServiceClient[Connection]):
         """Start an export once for `key`, and return the handle of its run.
 
         Called again with the key, in any process and after a crash at any moment, it returns the
-        same run. `store` keeps a note of the start, which is written before each request. The other
-        arguments as for `start_run`.
+        same run. `store` keeps a note of the start, which is written before each request. A call
+        waits for an earlier one of this client with the same store and key, whose `if_active` may
+        be `"wait"`. The other arguments as for `start_run`.
         """
         if not isinstance(key, str) or not key:
             raise ValueError(f"key must be a text that is not empty, not {key!r}")
@@ -324,7 +327,7 @@ class ExportClient(ServiceClient[Connection]):
             options=ExportOptions() if options is None else options,
             if_active=validate_if_active(if_active),
         )
-        async with self._start_locks.setdefault(key, asyncio.Lock()):
+        async with self._start_locks.setdefault((id(store), key), asyncio.Lock()):
             return await starter.start()
 
     def resume(self, resume_token: str | RunHandle) -> RunHandle:

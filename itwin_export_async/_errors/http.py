@@ -1,7 +1,6 @@
 """What goes wrong in a request to a service."""
 
 from collections.abc import Mapping
-from types import WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from attrs import define, field, frozen
@@ -35,17 +34,17 @@ def to_message(text: str) -> str:
 
 
 def copy_error(error: E) -> E:
-    """A copy of any error, with its fields, notes, traceback and cause.
+    """A copy of an `ExportError`, with its fields, notes, traceback and cause.
 
-    An `__init__` of Python is not called, because its arguments are not known; an error that cannot
-    be made without them is returned itself.
+    `__init__` is not called, because its arguments are not known. An error whose
+    `__new__` fails is returned itself, and so is any other error: a copy may lack fields of it.
     """
-    kind, args = type(error), _given_args(error)
+    if not isinstance(error, ExportError):
+        return error
+    kind = type(error)
     try:
-        copy: E = kind.__new__(kind, *args)
-        if isinstance(kind.__init__, WrapperDescriptorType):  # of C: it sets fields from `args`
-            copy.__init__(*args)  # type: ignore[misc]
-    except TypeError:
+        copy = kind.__new__(kind, *_given_args(error))
+    except Exception:  # noqa: BLE001 - of a caller's `__new__`
         return error
     copy.__dict__.update(error.__dict__)
     if "__notes__" in error.__dict__:

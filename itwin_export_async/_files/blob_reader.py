@@ -15,7 +15,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from itwin_export_async._errors import (
     DownloadError,
@@ -203,7 +203,7 @@ class BlobReader:
     async def close(self) -> None:
         """Give the connection back."""
         if self._phase is not _Phase.CLOSED:
-            self._session.count_download(self.position - self.start)
+            self._session.count_download(self.position - self._state.start)
         self._phase = _Phase.CLOSED
         await self._release()
 
@@ -271,7 +271,7 @@ class BlobReader:
         elif self._if_range not in (None, content.etag):
             self._read_whole()
             return False
-        elif state.start != self.start:
+        elif state.start != self.start and content.total != self.start:
             raise UnusableContent(
                 f"cannot start at byte {self.start}: the file has {content.total} bytes", "refused"
             )
@@ -282,6 +282,8 @@ class BlobReader:
             return False
         else:
             content = with_size(content, self._storage_size)
+            # the one byte that showed the version is none of the stream's
+            state = evolve(state, start=self.start, position=self.start, stop=self.stop)
         is_first, state = state.known is None, state.with_content(content)
         self._state = state
         self.size, self.stop = state.total, state.end

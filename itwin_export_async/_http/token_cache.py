@@ -9,7 +9,7 @@ at once. A bug in a provider is raised as it is.
 import asyncio
 import inspect
 import logging
-from contextvars import Context
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +56,7 @@ class TokenCache:
         self._failures = 0
         self._fetch_task: asyncio.Task[AccessToken] | None = None
         self._closed = False
+        self._opening = copy_context()
 
     @property
     def is_renewable(self) -> bool:
@@ -125,9 +126,10 @@ class TokenCache:
         return True
 
     async def close(self) -> None:
-        """Stop fetching. An exchange of a refresh token is finished: its answer replaces it.
+        """Stop fetching. A provider that ignores its cancellation is left alone after `timeout`.
 
-        A provider that ignores its cancellation is left alone after `timeout`.
+        An exchange of a refresh token has `timeout` to finish, because its answer replaces the
+        token, and is left alone `ROTATE_TIMEOUT` after its cancellation.
         """
         self._closed = True
         task = self._fetch_task
@@ -177,8 +179,9 @@ class TokenCache:
             raise error
 
     def _start_fetch(self) -> "asyncio.Task[AccessToken]":
-        # a context of its own, so that it does not run inside the first waiter's trace
-        self._fetch_task = asyncio.create_task(self._fetch(), context=Context())
+        # in the context of the opening, and not inside the first waiter's trace
+        context = self._opening.copy()
+        self._fetch_task = asyncio.create_task(self._fetch(), context=context)
         self._fetch_task.add_done_callback(self._on_fetch_done)
         return self._fetch_task
 

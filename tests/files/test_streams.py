@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 from attrs import define, field
 
-from itwin_export_async import DownloadError, ExportClient, NotFound, TransportError
+from itwin_export_async import DownloadError, ExportClient, NotFound, Session, TransportError
+from itwin_export_async._files.download import Downloader
 from itwin_export_async._protocol.messages import StreamedResponse
 from itwin_export_async.emulator import Emulator
 from itwin_export_async.transport import Request, Response
@@ -301,6 +302,41 @@ async def test_shorter_version_than_if_range_is_the_whole_file(
             async with client.storage.open("f1", start=20_000, if_range='"1"') as file:
                 await file.read()
     assert caught.value.reason == "refused"
+
+
+@pytest.mark.parametrize("conditions", [True, False])
+@pytest.mark.parametrize("size", [len(FILE), None])
+@pytest.mark.parametrize("stop", [None, 20_000])
+async def test_part_from_the_end_of_the_version_if_range_is_empty(
+    conditions: bool, size: int | None, stop: int | None
+) -> None:
+    store = Store(honours_conditions=conditions, size=size)
+    async with ExportClient("t", transport=store) as client:
+        async with client.storage.open("f1", start=len(FILE), stop=stop, if_range='"1"') as file:
+            assert (file.start, file.stop, file.size) == (len(FILE),) * 3
+            assert (file.position, file.etag) == (len(FILE), '"1"')
+            assert await file.read() == b""
+        async with client.storage.open("f1", start=len(FILE), stop=stop, if_range='"0"') as file:
+            assert await file.read() == FILE
+
+
+async def test_count_of_received_bytes_is_never_negative() -> None:
+    counts: list[int] = []
+
+    class Counting(Session):
+        def count_download(self, size: int) -> None:
+            counts.append(size)
+
+    async with Counting("t", transport=Store()) as session:
+        downloader = Downloader(session)
+        source = await downloader.described_file("f1")
+        for start in (20_000, 9_000):
+            file = downloader.reader(source, start=start, if_range='"1"')
+            with suppress(DownloadError):
+                await file.read()
+            await file.close()
+        downloader.close()
+    assert counts == [0, 1_000]
 
 
 @pytest.mark.parametrize(

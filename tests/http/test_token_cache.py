@@ -100,11 +100,45 @@ async def test_bug_in_a_provider_is_raised_as_it_is(error: Exception) -> None:
         assert now() == 0
 
 
+async def test_bug_in_a_provider_keeps_its_fields() -> None:
+    async def provider() -> str:
+        raise ModuleNotFoundError("No module named 'vault'", name="vault", path="vault.py")
+
+    async with Session(provider, transport=Answers(OK)) as session:
+        with pytest.raises(ModuleNotFoundError) as caught:
+            await session.send(GET)
+    assert (caught.value.name, caught.value.path) == ("vault", "vault.py")
+
+
+class NumberedError(TokenError):
+    """A caller's own error, which needs a number."""
+
+    def __new__(cls, number: int = 0) -> "NumberedError":
+        if not number:
+            raise ValueError("no number")
+        return super().__new__(cls)
+
+    def __init__(self, number: int) -> None:
+        super().__init__(message=f"refused with {number}")
+
+
+async def test_error_that_cannot_be_copied_is_raised_itself() -> None:
+    error = NumberedError(7)
+
+    async def provider() -> str:
+        raise error
+
+    async with Session(provider, transport=Answers(OK)) as session:
+        with pytest.raises(NumberedError, match="refused with 7") as caught:
+            await session.send(GET)
+    assert caught.value is error
+
+
 class Vault:
-    """A provider with a bug, whose errors have a cause and a note."""
+    """A provider that fails, whose errors have a cause and a note."""
 
     async def get_token(self) -> AccessToken:
-        error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        error = TokenError(message="the vault is sealed")
         error.add_note("of the provider")
         raise error from LookupError("no key")
 
@@ -116,8 +150,8 @@ async def test_each_waiter_gets_its_own_error_of_the_provider() -> None:
         )
     assert len({id(error) for error in errors}) == 20
     for error in errors:
-        assert isinstance(error, UnicodeDecodeError)
-        assert "invalid start byte" in str(error)
+        assert isinstance(error, TokenError)
+        assert "the vault is sealed" in str(error)
         assert error.__notes__ == ["of the provider"]
         assert isinstance(error.__cause__, LookupError)
         frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
@@ -125,22 +159,24 @@ async def test_each_waiter_gets_its_own_error_of_the_provider() -> None:
 
 
 @pytest.mark.parametrize("lifetime", [1000, None])
-async def test_fetch_does_not_run_in_the_context_of_a_waiter(lifetime: float | None) -> None:
-    trace = ContextVar("trace", default="none")
+async def test_fetch_runs_in_the_context_of_the_opening(lifetime: float | None) -> None:
+    trace = ContextVar[str]("trace")
     traces: list[str] = []
 
-    def provider() -> AccessToken | str:
+    async def provider() -> AccessToken | str:
         traces.append(trace.get())
+        trace.set("of the last fetch")
         if lifetime is None:
             return "abc"
         return AccessToken("abc", datetime.now(UTC) + timedelta(seconds=lifetime))
 
-    trace.set("of the waiter")
+    trace.set("of the opening")
     async with Session(provider, transport=Answers(OK)) as session:
+        trace.set("of the waiter")
         for _ in range(2):
             await session.send(GET)
             await asyncio.sleep(900)  # the second time it is refreshed
-    assert traces == ["none"] * 2
+    assert traces == ["of the opening"] * 2
 
 
 @pytest.mark.parametrize("seconds", [10, 31])  # after 30 the waiter has given up

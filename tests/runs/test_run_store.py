@@ -17,6 +17,7 @@ from itwin_export_async import (
     ExportOptions,
     LedgerError,
     OutputOptions,
+    PermissionDenied,
     RunHandle,
     RunOrigin,
     TransportError,
@@ -206,6 +207,64 @@ async def test_calls_of_one_client_for_a_key_start_one_run(
     handles = await asyncio.gather(*(start(if_active=if_active) for _ in range(3)))
     assert len(set(handles)) == 1
     assert {handle.origin for handle in handles} == {RunOrigin.STARTED}
+
+
+async def test_refused_call_leaves_the_note_of_another_process(
+    client: ExportClient, emulator: Emulator, connection_id: str, store: Any
+) -> None:
+    is_sent, may_return = asyncio.Event(), asyncio.Event()
+
+    class Refusing(Crashing):
+        async def send(self, request: Any, /) -> Any:
+            if request.method != "POST":
+                return await super().send(request)
+            is_sent.set()
+            await may_return.wait()
+            return answer(403, "{}")
+
+    async with ExportClient("t", transport=Refusing(emulator, store, 0)) as other:
+        call = asyncio.create_task(other.start_once("job", connection_id, store=store))
+        await is_sent.wait()
+        handle = await client.start_once("job", connection_id, store=store)
+        may_return.set()
+        assert await call == handle
+    await handle.wait()
+    assert await client.start_once("job", connection_id, store=store) == handle
+    assert len(await client.list_runs(connection_id)) == 1
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+async def test_refused_call_leaves_the_window_of_another_process(
+    client: ExportClient, emulator: Emulator, connection_id: str, is_noted: bool
+) -> None:
+    store = MemoryRunStore()
+    key = "itwin_export_async:start:job"
+    window = json.dumps({"since": "2026-11-22T09:00:00+00:00"})
+
+    class Refusing(Crashing):
+        async def send(self, request: Any, /) -> Any:
+            if request.method != "POST":
+                return await super().send(request)
+            if is_noted:
+                await store.set(key, window)
+            return answer(403, "{}")
+
+    async with ExportClient("t", transport=Refusing(emulator, store, 0)) as other:
+        with pytest.raises(PermissionDenied):
+            await other.start_once("job", connection_id, store=store)
+    assert await store.get(key) == (window if is_noted else "{}")
+
+
+async def test_calls_with_different_stores_do_not_wait_for_each_other(
+    client: ExportClient, connection_id: str
+) -> None:
+    active = await client.start_run(connection_id)
+    start = partial(client.start_once, "job", connection_id)
+    waiting = asyncio.create_task(start(store=MemoryRunStore(), if_active="wait"))
+    await asyncio.sleep(1)
+    assert await start(store=MemoryRunStore(), if_active="join") == active
+    assert not waiting.done()
+    assert await waiting != active
 
 
 async def test_run_of_another_key_is_not_taken(
