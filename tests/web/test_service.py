@@ -38,7 +38,7 @@ def service_of(emulator: Emulator, **options: Any) -> ExportService:
     def client() -> ExportClient:
         return ExportClient(emulator.token(), transport=emulator, schedule=FixedSchedule(5))
 
-    defaults: dict[str, Any] = {"secret": "s", "may_export": allow_all, "client": client}
+    defaults: dict[str, Any] = {"secret": "s" * 32, "may_export": allow_all, "client": client}
     return ExportService(**defaults | options)
 
 
@@ -132,7 +132,7 @@ async def test_may_export_decides_before_anything_is_sent(
 
 def test_may_export_must_be_given() -> None:
     with pytest.raises(TypeError, match="may_export must be callable"):
-        ExportService(secret="s", may_export=None)  # type: ignore[arg-type]
+        ExportService(secret="s" * 32, may_export=None)  # type: ignore[arg-type]
 
 
 BAD_BODIES: list[tuple[Any, str]] = [
@@ -297,7 +297,7 @@ async def test_id_of_another_owner_or_another_secret_does_not_exist(
 
 async def test_signed_id_that_is_no_resume_token_does_not_exist(service: ExportService) -> None:
     with pytest.raises(UnknownExport):
-        service.run(ME, SignedIds("s").sign("0.of.another-release", ME))
+        service.run(ME, SignedIds("s" * 32).sign("0.of.another-release", ME))
 
 
 async def test_state_costs_no_poll_while_a_stream_is_open(
@@ -482,7 +482,7 @@ async def test_service_outside_its_lifespan_is_an_error(emulator: Emulator) -> N
     service = service_of(emulator)
     with pytest.raises(RuntimeError, match="add their lifespan"):
         service.health()
-    assert "planted" not in repr(vars(service_of(emulator, secret="planted secret")))
+    assert "planted" not in repr(vars(service_of(emulator, secret="a planted secret")))
 
 
 async def test_end_of_the_lifespan_ends_streams_without_an_error(emulator: Emulator) -> None:
