@@ -150,6 +150,14 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({"imodel_id": "m", "options": []}, "options is not a JSON object"),
     ({"imodel_id": "m", "options": {"ifc_versio": "IFC4.3"}}, "options.ifc_versio is no option"),
     ({"imodel_id": "m", "options": {"ifc_version": 4.3}}, "options: ifc_version"),
+    (
+        {"imodel_id": "m", "options": {"ifc_version": "IFC4_3"}},
+        "options: ifc_version 'IFC4_3' is called 'IFC4.3' here; use one of 'IFC4.3', 'IFC2x3'",
+    ),
+    (
+        {"imodel_id": "m", "options": {"ifc_version": "ifc2x3_cv_2.0"}},
+        "options: ifc_version 'ifc2x3_cv_2.0' is called 'IFC2x3 CV 2.0' here",
+    ),
     ({"imodel_id": "m", "options": {"export_type": "DWG"}}, "options: export_type"),
     ({"imodel_id": "m", "options": {"model_ids": "0x1"}}, "options: model_ids"),
     ({"imodel_id": "m", "options": {"model_ids": []}}, "options: model_ids"),
