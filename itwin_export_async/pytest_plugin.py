@@ -5,8 +5,8 @@
         itwin_virtual_time(export_by_my_service(itwin_emulator, imodel_id))  # hours in no time
         itwin_emulator.assert_no_violations()
 
-A test with the marker `itwin_no_violations` (or `itwin_clean`) fails if its client did what it must
-not do. The plugin imports the emulator only when a fixture is used.
+A test with the marker `itwin_no_violations` (`itwin_clean` is another name of it) fails if its
+client did what it must not do. The plugin imports the emulator only when a fixture is used.
 """
 
 from collections.abc import Callable, Coroutine
@@ -18,15 +18,16 @@ import pytest
 if TYPE_CHECKING:  # a session that uses no fixture does not pay for it
     from itwin_export_async.emulator import Emulator
 
-_MARKERS = ("itwin_no_violations", "itwin_clean")
+_MARKERS = {
+    "itwin_no_violations": "fails if the emulator recorded a violation of the client",
+    "itwin_clean": "another name of itwin_no_violations",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
-    for marker in _MARKERS:
-        config.addinivalue_line(
-            "markers", f"{marker}: fails if the emulator recorded a violation of the client"
-        )
+    for marker, meaning in _MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}: {meaning}")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ error: it keeps its text, compares, hashes and pickles like a member, and is log
 """
 
 import logging
+import re
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Self
@@ -107,6 +108,36 @@ class IfcVersion(OpenEnum):
     IFC2X3 = "IFC2x3"
     IFC2X3_CV_2_0 = "IFC2x3 CV 2.0"
     IFC4_RV_1_2 = "IFC4 RV 1.2"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The version that a person wrote; as `IfcVersion(text)`, it takes unlisted ones too.
+
+        A `ValueError` for another spelling of a listed one (`IFC4_3`, `IFC4x3`) says its name.
+        """
+        name = _OTHER_NAMES.get(re.sub(r"[^0-9a-z]", "", text.casefold()))
+        known = [version.value for version in cls]
+        if name is not None and text.strip().casefold() not in map(str.casefold, known):
+            choices = ", ".join(map(repr, known))
+            raise ValueError(f"{safe_repr(text)} is called {name!r} here; use one of {choices}")
+        return cls(text.strip())
+
+
+_OTHER_NAMES = {
+    "ifc4": "IFC4 RV 1.2",
+    "ifc4rv": "IFC4 RV 1.2",
+    "ifc4rv12": "IFC4 RV 1.2",
+    "ifc4referenceview": "IFC4 RV 1.2",
+    "ifc4x3": "IFC4.3",
+    "ifc43": "IFC4.3",
+    "ifc43add2": "IFC4.3",
+    "ifc4x3add2": "IFC4.3",
+    "ifc23": "IFC2x3",
+    "ifc2x3": "IFC2x3",
+    "ifc2x3tc1": "IFC2x3",
+    "ifc2x3cv": "IFC2x3 CV 2.0",
+    "ifc2x3cv20": "IFC2x3 CV 2.0",
+}
 
 
 class OutputLocation(OpenEnum):

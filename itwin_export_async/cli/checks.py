@@ -14,19 +14,6 @@ from itwin_export_async.cli.errors import UsageError, message, user_input
 
 STDOUT = "-"
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_OTHER_NAMES = {
-    "ifc4": IfcVersion.IFC4_RV_1_2,
-    "ifc4rv": IfcVersion.IFC4_RV_1_2,
-    "ifc4referenceview": IfcVersion.IFC4_RV_1_2,
-    "ifc4x3": IfcVersion.IFC4_3,
-    "ifc43": IfcVersion.IFC4_3,
-    "ifc43add2": IfcVersion.IFC4_3,
-    "ifc4x3add2": IfcVersion.IFC4_3,
-    "ifc23": IfcVersion.IFC2X3,
-    "ifc2x3tc1": IfcVersion.IFC2X3,
-    "ifc2x3cv": IfcVersion.IFC2X3_CV_2_0,
-    "ifc2x3cv20": IfcVersion.IFC2X3_CV_2_0,
-}
 
 
 def check_guid(name: str, value: str) -> str:
@@ -51,18 +38,11 @@ def check_id(name: str, value: str) -> str:
 
 def check_ifc_version(value: str) -> str:
     """The IFC version in the service's spelling. A text that begins with IFC may be a newer one."""
-    for version in IfcVersion:
-        if value.casefold() == version.value.casefold():
-            return version.value
-    known = ", ".join(repr(version.value) for version in IfcVersion)
-    plain = re.sub(r"[^0-9a-z]", "", value.casefold())
-    if plain in _OTHER_NAMES:
-        raise UsageError(
-            f"{value!r} is called {_OTHER_NAMES[plain].value!r} here; use one of {known}"
-        )
     if not value.casefold().startswith("ifc") or holds_secret(value):
+        known = ", ".join(repr(version.value) for version in IfcVersion)
         raise UsageError(f"{safe_repr(value)} is not one of {known}")
-    return value
+    with user_input():
+        return IfcVersion.parse(value).value
 
 
 def check_output(output: str, *, name: str = "output") -> None:

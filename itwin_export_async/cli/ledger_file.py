@@ -1,7 +1,7 @@
 """A ledger as a file that is only read: for reports, and for how long runs take.
 
-The tables `exports`, `history` and `sessions` are documented by the ledger. Nothing is written, so
-a batch may be using the ledger.
+The tables `exports`, `history` and `sessions` are documented by the ledger. Its content is never
+changed, and a batch may be using it.
 """
 
 import json
@@ -77,8 +77,9 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise UsageError(f"{path} is not a ledger: there is no such file")
     try:
         with closing(
-            sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
-        ) as file:
+            sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True)
+        ) as file:  # mode=ro would leave the files -wal and -shm behind
+            file.execute("PRAGMA query_only = ON")
             (version,) = file.execute("PRAGMA user_version").fetchone()
             if version != _READABLE:
                 raise UsageError(

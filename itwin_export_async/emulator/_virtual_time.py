@@ -93,6 +93,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a virtual-time loop of its own and return its result."""
+    """Run a coroutine in a virtual-time loop of its own and return its result.
+
+    Raises `RuntimeError` in a running loop, as in an async test, and closes the coroutine.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass  # none is running
+    else:
+        main.close()
+        raise RuntimeError(
+            "virtual time needs a loop of its own, and a loop is running: write the test as a "
+            "plain `def`, or await the coroutine with `emulator.run_seconds = 0`"
+        )
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

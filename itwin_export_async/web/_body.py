@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from itwin_export_async import ExportOptions, InputOptions, OutputOptions
+from itwin_export_async import ExportOptions, IfcVersion, InputOptions, OutputOptions
 from itwin_export_async.web._problems import InvalidBody
 
 MAX_BODY = 1024 * 1024  # bytes
@@ -81,6 +81,12 @@ def parse_options(options: Any) -> ExportOptions:
         known = ", ".join(_OPTIONS)
         raise InvalidBody(f"options.{unknown[0][:80]} is no option; known are {known}")
     given = {name: value for name, value in options.items() if value is not None}
+    version = given.get("ifc_version")
+    if isinstance(version, str):
+        try:
+            IfcVersion.parse(version)
+        except ValueError as exc:
+            raise InvalidBody(f"options: ifc_version {exc}") from None
     try:
         return ExportOptions(
             **{name: given[name] for name in ("export_type", "ifc_version") if name in given},

@@ -7,20 +7,24 @@ from collections.abc import Iterable
 
 from itwin_export_async.web._problems import UnknownExport
 
+MIN_SECRET = 16  # characters or bytes
+_REMEDY = "give a long random text, the same to all processes"
+
 
 class SignedIds:
     """Signs resume tokens for an owner, with HMAC-SHA256.
 
-    `secret`: one secret, or several: the first signs, all of them verify, so that a new one can be
-    put in front. An id of another owner, or of another secret, does not exist.
+    `secret`: one secret of at least 16 characters, or several: the first signs, all of them verify,
+    so that a new one can be put in front. An id of another owner, or of another secret, does not
+    exist.
     """
 
     def __init__(self, secret: str | bytes | Iterable[str | bytes]) -> None:
         secrets = (secret,) if isinstance(secret, str | bytes) else tuple(secret)
         if not secrets or not all(isinstance(item, str | bytes) and item for item in secrets):
-            raise ValueError(
-                "secret is empty or not a text; give a long random text, the same to all processes"
-            )
+            raise ValueError(f"secret is empty or not a text; {_REMEDY}")
+        if any(len(item) < MIN_SECRET for item in secrets):
+            raise ValueError(f"secret is shorter than {MIN_SECRET} characters; {_REMEDY}")
         self._keys = tuple(_Key(item) for item in secrets)
 
     def sign(self, resume_token: str, owner: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import sqlite3
 from contextlib import closing
@@ -147,6 +148,22 @@ def test_report_needs_the_ledger_alone(cli: CommandLine, ledger: Path) -> None:
     assert "1 of 3 exports done, 1 partly failed, 1 failed in" in out
     assert "the run ended with Error task" in out
     assert len(cli.emulator.requests) == before
+
+
+def test_report_leaves_no_file_beside_the_ledger(cli: CommandLine, ledger: Path) -> None:
+    before = sorted(os.listdir(ledger.parent))
+    content = ledger.read_bytes()
+    assert cli.invoke("report", str(ledger))[0] == 0
+    assert sorted(os.listdir(ledger.parent)) == before
+    assert ledger.read_bytes() == content
+
+
+def test_report_reads_the_ledger_of_a_batch_that_continues(cli: CommandLine, ledger: Path) -> None:
+    with closing(sqlite3.connect(ledger)) as batch:
+        batch.execute("UPDATE exports SET destination = 'elsewhere/Bridge.ifc'")
+        batch.commit()
+        assert "Bridge.ifc" in cli.invoke("report", str(ledger))[1]
+        assert Path(f"{ledger}-wal").stat().st_size > 0
 
 
 def test_report_has_several_formats(cli: CommandLine, ledger: Path) -> None:

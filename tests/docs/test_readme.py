@@ -212,21 +212,27 @@ def test_nightly_job_exports_what_changed(
     tunnel = emulator.add_imodel("Tunnel", itwin_id=itwin_id)
     for imodel_id in (bridge, tunnel):
         emulator.push_changeset(imodel_id)
-    counts = []
+    counts, printed = [], []
     for _night in range(3):
         with pytest.raises(SystemExit) as exit:
             start("nightly.py", itwin_id)
         assert exit.value.code == 0
         counts.append(emulator.count("create_run"))
+        printed.append(sorted(line.split()[1] for line in capsys.readouterr().out.splitlines()))
         if len(counts) == 2:
             emulator.push_changeset(bridge)
     assert counts == [2, 2, 3]
+    assert printed == [["exported"] * 2, ["unchanged"] * 2, ["exported", "unchanged"]]
     assert sorted(os.listdir(tmp_path / "out")) == ["Bridge.ifc", "Tunnel.ifc"]
     emulator.plan_next_run(bridge, "Error")
     emulator.push_changeset(bridge)
     with pytest.raises(SystemExit) as exit:
         start("nightly.py", itwin_id)
     assert exit.value.code == 1
+    with pytest.raises(SystemExit) as exit:
+        start("nightly.py", "unknown")
+    assert exit.value.code == 2
+    assert capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("integration")

@@ -1,6 +1,7 @@
 """The loop in which waiting takes no time."""
 
 import asyncio
+import inspect
 import socket
 import threading
 import time
@@ -131,6 +132,14 @@ def test_deadlock_is_an_error() -> None:
 
     with pytest.raises(RuntimeError, match="deadlock"):
         run_virtual(main())
+
+
+@pytest.mark.filterwarnings("error")
+async def test_call_in_a_running_loop_says_what_to_do() -> None:
+    main = asyncio.sleep(3600)
+    with pytest.raises(RuntimeError, match=r"plain `def`.*run_seconds = 0"):
+        run_virtual(main)
+    assert inspect.getcoroutinestate(main) == inspect.CORO_CLOSED
 
 
 def test_failures_and_cancellation_pass_through() -> None:

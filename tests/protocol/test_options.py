@@ -163,6 +163,26 @@ def test_ifc_version_is_any_text() -> None:
     assert ExportOptions(ifc_version="ifc4.3").ifc_version is IfcVersion.IFC4_3
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *[(version.name, version.value) for version in IfcVersion if version != "IFC2x3"],
+        ("ifc4x3", "IFC4.3"),
+        ("IFC-2x3", "IFC2x3"),
+        ("IFC4", "IFC4 RV 1.2"),
+    ],
+)
+def test_other_spelling_of_an_ifc_version_is_refused_with_its_name(text: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^'{text}' is called '{name}' here; use one of 'IFC4.3'"):
+        IfcVersion.parse(text)
+
+
+def test_ifc_version_is_parsed_in_any_case_and_unlisted_ones_pass() -> None:
+    for version in IfcVersion:
+        assert IfcVersion.parse(f" {version.value.swapcase()} ") is version
+    assert IfcVersion.parse("IFC4.3 ABV") == "IFC4.3 ABV"
+
+
 def test_error_of_an_unknown_value_says_how_it_passes() -> None:
     with pytest.raises(ValueError, match=r"ExportType\('DGN'\)"):
         ExportOptions(export_type="DGN")

@@ -18,7 +18,7 @@ def test_an_export_of_two_hours_in_your_application() -> None:
         return "me"
 
     exports = ExportRouter(
-        secret="test",
+        secret="t" * 32,
         owner=owner,
         may_export=allow_all,
         client=lambda: ExportClient(emulator.token(lifetime=86400), transport=emulator),

@@ -50,7 +50,7 @@ def fastapi_app() -> FastAPI:
         _note("end")
 
     exports = ExportRouter(
-        secret="s", owner=lambda: "me", may_export=allow_all, client=_make_client
+        secret="s" * 32, owner=lambda: "me", may_export=allow_all, client=_make_client
     )
     app = FastAPI(lifespan=exports.wrap_lifespan(lifespan))
     app.include_router(exports, prefix="/api/v1")
@@ -71,7 +71,7 @@ async def aiohttp_app() -> web.Application:
         _note("end")
 
     exports = ExportRoutes(
-        secret="s", owner=lambda _: "me", may_export=allow_all, client=_make_client
+        secret="s" * 32, owner=lambda _: "me", may_export=allow_all, client=_make_client
     )
     app = web.Application()
     app.cleanup_ctx.append(lifespan)

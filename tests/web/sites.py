@@ -17,7 +17,7 @@ from itwin_export_async.web.fastapi import ExportRouter
 
 PREFIX = "/api/v1"
 Site: TypeAlias = Callable[..., AbstractAsyncContextManager[str]]
-DEFAULTS: dict[str, Any] = {"secret": "s", "may_export": allow_all}
+DEFAULTS: dict[str, Any] = {"secret": "s" * 32, "may_export": allow_all}
 
 
 async def owner_by_header(x_owner: str = Header("me")) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from itwin_export_async.web import SignedIds
 
-IDS = SignedIds("first secret")
+IDS = SignedIds("the first secret")
 TOKEN = "1.WyJleHBvcnQiXQ.si7_6w"
 
 
@@ -67,17 +67,17 @@ def test_all_unknown_ids_have_one_text() -> None:
 
 def test_secret_is_rotated_by_a_list() -> None:
     old = IDS.sign(TOKEN, "owner")
-    rotated = SignedIds(["second secret", "first secret"])
+    rotated = SignedIds(["the second secret", "the first secret"])
     assert rotated.verify(old, "owner") == TOKEN
     new = rotated.sign(TOKEN, "owner")
     assert new != old
-    assert SignedIds(b"second secret").verify(new, "owner") == TOKEN
+    assert SignedIds(b"the second secret").verify(new, "owner") == TOKEN
     with pytest.raises(LookupError):
         IDS.verify(new, "owner")
 
 
 def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = SignedIds(["a", "b", "c"])
+    ids = SignedIds([letter * 16 for letter in "abc"])
     compared: list[bool] = []
 
     def compare(left: bytes, right: bytes) -> bool:
@@ -89,10 +89,21 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
     assert compared == [True, False, False]
 
 
-@pytest.mark.parametrize("secret", ["", b"", [], [""], ["good", ""], ["good", None]])
+GOOD = "sixteen letters!"
+
+
+@pytest.mark.parametrize("secret", ["", b"", [], [""], [GOOD, ""], [GOOD, None]])
 def test_secret_that_is_empty_is_refused(secret: Any) -> None:
     with pytest.raises(ValueError, match="secret is empty"):
         SignedIds(secret)
+
+
+@pytest.mark.parametrize("secret", [GOOD[1:], GOOD[1:].encode(), [GOOD, "planted"]])
+def test_secret_that_is_short_is_refused_and_not_shown(secret: Any) -> None:
+    SignedIds(GOOD)
+    with pytest.raises(ValueError, match=r"shorter than 16 .*; give a long random text") as caught:
+        SignedIds(secret)
+    assert "planted" not in str(caught.value)
 
 
 @pytest.mark.parametrize("call", [IDS.sign, lambda _, owner: IDS.verify("a.b", owner)])
@@ -103,5 +114,5 @@ def test_owner_that_is_no_string_is_an_error(call: Callable[[str, Any], object])
 
 
 def test_secret_is_in_no_repr() -> None:
-    ids = SignedIds("planted secret")
+    ids = SignedIds("a planted secret")
     assert "planted" not in repr(ids) + repr(vars(ids))

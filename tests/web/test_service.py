@@ -38,7 +38,7 @@ def service_of(emulator: Emulator, **options: Any) -> ExportService:
     def client() -> ExportClient:
         return ExportClient(emulator.token(), transport=emulator, schedule=FixedSchedule(5))
 
-    defaults: dict[str, Any] = {"secret": "s", "may_export": allow_all, "client": client}
+    defaults: dict[str, Any] = {"secret": "s" * 32, "may_export": allow_all, "client": client}
     return ExportService(**defaults | options)
 
 
@@ -132,7 +132,7 @@ async def test_may_export_decides_before_anything_is_sent(
 
 def test_may_export_must_be_given() -> None:
     with pytest.raises(TypeError, match="may_export must be callable"):
-        ExportService(secret="s", may_export=None)  # type: ignore[arg-type]
+        ExportService(secret="s" * 32, may_export=None)  # type: ignore[arg-type]
 
 
 BAD_BODIES: list[tuple[Any, str]] = [
@@ -150,6 +150,14 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({"imodel_id": "m", "options": []}, "options is not a JSON object"),
     ({"imodel_id": "m", "options": {"ifc_versio": "IFC4.3"}}, "options.ifc_versio is no option"),
     ({"imodel_id": "m", "options": {"ifc_version": 4.3}}, "options: ifc_version"),
+    (
+        {"imodel_id": "m", "options": {"ifc_version": "IFC4_3"}},
+        "options: ifc_version 'IFC4_3' is called 'IFC4.3' here; use one of 'IFC4.3', 'IFC2x3'",
+    ),
+    (
+        {"imodel_id": "m", "options": {"ifc_version": "ifc2x3_cv_2.0"}},
+        "options: ifc_version 'ifc2x3_cv_2.0' is called 'IFC2x3 CV 2.0' here",
+    ),
     ({"imodel_id": "m", "options": {"export_type": "DWG"}}, "options: export_type"),
     ({"imodel_id": "m", "options": {"model_ids": "0x1"}}, "options: model_ids"),
     ({"imodel_id": "m", "options": {"model_ids": []}}, "options: model_ids"),
@@ -297,7 +305,7 @@ async def test_id_of_another_owner_or_another_secret_does_not_exist(
 
 async def test_signed_id_that_is_no_resume_token_does_not_exist(service: ExportService) -> None:
     with pytest.raises(UnknownExport):
-        service.run(ME, SignedIds("s").sign("0.of.another-release", ME))
+        service.run(ME, SignedIds("s" * 32).sign("0.of.another-release", ME))
 
 
 async def test_state_costs_no_poll_while_a_stream_is_open(
@@ -482,7 +490,7 @@ async def test_service_outside_its_lifespan_is_an_error(emulator: Emulator) -> N
     service = service_of(emulator)
     with pytest.raises(RuntimeError, match="add their lifespan"):
         service.health()
-    assert "planted" not in repr(vars(service_of(emulator, secret="planted secret")))
+    assert "planted" not in repr(vars(service_of(emulator, secret="a planted secret")))
 
 
 async def test_end_of_the_lifespan_ends_streams_without_an_error(emulator: Emulator) -> None:
