@@ -146,9 +146,9 @@ class Ledger:
 
         def read() -> set[str]:
             rows = self._file.execute(
-                "SELECT run_id FROM exports WHERE connection_id = ?1 AND run_id IS NOT NULL "
-                "UNION SELECT run_id FROM history WHERE connection_id = ?1 AND run_id IS NOT NULL",
-                (connection_id,),
+                "SELECT run_id FROM exports WHERE connection_id = ? AND run_id IS NOT NULL "
+                "UNION SELECT run_id FROM history WHERE connection_id = ? AND run_id IS NOT NULL",
+                (connection_id, connection_id),  # Python 3.12 takes `?1` for a name
             )
             return {run_id for (run_id,) in rows}
 
