@@ -7,7 +7,7 @@ opened, if a meter provider has been set by then.
 """
 
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 try:
@@ -100,18 +100,28 @@ class ActiveSpan:
             self._recorded.set_status(trace.StatusCode.ERROR, description)
 
 
-@contextmanager
-def span(name: str, **attributes: str | float | None) -> Iterator[ActiveSpan]:
+_NO_SPAN = nullcontext(ActiveSpan(None))
+
+
+def span(
+    name: str, **attributes: str | float | None
+) -> AbstractContextManager[ActiveSpan, bool | None]:
     """A span around a block. An exception that leaves the block sets the status ERROR.
 
     An attribute that is None is left out.
     """
-    if trace is None:
-        yield ActiveSpan(None)
-        return
+    tracer = None if trace is None else trace.get_tracer(_NAME)
+    if tracer is None or type(tracer).__module__.startswith("opentelemetry.trace"):
+        return _NO_SPAN  # the API's own tracer is of no effect
     known = {key: value for key, value in attributes.items() if value is not None}
-    tracer = trace.get_tracer(_NAME)
-    with tracer.start_as_current_span(name, attributes=_attributes(known)) as recorded:
+    return _active_span(tracer, name, _attributes(known))
+
+
+@contextmanager
+def _active_span(
+    tracer: "trace.Tracer", name: str, attributes: dict[str, Any]
+) -> Iterator[ActiveSpan]:
+    with tracer.start_as_current_span(name, attributes=attributes) as recorded:
         yield ActiveSpan(recorded)
 
 
