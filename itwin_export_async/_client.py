@@ -314,8 +314,8 @@ class ExportClient(ServiceClient[Connection]):
 
         Called again with the key, in any process and after a crash at any moment, it returns the
         same run. `store` keeps a note of the start, which is written before each request. A call
-        waits for an earlier one of this client with the same store and key, whose `if_active` may
-        be `"wait"`. The other arguments as for `start_run`.
+        waits for an earlier one of this client with the same store object and key, whose
+        `if_active` may be `"wait"`. The other arguments as for `start_run`.
         """
         if not isinstance(key, str) or not key:
             raise ValueError(f"key must be a text that is not empty, not {key!r}")

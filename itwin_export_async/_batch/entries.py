@@ -76,13 +76,15 @@ class OutputFile:
     """A downloaded file.
 
     `path`: absolute. `size`: in bytes. `modified`: its `st_mtime_ns`, None in older ledgers.
-    `is_kept`: whether it stays when a new revision has files of other names.
+    `is_kept`: whether it stays when a new revision has files of other names. `is_placed`: False
+    while it is not known whether the file got its path.
     """
 
     path: str
     size: int
     modified: int | None = None
     is_kept: bool = True
+    is_placed: bool = True
 
 
 def utf8_safe(text: str) -> str:

@@ -74,13 +74,19 @@ def _to_date(text: str | None) -> datetime | None:
 
 
 def _to_file(
-    path: object, size: object, modified: object = None, is_kept: object = True
+    path: object,
+    size: object,
+    modified: object = None,
+    is_kept: object = True,
+    is_placed: object = True,
 ) -> OutputFile:
     if not (
         isinstance(path, str)
         and isinstance(size, int)
         and isinstance(modified, int | None)
         and isinstance(is_kept, bool)
+        and isinstance(is_placed, bool)
     ):
         raise TypeError("files is no list of paths and sizes")
-    return OutputFile(path=path, size=size, modified=modified, is_kept=is_kept)
+    is_placed = is_placed and size >= 0  # a size of -1 was an older ledger's note of a claim
+    return OutputFile(path=path, size=size, modified=modified, is_kept=is_kept, is_placed=is_placed)

@@ -2,8 +2,8 @@
 
 Output names can collide: two iModels may have one name, and the second output of a run may be named
 like another request's destination. Later files get `-2`, `-3`, ... before the suffix. An export
-replaces the file that its request names, and its own earlier files as long as they are unchanged:
-a file has the size and the time of modification that it was written with.
+replaces the file that its request names, and files at the paths that its own earlier ones got.
+Whether a file that was about to get its path got it is known by its size and time of modification.
 """
 
 import os
@@ -15,6 +15,7 @@ from itwin_export_async._batch.entries import OutputFile
 from itwin_export_async._errors import DownloadError
 from itwin_export_async._files.download import is_folder
 from itwin_export_async._files.names import numbered
+from itwin_export_async._files.temp_file import is_same_file
 
 
 class OutputPaths:
@@ -29,7 +30,7 @@ class OutputPaths:
         self._from_ledger: dict[str, list[tuple[OutputFile, str]]] = {}
 
     def load(self, files: Iterable[tuple[OutputFile, str]]) -> None:
-        """Take in the files of earlier calls with their owners. A changed file has no owner."""
+        """Take in the files of earlier calls with their owners. A missing file has no owner."""
         for file, owner in files:
             self._from_ledger.setdefault(_normalize(file.path), []).append((file, owner))
 
@@ -41,7 +42,7 @@ class OutputPaths:
         if path in self._protected:
             return False
         for file, earlier in self._from_ledger.get(path, ()):
-            if path not in self._owners and _is_unchanged(file):
+            if path not in self._owners and _is_there(file):
                 self._owners[path] = earlier
         return self._owners.setdefault(path, owner) == owner
 
@@ -57,8 +58,8 @@ class OutputPaths:
         """Claim the path for `owner`, or with `-2`, `-3`, ... the first that nothing else has.
 
         The second value is whether a file there may be replaced: the one that the request names
-        (`named`), or an unchanged one of the export's own `files`. The paths of `taken`, which have
-        other outputs of the same run, are left out.
+        (`named`), or one of the export's own `files`. The paths of `taken`, which have other
+        outputs of the same run, are left out.
         """
         for name in numbered(path.name):
             candidate = path.with_name(name)
@@ -83,7 +84,7 @@ class OutputPaths:
             and os.path.realpath(os.path.dirname(file.path)) in folders
             and self._is_sole_owner(_normalize(file.path), owner)
             and _is_unchanged(file)
-            and not any(path.samefile(file.path) for path in new)
+            and not any(is_same_file(path, Path(file.path)) for path in new)
         ]
 
     def _is_sole_owner(self, path: str, owner: str) -> bool:
@@ -114,20 +115,29 @@ def _normalize(path: str | os.PathLike[str]) -> str:
 
 
 def _replaceable(named: str | None, files: Iterable[OutputFile]) -> set[str]:
-    own = {_normalize(file.path) for file in files if _is_unchanged(file)}
+    own = {_normalize(file.path) for file in files if _is_there(file)}
     return own if named is None else own | {_normalize(named)}
 
 
-def describe_file(path: Path, found: os.stat_result, *, is_kept: bool) -> OutputFile:
-    """A file as it is, or will be, at `path`."""
+def claimed_file(path: Path, written: os.stat_result, *, is_kept: bool) -> OutputFile:
+    """A complete file that is about to get this path."""
     return OutputFile(
-        path=str(path.absolute()), size=found.st_size, modified=found.st_mtime_ns, is_kept=is_kept
+        path=str(path.absolute()),
+        size=written.st_size,
+        modified=written.st_mtime_ns,
+        is_kept=is_kept,
+        is_placed=False,
     )
 
 
 def files_exist(files: Iterable[OutputFile]) -> bool:
     """Whether the files exist with the sizes they had."""
     return all(_size(Path(file.path)) == file.size for file in files)
+
+
+def _is_there(file: OutputFile) -> bool:
+    """Whether the path has this file, which may have been changed since it got the path."""
+    return (file.is_placed and os.path.lexists(file.path)) or _is_unchanged(file)
 
 
 def _is_unchanged(file: OutputFile) -> bool:

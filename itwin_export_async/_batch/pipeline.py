@@ -34,7 +34,7 @@ from itwin_export_async._batch.entries import (
 from itwin_export_async._batch.itwin import ItwinRequest
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outcomes import OnStart
-from itwin_export_async._batch.output_paths import describe_file, files_exist
+from itwin_export_async._batch.output_paths import claimed_file, files_exist
 from itwin_export_async._batch.run_start import RunStart
 from itwin_export_async._errors import RunFailed, RunTimeout, StartTimeout
 from itwin_export_async._files.download import Progress, check_destination
@@ -194,9 +194,8 @@ class ExportPipeline:
         paths = () if was_skipped(run) else await self._download_outputs(run, handle.joined)
         self._paths = paths
         await self._remove_superseded(paths)
-        files = await self._in_thread(
-            lambda: [describe_file(p, p.stat(), is_kept=self._keeps_files) for p in paths]
-        )
+        claimed = {file.path: file for file in self.entry.files}
+        files = [evolve(claimed[str(path.absolute())], is_placed=True) for path in paths]
         await self._save_outcome(in_place(self.entry, files), None)
 
     async def _remove_superseded(self, new: tuple[Path, ...]) -> None:
@@ -252,7 +251,7 @@ class ExportPipeline:
             )
         )
         taken.add(chosen)
-        file = describe_file(chosen, written, is_kept=self._keeps_files)
+        file = claimed_file(chosen, written, is_kept=self._keeps_files)
         await self._record.save(with_claimed_file(self.entry, file))
         return chosen, replace
 

@@ -206,7 +206,8 @@ class OnceStarter:
         except ExportError as error:
             if isinstance(error, Conflict) and error.handle is not None:
                 await self._check_not_started(error.handle)
-            if not starter.state.is_uncertain and self._wrote(await self._read_note()):
+            may_clear = self._written is not None and not starter.state.is_uncertain
+            if may_clear and self._wrote(await self._read_note()):
                 await self._write_note(StartNote())
             raise
 

@@ -1,7 +1,7 @@
 """A ledger as a file that is only read: for reports, and for how long runs take.
 
-The tables `exports`, `history` and `sessions` are documented by the ledger. Its content is never
-changed, and a batch may be using it.
+The tables `exports`, `history` and `sessions` are documented by the ledger. No row is changed, and
+a batch may be using it. What a killed batch left in `-wal` is moved into the file.
 """
 
 import json

@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 
+from attrs import evolve
+
 from itwin_export_async._batch.entries import OutputFile
-from itwin_export_async._batch.output_paths import OutputPaths, describe_file
+from itwin_export_async._batch.output_paths import OutputPaths, claimed_file
 
 
 def described(path: Path, *, is_kept: bool = False) -> OutputFile:
-    return describe_file(path, path.stat(), is_kept=is_kept)
+    """A file that is about to get the path where it is already."""
+    return claimed_file(path, path.stat(), is_kept=is_kept)
 
 
 def test_protected_path_is_claimed_by_no_export(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_second_output_of_a_run_gets_another_path(tmp_path: Path) -> None:
     assert [first.name, second.name] == ["a.ifc", "a-2.ifc"]
 
 
-def test_only_own_unchanged_files_and_the_named_one_are_replaced(tmp_path: Path) -> None:
+def test_only_own_files_and_the_named_one_are_replaced(tmp_path: Path) -> None:
     paths, path = OutputPaths(), tmp_path / "a.ifc"
     assert paths.choose(path, "a") == (path, False)
     path.write_text("of another process")  # the claim alone makes it nobody's
@@ -87,12 +90,5 @@ def test_only_own_unchanged_files_and_the_named_one_are_replaced(tmp_path: Path)
     assert OutputPaths().choose(path, "b", named=str(path)) == (path, True)
     os.utime(path, ns=(0, 0))
     assert OutputPaths().choose(path, "a", files=[own]) == (tmp_path / "a-2.ifc", False)
-
-
-def test_file_of_an_older_ledger_is_known_by_its_size(tmp_path: Path) -> None:
-    path = tmp_path / "a.ifc"
-    path.write_text("whole")
-    for size, replaces in ((5, True), (4, False), (-1, False)):
-        file = OutputFile(path=str(path), size=size)
-        chosen = OutputPaths().choose(path, "a", files=[file])
-        assert chosen == (path if replaces else tmp_path / "a-2.ifc", replaces)
+    placed = evolve(own, is_placed=True)
+    assert OutputPaths().choose(path, "a", files=[placed]) == (path, True)
