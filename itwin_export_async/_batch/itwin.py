@@ -283,8 +283,7 @@ class ItwinSource:
         if entry is not None and entry.revision == id and entry.options == fingerprint(options):
             destination = entry.destination  # the file that is there already
         else:
-            version_name = "" if revision is None else revision.name
-            destination = paths.path(imodel, version_name)
+            destination = paths.path(imodel, "" if revision is None else revision.name)
         return ItwinRequest(
             imodel_id=imodel.id,
             imodel_name=imodel.display_name,
@@ -342,8 +341,8 @@ class _FileNames:
             version_name=version_name,
             date=self._date,
         )
-        name = safe_name(text, fallback=imodel.id)
-        paths = (str(self._folder / each) for each in numbered(name))
+        names = numbered(safe_name(text, fallback=imodel.id))
+        paths = (str(self._folder / name) for name in names)
         return next(path for path in paths if self._claim(path, imodel.id))
 
     def _claim(self, path: str, imodel_id: str) -> bool:

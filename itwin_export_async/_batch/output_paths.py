@@ -41,9 +41,10 @@ class OutputPaths:
     def _claim(self, path: str, owner: str) -> bool:
         if path in self._protected:
             return False
-        for file, earlier in self._from_ledger.get(path, ()):
-            if path not in self._owners and _is_there(file):
-                self._owners[path] = earlier
+        for is_right in (_is_unchanged, _is_there):
+            for file, earlier in self._from_ledger.get(path, ()):
+                if path not in self._owners and is_right(file):
+                    self._owners[path] = earlier
         return self._owners.setdefault(path, owner) == owner
 
     def choose(
@@ -61,9 +62,10 @@ class OutputPaths:
         (`named`), or one of the export's own `files`. The paths of `taken`, which have other
         outputs of the same run, are left out.
         """
+        replaceable = _replaceable(named, files)
         for name in numbered(path.name):
             candidate = path.with_name(name)
-            replace = _normalize(candidate) in _replaceable(named, files)
+            replace = _normalize(candidate) in replaceable
             is_free = candidate not in taken and (replace or not os.path.lexists(candidate))
             if is_free and self.claim([candidate], owner):
                 return candidate, replace
@@ -137,7 +139,7 @@ def files_exist(files: Iterable[OutputFile]) -> bool:
 
 def _is_there(file: OutputFile) -> bool:
     """Whether the path has this file, which may have been changed since it got the path."""
-    return (file.is_placed and os.path.lexists(file.path)) or _is_unchanged(file)
+    return (file.is_placed and os.path.isfile(file.path)) or _is_unchanged(file)
 
 
 def _is_unchanged(file: OutputFile) -> bool:

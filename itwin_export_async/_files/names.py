@@ -46,13 +46,10 @@ def _sanitize(text: str) -> str:
 def numbered(name: str) -> Iterator[str]:
     """The name, then with `-2`, `-3`, ... before its suffix."""
     yield name
-    stem, suffix = _split(name)
+    stem, dot, suffix = name.rpartition(".")
+    if not stem.strip("."):
+        stem, dot, suffix = name, "", ""
     number = 1
     while True:
         number += 1
-        yield f"{stem}-{number}{suffix}"
-
-
-def _split(name: str) -> tuple[str, str]:
-    stem, dot, suffix = name.rpartition(".")
-    return (stem, dot + suffix) if stem.strip(".") else (name, "")
+        yield f"{stem}-{number}{dot}{suffix}"

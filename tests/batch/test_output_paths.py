@@ -92,3 +92,25 @@ def test_only_own_files_and_the_named_one_are_replaced(tmp_path: Path) -> None:
     assert OutputPaths().choose(path, "a", files=[own]) == (tmp_path / "a-2.ifc", False)
     placed = evolve(own, is_placed=True)
     assert OutputPaths().choose(path, "a", files=[placed]) == (path, True)
+
+
+def test_file_belongs_to_the_export_that_wrote_it_last(tmp_path: Path) -> None:
+    path = tmp_path / "a.ifc"
+    path.write_text("whole")
+    last = evolve(described(path), is_placed=True)
+    earlier = evolve(last, size=4)  # was deleted, and the path was free
+    for files in ([(earlier, "a"), (last, "b")], [(last, "b"), (earlier, "a")]):
+        paths = OutputPaths()
+        paths.load(files)
+        assert not paths.claim([path], "a")
+        assert paths.claim([path], "b")
+
+
+def test_folder_at_the_path_of_an_earlier_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.ifc"
+    path.write_text("whole")
+    placed = evolve(described(path), is_placed=True)
+    path.unlink()
+    path.mkdir()
+    chosen = OutputPaths().choose(path, "a", files=[placed])
+    assert chosen == (tmp_path / "a-2.ifc", False)
