@@ -156,6 +156,8 @@ async def _interleaved(ways: dict[str, Fetch], size: int, path: Path, count: int
     for fetch in ways.values():
         await fetch(size, path)  # connects, and warms up
     for name in rounds(tuple(ways), count):
+        path.unlink(missing_ok=True)
+        os.sync()  # else an fsync would also wait for what the way before has left to the system
         wall, cpu = time.perf_counter(), time.process_time()
         await ways[name](size, path)
         measured.speed.add(name, size / (time.perf_counter() - wall))
