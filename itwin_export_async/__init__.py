@@ -66,7 +66,6 @@ if TYPE_CHECKING:
         AccessReport,
         AuthenticationType,
         AuthorizationInformation,
-        Changeset,
         ClientHealth,
         Connection,
         ConnectorType,
@@ -79,10 +78,8 @@ if TYPE_CHECKING:
         ExportRequest,
         ExportType,
         IfcVersion,
-        IModel,
         InputOptions,
         Job,
-        NamedVersion,
         OutputLocation,
         OutputOptions,
         Run,
@@ -96,6 +93,7 @@ if TYPE_CHECKING:
         Task,
         TaskErrorInfo,
     )
+    from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
     from itwin_export_async._polling.schedule import (
         AdaptiveSchedule,
         ExponentialSchedule,
@@ -231,10 +229,9 @@ _MODULES = (
     "_runs.run_store",
     "_runs.starter",
     "_batch.outcomes",
-    "_imodels",
-    "_synchronization",
     "_client",
 )
+_LATER_MODULES = ("_models.imodels", "_imodels", "_synchronization")  # no export needs them
 
 if not TYPE_CHECKING:  # pragma: no branch
 
@@ -242,26 +239,28 @@ if not TYPE_CHECKING:  # pragma: no branch
         """Load the client lazily, so that importing only the emulator stays cheap."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        _load()
+        for modules in (_MODULES, _LATER_MODULES):
+            if name not in globals():
+                _load(modules)
         return globals()[name]
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
 
 
-def _load() -> None:
-    """Import every public name, and make the classes say that they are of this package.
+def _load(names: tuple[str, ...]) -> None:
+    """Import the public names of modules, and make the classes say that they are of this package.
 
     Pickles name the package then, and survive a new layout.
     """
     from importlib import import_module
 
-    modules = [vars(import_module(f"{__name__}.{name}")) for name in _MODULES]
-    for name in __all__:
-        value = next(module[name] for module in modules if name in module)
-        if isinstance(value, type):
-            value.__module__ = __name__
-        globals()[name] = value
+    for module in [vars(import_module(f"{__name__}.{name}")) for name in names]:
+        for name in set(__all__).intersection(module).difference(globals()):
+            value = module[name]
+            if isinstance(value, type):
+                value.__module__ = __name__
+            globals()[name] = value
 
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet by default

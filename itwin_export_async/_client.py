@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterable, Collection, Iterable
 from contextlib import suppress
+from functools import cached_property
 from os import PathLike, environ, fspath
 from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
@@ -21,7 +22,6 @@ from itwin_export_async._http.rate_limit import RateLimit
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.session import BASE_URL, Session
 from itwin_export_async._http.transport import Transport
-from itwin_export_async._imodels import IModelsClient
 from itwin_export_async._models import (
     AccessReport,
     AuthenticationType,
@@ -52,11 +52,12 @@ from itwin_export_async._runs.starter import (
     start_within,
     validate_if_active,
 )
-from itwin_export_async._synchronization import SynchronizationClient
 from itwin_export_async.webhooks import WebhookEvent
 
-if TYPE_CHECKING:  # loaded by the first export: an import of the client stays cheap
+if TYPE_CHECKING:  # loaded at their first use: an import of the client stays cheap
     from itwin_export_async._batch.context import BatchContext
+    from itwin_export_async._imodels import IModelsClient
+    from itwin_export_async._synchronization import SynchronizationClient
 
 REDIRECT_URL = "https://developer.bentley.com/"
 
@@ -128,16 +129,12 @@ class ExportClient(ServiceClient[Connection]):
         self._downloader = Downloader(self._session)
         self.storage = StorageClient(self._session, self._downloader)
         """iTwin Storage, which holds the exported files."""
-        self.imodels = IModelsClient(self._session)
-        """iModels and their versions, read only."""
         outputs = Outputs(self._session, self._downloader)
         self._start_locks: WeakValueDictionary[tuple[int, str], asyncio.Lock] = (
             WeakValueDictionary()
         )
         self._context = RunContext(session=self._session, poller=self._poller, outputs=outputs)
         self._consent = Consent(self._session, redirect_url)
-        self.synchronization = SynchronizationClient(self._context, self._consent)
-        """The Synchronization API, which brings files into iModels."""
 
     @classmethod
     def from_env(
@@ -207,6 +204,20 @@ class ExportClient(ServiceClient[Connection]):
     def session(self) -> Session:
         """The session that sends this client's requests."""
         return self._session
+
+    @cached_property
+    def imodels(self) -> "IModelsClient":
+        """iModels and their versions, read only."""
+        from itwin_export_async import IModelsClient
+
+        return IModelsClient(self._session)
+
+    @cached_property
+    def synchronization(self) -> "SynchronizationClient":
+        """The Synchronization API, which brings files into iModels."""
+        from itwin_export_async import SynchronizationClient
+
+        return SynchronizationClient(self._context, self._consent)
 
     def notify(self, event: WebhookEvent) -> None:
         """Poll the runs that a webhook event is about, now. An event is a hint, so they are read.

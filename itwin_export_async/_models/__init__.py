@@ -18,7 +18,6 @@ from itwin_export_async._models.enums import (
     OutputLocation,
 )
 from itwin_export_async._models.exports import ExportOutcome, ExportRequest
-from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 from itwin_export_async._models.options import ExportOptions, InputOptions, OutputOptions
 from itwin_export_async._models.runs import (
     DiagnosticReport,
@@ -35,7 +34,6 @@ __all__ = [
     "AccessReport",
     "AuthenticationType",
     "AuthorizationInformation",
-    "Changeset",
     "ClientHealth",
     "Connection",
     "ConnectorType",
@@ -47,11 +45,9 @@ __all__ = [
     "ExportOutcome",
     "ExportRequest",
     "ExportType",
-    "IModel",
     "IfcVersion",
     "InputOptions",
     "Job",
-    "NamedVersion",
     "OpenEnum",
     "OutputLocation",
     "OutputOptions",

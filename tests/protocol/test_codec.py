@@ -17,14 +17,11 @@ from hypothesis import strategies as st
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import (
     AuthorizationInformation,
-    Changeset,
     Connection,
     ExecutionResult,
     ExecutionState,
     ExportOptions,
-    IModel,
     Job,
-    NamedVersion,
     Run,
     RunErrorInfo,
     SourceFile,
@@ -33,6 +30,7 @@ from itwin_export_async._models import (
     Task,
     TaskErrorInfo,
 )
+from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
 from itwin_export_async._protocol import codec
 from itwin_export_async._protocol.authorization import parse_authorization
 from itwin_export_async._protocol.codec import decode, decode_list, encode, json_object
