@@ -112,9 +112,19 @@ class ExportPipeline:
         timeout = validate_timeout(timeout)
         if timeout is not None:
             self._deadline = asyncio.get_running_loop().time() + timeout
+        self._was_finished = STEPS[self.entry.state] in (Step.DOWNLOAD, Step.REPORT)
         try:
             async with asyncio.timeout_at(self._deadline) as limit:
-                return await self._run_steps()
+                await self._check_destination()
+                up_to_date = self.entry.state is EntryState.IN_PLACE
+                while (step := STEPS[self.entry.state]) is not Step.REPORT:
+                    if step is Step.WAIT:
+                        await self._wait()
+                    elif step is Step.DOWNLOAD:
+                        await self._download()
+                    else:
+                        self._handle = await self._run_start.start()
+                return self._outcome(up_to_date=up_to_date)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -133,21 +143,6 @@ class ExportPipeline:
         entry = failed(self.entry, error, was_finished=self._was_finished)
         await self._save_outcome(entry, error)
         return self._outcome(error=error)
-
-    async def _run_steps(self) -> ExportOutcome:
-        self._was_finished = STEPS[self.entry.state] in (Step.DOWNLOAD, Step.REPORT)
-        await self._check_destination()
-        if self.entry.state is EntryState.IN_PLACE:
-            return self._outcome(up_to_date=True)
-        steps = {
-            Step.START: self._start,
-            Step.RECOVER: self._recover,
-            Step.WAIT: self._wait,
-            Step.DOWNLOAD: self._download,
-        }
-        while (step := STEPS[self.entry.state]) is not Step.REPORT:
-            await steps[step]()
-        return self._outcome()
 
     async def _check_destination(self) -> None:
         """Refuse an impossible destination, and notice downloaded files that are gone."""
@@ -168,12 +163,6 @@ class ExportPipeline:
             )
             self._record.entry = evolve(self.entry, state=EntryState.FINISHED)
 
-    async def _start(self) -> None:
-        self._handle = await self._run_start.start()
-
-    async def _recover(self) -> None:
-        self._handle = await self._run_start.recover()
-
     async def _call_on_start(self, handle: RunHandle) -> None:
         if self.on_start is not None:
             result = self.on_start(handle)
@@ -191,7 +180,19 @@ class ExportPipeline:
         run = handle.last
         if run is None:
             run = await self.context.outage.run(handle.refresh)
-        paths = () if was_skipped(run) else await self._download_outputs(run, handle.joined)
+        paths: tuple[Path, ...] = ()
+        if not was_skipped(run):
+            sas_url = None if handle.joined else user_blob_url(self.request.options)
+            found = await self.context.outage.run(
+                lambda: self.context.runs.outputs.download(
+                    run,
+                    self.request.destination,
+                    self.on_progress,
+                    sas_url=sas_url,
+                    choose_path=partial(self._choose_path, taken=set()),
+                )
+            )
+            paths = tuple(found)
         self._paths = paths
         await self._remove_superseded(paths)
         claimed = {file.path: file for file in self.entry.files}
@@ -216,20 +217,6 @@ class ExportPipeline:
             else:
                 message = "%s of an earlier revision is replaced by %s"
                 log.info(message, path, ", ".join(map(str, new)), extra=self._log_fields())
-
-    async def _download_outputs(self, run: Run, joined: bool) -> tuple[Path, ...]:
-        sas_url = None if joined else user_blob_url(self.request.options)
-
-        async def download() -> list[Path]:
-            return await self.context.runs.outputs.download(
-                run,
-                self.request.destination,
-                self.on_progress,
-                sas_url=sas_url,
-                choose_path=partial(self._choose_path, taken=set()),
-            )
-
-        return tuple(await self.context.outage.run(download))
 
     async def _choose_path(
         self, path: Path, written: os.stat_result, *, taken: set[Path]

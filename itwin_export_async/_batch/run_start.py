@@ -41,27 +41,18 @@ class RunStart:
     _has_forgotten: bool = False  # the connection that was noted, which did not exist
 
     async def start(self) -> RunHandle | None:
-        """Start a run, and return its handle; None if the entry says what to do next."""
-        return await self._start_on(await self.context.outage.run(self._find_connection), None)
+        """Find the run of an interrupted start, or start one, and return its handle.
 
-    async def recover(self) -> RunHandle | None:
-        """Find the run that an earlier call may have started, or start one; else as `start`."""
-        entry = self.record.entry
-        connection_id, window = entry.connection_id, entry.window
-        assert connection_id is not None
-        try:
-            connection = await self.context.outage.run(lambda: self._get_connection(connection_id))
-        except NotFound as error:
-            if not error.is_from_api:
-                raise
-            await self.record.save(reset(entry))  # the connection was deleted, with its runs
+        None if the entry says what to do next.
+        """
+        context, outage, entry = self.context, self.context.outage, self.record.entry
+        window, is_interrupted = entry.window, entry.state is EntryState.STARTING
+        connection = await outage.run(
+            self._read_connection if is_interrupted else self._find_connection
+        )
+        if connection is None:  # deleted, with its runs
+            await self.record.save(reset(entry))
             return None
-        return await self._start_on(connection, window)
-
-    async def _start_on(
-        self, connection: Connection, window: StartWindow | None
-    ) -> RunHandle | None:
-        context, outage = self.context, self.context.outage
         try:
             if await outage.run(lambda: self._recover_runs(connection.id)):
                 return None
@@ -72,6 +63,18 @@ class RunStart:
             return await self._start_run(connection.id, window)
         except NotFound as error:
             if not error.is_from_api or not await self._forget_connection(connection.id):
+                raise
+            return None
+
+    async def _read_connection(self) -> Connection | None:
+        """The connection of an interrupted start, None if it does not exist any more."""
+        connection_id = self.record.entry.connection_id
+        assert connection_id is not None
+        request = get_connection_request(Service.EXPORT, connection_id)
+        try:
+            return parse_connection(await self.context.runs.session.send(request), Connection)
+        except NotFound as error:
+            if not error.is_from_api:
                 raise
             return None
 
@@ -108,10 +111,6 @@ class RunStart:
         await ledger.write_connection(request.imodel_id, request.connection_name, kind, None)
         await self.record.save(reset(self.record.entry))
         return True
-
-    async def _get_connection(self, connection_id: str) -> Connection:
-        request = get_connection_request(Service.EXPORT, connection_id)
-        return parse_connection(await self.context.runs.session.send(request), Connection)
 
     async def _recover_runs(self, connection_id: str) -> bool:
         """Find the runs of all interrupted starts on the connection; True if ours is found."""
