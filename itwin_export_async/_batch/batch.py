@@ -9,7 +9,7 @@ is not consumed: memory is bounded by `concurrency` and `MAX_WAITING`.
 import asyncio
 import inspect
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -124,6 +124,7 @@ class _Batch:
     _changed: asyncio.Event = field(factory=asyncio.Event)  # a slot or an iModel is free
     _finished: "asyncio.Queue[asyncio.Task[Any]]" = field(factory=asyncio.Queue)
     _resuming: deque[asyncio.Event] = field(factory=deque)  # exports that need their slot back
+    _counts: Counter[str] = field(factory=Counter)  # of outcomes
 
     def __attrs_post_init__(self) -> None:
         self._free = self.concurrency
@@ -137,6 +138,8 @@ class _Batch:
         context.runs.session.warn_if_token_ends(inf if self.timeout is None else self.timeout)
         context.consent.clear()
         async with ledger or nullcontext(), AsyncExitStack() as stack:
+            self._log_begin()
+            began_at = asyncio.get_running_loop().time()
             try:
                 if ledger is not None:
                     context.paths.load(await ledger.output_files())
@@ -151,12 +154,35 @@ class _Batch:
                     self._tasks.discard(task)
                     outcome = _result_of(task)
                     if outcome is not None:
+                        self._counts[_result_name(outcome)] += 1
                         yield outcome
                         self._release()
             finally:
+                self._log_end(asyncio.get_running_loop().time() - began_at)
                 for task in self._tasks:
                     task.cancel()
                 await finish_uninterrupted(asyncio.gather(*self._tasks, return_exceptions=True))
+
+    def _log_begin(self) -> None:
+        fields: dict[str, Any] = {"concurrency": self.concurrency}
+        place = "no ledger"
+        if self.context.ledger is not None:
+            fields["ledger"] = str(self.context.ledger.path)
+            place = f"ledger {self.context.ledger.path}"
+        message = "batch began: up to %d exports at once, %s"
+        log.info(message, self.concurrency, place, extra={"itwin": fields})
+
+    def _log_end(self, seconds: float) -> None:
+        """Log the outcomes that were consumed, and the exports that are left to the service."""
+        names = ("exported", "up_to_date", "failed")
+        fields = {name: self._counts[name] for name in names} | {"unfinished": len(self._busy)}
+        log.info(
+            "batch ended after %.0f s: %d exported, %d up to date, %d failed%s",
+            seconds,
+            *(fields[name] for name in names),
+            f", {len(self._busy)} unfinished" if self._busy else "",
+            extra={"itwin": {**fields, "seconds": seconds}},
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work, context=self._caller.copy())
@@ -273,6 +299,12 @@ class _Batch:
             on_update=None if self.on_update is None else _UserCallback(self.on_update, request),
             without_slot=self._without_slot,
         )
+
+
+def _result_name(outcome: ExportOutcome) -> str:
+    if outcome.error is not None:
+        return "failed"
+    return "up_to_date" if outcome.up_to_date else "exported"
 
 
 async def _return(outcome: ExportOutcome) -> ExportOutcome:

@@ -132,9 +132,9 @@ class ExportPipeline:
 
     async def fail(self, error: Exception) -> ExportOutcome:
         """The outcome of an export that ended with this error."""
-        is_logged = isinstance(error, RunFailed)  # with its reason, when the run finished
+        is_logged = isinstance(error, RunFailed)  # as a warning, when the run finished
         log.log(
-            logging.INFO if is_logged else logging.WARNING,
+            logging.DEBUG if is_logged else logging.WARNING,
             "export of iModel %s failed: %s",
             self.request.imodel_id,
             "; ".join(map(str.strip, str(error).splitlines())),
