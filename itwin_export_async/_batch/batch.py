@@ -7,7 +7,6 @@ is not consumed: memory is bounded by `concurrency` and `MAX_WAITING`.
 """
 
 import asyncio
-import inspect
 import logging
 from collections import Counter, deque
 from collections.abc import (
@@ -34,6 +33,7 @@ from itwin_export_async._batch.pipeline import ExportPipeline
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._models.validators import validate_timeout
+from itwin_export_async._runs.callback import Callback
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
 
 log = logging.getLogger("itwin_export_async.batch")
@@ -84,21 +84,16 @@ class _CallbackError(Exception):
 class _UserCallback:
     """A callback of the caller; `_CallbackError` carries its exceptions past our own handlers."""
 
-    callback: Any
+    callback: Callback
     request: ExportRequest
 
     async def __call__(self, value: RunUpdate | RunHandle) -> None:
         if isinstance(value, RunUpdate):
             value = evolve(value, request=self.request)
-        task = asyncio.current_task()
         try:
-            result = self.callback(value)
-            if inspect.isawaitable(result):
-                await result
-        except asyncio.CancelledError as error:
-            if task is not None and task.cancelling():
-                raise
-            raise _CallbackError(error) from error
+            await self.callback(value)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             raise _CallbackError(error) from error
 
@@ -295,8 +290,8 @@ class _Batch:
             context=context,
             request=request,
             record=Record(entry=entry, ledger=ledger),
-            on_start=None if self.on_start is None else _UserCallback(self.on_start, request),
-            on_update=None if self.on_update is None else _UserCallback(self.on_update, request),
+            on_start=_UserCallback(Callback("on_start", self.on_start), request),
+            on_update=_UserCallback(Callback("on_update", self.on_update), request),
             without_slot=self._without_slot,
         )
 
@@ -322,8 +317,5 @@ def _result_of(task: "asyncio.Task[Any]") -> ExportOutcome | None:
     try:
         outcome: ExportOutcome | None = task.result()
     except _CallbackError as carried:
-        error = carried.error
-        if isinstance(error, asyncio.CancelledError):
-            raise RuntimeError("a callback raised CancelledError") from error
-        raise error from error.__cause__
+        raise carried.error from carried.error.__cause__
     return outcome

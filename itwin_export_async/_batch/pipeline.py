@@ -6,7 +6,6 @@ other exports of the call (`outage`); the wait for a run does so itself.
 """
 
 import asyncio
-import inspect
 import logging
 import os
 from collections.abc import Callable
@@ -46,11 +45,9 @@ from itwin_export_async._models import (
 )
 from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._protocol.files import was_skipped
+from itwin_export_async._runs.callback import Callback
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
-from itwin_export_async._runs.resume_token import ResumeToken
-from itwin_export_async._runs.starter import (
-    user_blob_url,
-)
+from itwin_export_async._runs.starter import user_blob_url
 
 log = logging.getLogger("itwin_export_async.batch")
 
@@ -163,15 +160,9 @@ class ExportPipeline:
             )
             self._record.entry = evolve(self.entry, state=EntryState.FINISHED)
 
-    async def _call_on_start(self, handle: RunHandle) -> None:
-        if self.on_start is not None:
-            result = self.on_start(handle)
-            if inspect.isawaitable(result):
-                await result
-
     async def _wait(self) -> None:
         handle = self._run_handle()
-        await self._call_on_start(handle)
+        await Callback("on_start", self.on_start)(handle)
         run = await handle.wait(timeout=self._time_left(), on_update=self.on_update)
         await self._record.save(finished(self.entry, run))
 
@@ -256,14 +247,14 @@ class ExportPipeline:
         """The handle of the run, made from the ledger if an earlier call started it."""
         if self._handle is None:
             assert self.entry.resume_token is not None
-            token = ResumeToken.from_string(self.entry.resume_token)
-            session = self.context.runs.session
-            session.remember_imodel(token.connection_id, self.request.imodel_id)
-            handle = self.context.runs.attach(token.service, token.connection_id, token.run_id)
-            origin = self.entry.origin or RunOrigin.ATTACHED
-            sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.request.options)
+            context, request = self.context.runs, self.request
+            handle = context.resume(self.entry.resume_token)
+            context.session.remember_imodel(handle.connection_id, request.imodel_id)
             self._handle = evolve(
-                handle, origin=origin, sas_url=sas_url, imodel_id=self.request.imodel_id
+                handle,
+                origin=self.entry.origin or RunOrigin.ATTACHED,
+                sas_url=user_blob_url(request.options),
+                imodel_id=request.imodel_id,
             )
         return self._handle
 

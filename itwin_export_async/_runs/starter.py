@@ -339,7 +339,7 @@ class RunStarter:
             service=self.service,
             context=self.context,
             imodel_id=self._imodel_id,
-            sas_url=None if origin is RunOrigin.JOINED else self.sas_url,
+            sas_url=self.sas_url,
         )
 
     @property
