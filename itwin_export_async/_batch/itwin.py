@@ -305,7 +305,7 @@ class ItwinSource:
 
 async def _note_error(ledger: Ledger, request: ExportRequest, error: ExportError) -> None:
     entry = with_error(new_entry(request), error)
-    line = HistoryLine(key=entry.key, outcome=type(error).__name__, error=entry.error)
+    line = HistoryLine.of(entry, type(error).__name__)
     await ledger.write_unclaimed(entry, line)
 
 

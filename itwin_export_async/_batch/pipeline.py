@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -261,7 +260,10 @@ class ExportPipeline:
     async def _save_outcome(self, entry: Entry, error: Exception | None) -> None:
         self._record.entry = entry
         if self.context.ledger is not None:
-            await self.context.ledger.write_outcome(entry, self._history_line(error))
+            outcome = type(error).__name__ if error else (entry.result or "")
+            run = self._last_run()
+            line = HistoryLine.of(entry, outcome, None if run is None else run.duration)
+            await self.context.ledger.write_outcome(entry, line)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await self.context.runs.outputs.in_thread(work)
@@ -293,22 +295,6 @@ class ExportPipeline:
         }
         return {"itwin": {name: value for name, value in fields.items() if value}}
 
-    def _history_line(self, error: Exception | None) -> HistoryLine:
-        run, entry = self._last_run(), self.entry
-        seconds = None if run is None else run.duration
-        outcome = type(error).__name__ if error else (entry.result or "")
-        return HistoryLine(
-            key=entry.key,
-            outcome=outcome,
-            revision=entry.revision,
-            connection_id=entry.connection_id,
-            run_id=entry.run_id,
-            started_at=_to_text(entry.started_at),
-            finished_at=_to_text(entry.finished_at),
-            seconds=seconds,
-            error=entry.error,
-        )
-
     def _last_run(self) -> Run | None:
         if self._handle is not None and self._handle.last is not None:
             return self._handle.last
@@ -328,7 +314,3 @@ class ExportPipeline:
             error=error,
             up_to_date=up_to_date,
         )
-
-
-def _to_text(date: datetime | None) -> str | None:
-    return None if date is None else date.isoformat()

@@ -145,13 +145,7 @@ class RunStart:
     async def _note_outdated(self, entry: Entry, run: Run) -> None:
         """Note that a run is of an earlier revision, so that no later call takes it for ours."""
         assert self.context.ledger is not None
-        line = HistoryLine(
-            key=entry.key,
-            outcome="Outdated",
-            revision=entry.revision,
-            connection_id=entry.connection_id,
-            run_id=run.id,
-        )
+        line = HistoryLine.of(evolve(entry, run_id=run.id), "Outdated")
         await self.context.ledger.write_outcome(self.record.entry, line)
 
     async def _start_run(self, connection_id: str, window: StartWindow | None) -> RunHandle | None:
