@@ -87,7 +87,11 @@ class RunStart:
             if noted is not None:
                 return noted
         connection = await find_or_create_connection(
-            context.runs.session, request.imodel_id, request.connection_name, kind, context.outage
+            context.runs.session,
+            request.imodel_id,
+            request.connection_name,
+            kind,
+            context.outage.run,
         )
         if ledger is not None:
             await ledger.write_connection(
