@@ -9,13 +9,8 @@ is not consumed: memory is bounded by `concurrency` and `MAX_WAITING`.
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Coroutine,
-)
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from contextvars import Context, copy_context
 from math import inf
 from os import PathLike
@@ -30,6 +25,7 @@ from itwin_export_async._batch.ledger import Ledger, finish_uninterrupted
 from itwin_export_async._batch.outcomes import ExportOutcomes, OnStart, Requests
 from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._batch.pipeline import ExportPipeline
+from itwin_export_async._batch.slots import Slots
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._models.validators import validate_timeout
@@ -110,7 +106,7 @@ class _Batch:
     on_update: OnUpdate | None
     _caller: Context = field(init=False, factory=copy_context)  # the trace of `export_many`
     _requests: Any = field(init=False)  # an iterator
-    _free: int = field(init=False)  # slots
+    _slots: Slots = field(init=False)
     _waiting: deque[ExportRequest | ExportOutcome] = field(factory=deque)  # read and not begun
     _busy: set[str] = field(factory=set)  # iModels with a running export
     _has_more: bool = True
@@ -118,11 +114,10 @@ class _Batch:
     _tasks: "set[asyncio.Task[Any]]" = field(factory=set)
     _changed: asyncio.Event = field(factory=asyncio.Event)  # a slot or an iModel is free
     _finished: "asyncio.Queue[asyncio.Task[Any]]" = field(factory=asyncio.Queue)
-    _resuming: deque[asyncio.Event] = field(factory=deque)  # exports that need their slot back
     _counts: Counter[str] = field(factory=Counter)  # of outcomes
 
     def __attrs_post_init__(self) -> None:
-        self._free = self.concurrency
+        self._slots = Slots(self.concurrency, self._changed)
         if not isinstance(self.source, ItwinSource):
             self._requests = _iterator(self.source)  # raises at once for what is not iterable
 
@@ -151,7 +146,7 @@ class _Batch:
                     if outcome is not None:
                         self._counts[_result_name(outcome)] += 1
                         yield outcome
-                        self._release()
+                        self._slots.release()
             finally:
                 self._log_end(asyncio.get_running_loop().time() - began_at)
                 for task in self._tasks:
@@ -205,7 +200,7 @@ class _Batch:
         """Begin exports as slots and iModels become free, until there are no more requests."""
         while self._has_more or self._waiting:
             self._changed.clear()
-            if self._free > 0 and len(self._tasks) <= self.concurrency + MAX_WAITING:
+            if self._slots.free > 0 and len(self._tasks) <= self.concurrency + MAX_WAITING:
                 item = self._next_ready()
                 if item is not None:
                     self._begin(item)
@@ -223,43 +218,12 @@ class _Batch:
         return None
 
     def _begin(self, item: ExportRequest | ExportOutcome) -> None:
-        self._free -= 1
+        self._slots.take()
         if isinstance(item, ExportOutcome):
             self._spawn(_return(item))
         else:
             self._busy.add(item.imodel_id)
             self._spawn(self._export(item))
-
-    def _release(self) -> None:
-        """Free a slot: for an export that gave its own away, else for the next request."""
-        self._free += 1
-        self._give_slots()
-
-    def _give_slots(self) -> None:
-        while self._free > 0 and self._resuming:
-            self._free -= 1
-            self._resuming.popleft().set()
-        self._changed.set()
-
-    @asynccontextmanager
-    async def _without_slot(self) -> AsyncIterator[None]:
-        """Another export may use the slot meanwhile; afterwards this one is served first."""
-        self._release()
-        try:
-            yield
-        except BaseException:
-            self._free -= 1  # taken back at once: its outcome will release it
-            raise
-        granted = asyncio.Event()
-        self._resuming.append(granted)
-        self._give_slots()
-        try:
-            await granted.wait()
-        except asyncio.CancelledError:
-            if not granted.is_set():  # pragma: no branch - else in the same turn of the loop
-                self._resuming.remove(granted)
-                self._free -= 1
-            raise
 
     async def _export(self, request: ExportRequest) -> ExportOutcome:
         try:
@@ -292,7 +256,7 @@ class _Batch:
             record=Record(entry=entry, ledger=ledger),
             on_start=_UserCallback(Callback("on_start", self.on_start), request),
             on_update=_UserCallback(Callback("on_update", self.on_update), request),
-            without_slot=self._without_slot,
+            without_slot=self._slots.given_away,
         )
 
 
