@@ -118,8 +118,10 @@ class _Batch:
 
     def __attrs_post_init__(self) -> None:
         self._slots = Slots(self.concurrency, self._changed)
-        if not isinstance(self.source, ItwinSource):
-            self._requests = _iterator(self.source)  # raises at once for what is not iterable
+        if isinstance(self.source, AsyncIterable):
+            self._requests = aiter(self.source)
+        elif not isinstance(self.source, ItwinSource):
+            self._requests = iter(self.source)  # raises at once for what is not iterable
 
     async def outcomes(self) -> AsyncGenerator[ExportOutcome, None]:
         """Yield each outcome once. Whatever ends the generator ends all its waiting first."""
@@ -268,12 +270,6 @@ def _result_name(outcome: ExportOutcome) -> str:
 
 async def _return(outcome: ExportOutcome) -> ExportOutcome:
     return outcome
-
-
-def _iterator(requests: Requests) -> Any:
-    if isinstance(requests, AsyncIterable):
-        return aiter(requests)
-    return iter(requests)
 
 
 def _result_of(task: "asyncio.Task[Any]") -> ExportOutcome | None:

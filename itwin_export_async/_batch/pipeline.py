@@ -53,10 +53,6 @@ log = logging.getLogger("itwin_export_async.batch")
 T = TypeVar("T")
 
 
-def _keep_slot() -> AbstractAsyncContextManager[None]:
-    return nullcontext()
-
-
 @define(eq=False, kw_only=True)
 class ExportPipeline:
     """One export, from the state that its entry has.
@@ -69,7 +65,7 @@ class ExportPipeline:
     on_start: OnStart | None = None
     on_update: OnUpdate | None = None
     on_progress: Progress | None = None
-    without_slot: Callable[[], AbstractAsyncContextManager[Any]] = _keep_slot
+    without_slot: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
     _record: Record = field()
     _run_start: RunStart = field(init=False)
     _deadline: float | None = None  # the loop's time
@@ -258,12 +254,10 @@ class ExportPipeline:
         return self._handle
 
     async def _save_outcome(self, entry: Entry, error: Exception | None) -> None:
-        self._record.entry = entry
-        if self.context.ledger is not None:
-            outcome = type(error).__name__ if error else (entry.result or "")
-            run = self._last_run()
-            line = HistoryLine.of(entry, outcome, None if run is None else run.duration)
-            await self.context.ledger.write_outcome(entry, line)
+        outcome = type(error).__name__ if error else (entry.result or "")
+        run = self._last_run(entry)
+        seconds = None if run is None else run.duration
+        await self._record.save(entry, HistoryLine.of(entry, outcome, seconds))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await self.context.runs.outputs.in_thread(work)
@@ -295,10 +289,10 @@ class ExportPipeline:
         }
         return {"itwin": {name: value for name, value in fields.items() if value}}
 
-    def _last_run(self) -> Run | None:
+    def _last_run(self, entry: Entry) -> Run | None:
         if self._handle is not None and self._handle.last is not None:
             return self._handle.last
-        return self.entry.run if self.entry.has_run else None
+        return entry.run if entry.has_run else None
 
     def _outcome(
         self, *, error: Exception | None = None, up_to_date: bool = False
@@ -309,7 +303,7 @@ class ExportPipeline:
         return ExportOutcome(
             request=self.request,
             connection_id=self.entry.connection_id,
-            run=self._last_run(),
+            run=self._last_run(self.entry),
             paths=() if error else paths,
             error=error,
             up_to_date=up_to_date,

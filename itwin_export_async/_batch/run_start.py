@@ -13,11 +13,11 @@ from typing import Any
 from attrs import define, evolve
 
 from itwin_export_async._batch.context import BatchContext, Record
-from itwin_export_async._batch.entries import Entry, EntryState, reset, started, starting, waiting
+from itwin_export_async._batch.entries import EntryState, reset, started, starting, waiting
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._errors import ExportError, NotFound
 from itwin_export_async._http.pager import list_runs
-from itwin_export_async._models import Connection, ExportRequest, Run, RunOrigin
+from itwin_export_async._models import Connection, ExportRequest, RunOrigin
 from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
 from itwin_export_async._runs.connections import find_or_create_connection
 from itwin_export_async._runs.handle import RunHandle
@@ -128,7 +128,9 @@ class RunStart:
         known = await self._other_run_ids(connection_id)
         for key, run in match_runs(windows, existing, known).items():
             if key == own.key and entries[key].revision != own.revision:
-                await self._note_outdated(entries[key], run)
+                # of an earlier revision: noted, so that no later call takes it for ours
+                outdated = evolve(entries[key], run_id=run.id)
+                await self.record.save(own, HistoryLine.of(outdated, "Outdated"))
                 continue
             handle = evolve(
                 runs.attach(Service.EXPORT, connection_id, run.id), imodel_id=own.imodel_id
@@ -145,12 +147,6 @@ class RunStart:
     async def _other_run_ids(self, connection_id: str) -> set[str]:
         ledger = self.context.ledger
         return set() if ledger is None else await ledger.known_run_ids(connection_id)
-
-    async def _note_outdated(self, entry: Entry, run: Run) -> None:
-        """Note that a run is of an earlier revision, so that no later call takes it for ours."""
-        assert self.context.ledger is not None
-        line = HistoryLine.of(evolve(entry, run_id=run.id), "Outdated")
-        await self.context.ledger.write_outcome(self.record.entry, line)
 
     async def _start_run(self, connection_id: str, window: StartWindow | None) -> RunHandle | None:
         starter = export_starter(

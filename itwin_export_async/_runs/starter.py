@@ -132,10 +132,6 @@ async def start_within(starter: "RunStarter", timeout: float | None) -> RunHandl
         raise StartTimeout(connection_id=starter.connection_id, seconds=timeout) from None
 
 
-def _do_not_wait(_: RunHandle) -> AbstractAsyncContextManager[None]:
-    return nullcontext()
-
-
 @define(eq=False, kw_only=True)
 class RunStarter:
     """One start of a run.
@@ -159,7 +155,7 @@ class RunStarter:
     other_run_ids: Collection[str] = ()
     belongs_to_other: Callable[[str], Awaitable[bool]] | None = None
     before_send: BeforeSend | None = None
-    while_waiting: WhileWaiting = _do_not_wait
+    while_waiting: WhileWaiting = nullcontext
     imodel_id: str | None = None
     product: str = ""
     state: StartState = field(factory=StartState)
