@@ -17,7 +17,7 @@ from itwin_export_async._batch.entries import EntryState, reset, started, starti
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._errors import ExportError, NotFound
 from itwin_export_async._http.pager import list_runs
-from itwin_export_async._models import Connection, ExportRequest, RunOrigin
+from itwin_export_async._models import AuthenticationType, Connection, ExportRequest, RunOrigin
 from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
 from itwin_export_async._runs.connections import find_or_create_connection
 from itwin_export_async._runs.handle import RunHandle
@@ -66,6 +66,11 @@ class RunStart:
                 raise
             return None
 
+    @property
+    def _connection_key(self) -> tuple[str, str, AuthenticationType | None]:
+        request = self.request
+        return request.imodel_id, request.connection_name, self.context.authentication_type
+
     async def _read_connection(self) -> Connection | None:
         """The connection of an interrupted start, None if it does not exist any more."""
         connection_id = self.record.entry.connection_id
@@ -80,23 +85,14 @@ class RunStart:
 
     async def _find_connection(self) -> Connection:
         """The connection that an earlier call noted, else the one that is found or created."""
-        context, request = self.context, self.request
-        ledger, kind = context.ledger, context.authentication_type
+        ledger, key = self.context.ledger, self._connection_key
+        noted = None if ledger is None else await ledger.connection(*key)
+        if noted is not None:
+            return noted
+        session, outage = self.context.runs.session, self.context.outage
+        connection = await find_or_create_connection(session, *key, outage.run)
         if ledger is not None:
-            noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
-            if noted is not None:
-                return noted
-        connection = await find_or_create_connection(
-            context.runs.session,
-            request.imodel_id,
-            request.connection_name,
-            kind,
-            context.outage.run,
-        )
-        if ledger is not None:
-            await ledger.write_connection(
-                request.imodel_id, request.connection_name, kind, connection
-            )
+            await ledger.write_connection(*key, connection)
         return connection
 
     async def _forget_connection(self, connection_id: str) -> bool:
@@ -104,15 +100,14 @@ class RunStart:
 
         It is kept while a run of ours may exist: the next call reads the connection itself.
         """
-        ledger, request = self.context.ledger, self.request
+        ledger, key = self.context.ledger, self._connection_key
         if ledger is None or self._has_forgotten or self.record.entry.window is not None:
             return False
-        kind = self.context.authentication_type
-        noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
+        noted = await ledger.connection(*key)
         if noted is None or noted.id != connection_id:
             return False
         self._has_forgotten = True
-        await ledger.write_connection(request.imodel_id, request.connection_name, kind, None)
+        await ledger.write_connection(*key, None)
         await self.record.save(reset(self.record.entry))
         return True
 
