@@ -187,7 +187,7 @@ class RunHandle:
         It costs one request for the list of earlier runs, once for each connection, and a poll if
         nothing waits for the run.
         """
-        if self.last is not None and self.last.is_final:
+        if self._final is not None:
             return Estimate(low=0.0, median=0.0, high=0.0)
         poller = self._open_context.poller
         durations = forecast(await poller.durations(self.service, self.connection_id))
@@ -224,7 +224,12 @@ class RunHandle:
 
     async def _finished(self) -> Run:
         """The final run, read again unless it was seen to be final."""
-        return self.last if self.last is not None and self.last.is_final else await self.refresh()
+        return self._final or await self.refresh()
+
+    @property
+    def _final(self) -> Run | None:
+        """The final snapshot, None if it was not seen yet."""
+        return self.last if self.last is not None and self.last.is_final else None
 
     @property
     def log_fields(self) -> dict[str, Any]:
@@ -264,7 +269,7 @@ class RunHandle:
     def _is_just_created(self) -> bool:
         """Whether parts of the service may not know the run yet."""
         was_named = self._just_created or self.origin is not RunOrigin.ATTACHED
-        return was_named and not (self.last is not None and self.last.is_final)
+        return was_named and self._final is None
 
     @property
     def _carried_deadline(self) -> datetime | None:
@@ -284,8 +289,8 @@ class RunHandle:
 
     def _subscribe(self, *, every_poll: bool = False) -> Subscription:
         poller = self._open_context.poller
-        if self.last is not None and self.last.is_final:
-            return poller.replay(self.last)
+        if self._final is not None:
+            return poller.replay(self._final)
         return poller.subscribe(
             self._key,
             just_created=self._is_just_created,
