@@ -7,16 +7,10 @@ is not consumed: memory is bounded by `concurrency` and `MAX_WAITING`.
 """
 
 import asyncio
-import inspect
 import logging
-from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Coroutine,
-)
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from contextvars import Context, copy_context
 from math import inf
 from os import PathLike
@@ -31,9 +25,11 @@ from itwin_export_async._batch.ledger import Ledger, finish_uninterrupted
 from itwin_export_async._batch.outcomes import ExportOutcomes, OnStart, Requests
 from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._batch.pipeline import ExportPipeline
+from itwin_export_async._batch.slots import Slots
 from itwin_export_async._errors import ExportError, LedgerError
 from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._models.validators import validate_timeout
+from itwin_export_async._runs.callback import Callback
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
 
 log = logging.getLogger("itwin_export_async.batch")
@@ -84,21 +80,16 @@ class _CallbackError(Exception):
 class _UserCallback:
     """A callback of the caller; `_CallbackError` carries its exceptions past our own handlers."""
 
-    callback: Any
+    callback: Callback
     request: ExportRequest
 
     async def __call__(self, value: RunUpdate | RunHandle) -> None:
         if isinstance(value, RunUpdate):
             value = evolve(value, request=self.request)
-        task = asyncio.current_task()
         try:
-            result = self.callback(value)
-            if inspect.isawaitable(result):
-                await result
-        except asyncio.CancelledError as error:
-            if task is not None and task.cancelling():
-                raise
-            raise _CallbackError(error) from error
+            await self.callback(value)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             raise _CallbackError(error) from error
 
@@ -115,7 +106,7 @@ class _Batch:
     on_update: OnUpdate | None
     _caller: Context = field(init=False, factory=copy_context)  # the trace of `export_many`
     _requests: Any = field(init=False)  # an iterator
-    _free: int = field(init=False)  # slots
+    _slots: Slots = field(init=False)
     _waiting: deque[ExportRequest | ExportOutcome] = field(factory=deque)  # read and not begun
     _busy: set[str] = field(factory=set)  # iModels with a running export
     _has_more: bool = True
@@ -123,12 +114,14 @@ class _Batch:
     _tasks: "set[asyncio.Task[Any]]" = field(factory=set)
     _changed: asyncio.Event = field(factory=asyncio.Event)  # a slot or an iModel is free
     _finished: "asyncio.Queue[asyncio.Task[Any]]" = field(factory=asyncio.Queue)
-    _resuming: deque[asyncio.Event] = field(factory=deque)  # exports that need their slot back
+    _counts: Counter[str] = field(factory=Counter)  # of outcomes
 
     def __attrs_post_init__(self) -> None:
-        self._free = self.concurrency
-        if not isinstance(self.source, ItwinSource):
-            self._requests = _iterator(self.source)  # raises at once for what is not iterable
+        self._slots = Slots(self.concurrency, self._changed)
+        if isinstance(self.source, AsyncIterable):
+            self._requests = aiter(self.source)
+        elif not isinstance(self.source, ItwinSource):
+            self._requests = iter(self.source)  # raises at once for what is not iterable
 
     async def outcomes(self) -> AsyncGenerator[ExportOutcome, None]:
         """Yield each outcome once. Whatever ends the generator ends all its waiting first."""
@@ -137,6 +130,8 @@ class _Batch:
         context.runs.session.warn_if_token_ends(inf if self.timeout is None else self.timeout)
         context.consent.clear()
         async with ledger or nullcontext(), AsyncExitStack() as stack:
+            self._log_begin()
+            began_at = asyncio.get_running_loop().time()
             try:
                 if ledger is not None:
                     context.paths.load(await ledger.output_files())
@@ -151,12 +146,35 @@ class _Batch:
                     self._tasks.discard(task)
                     outcome = _result_of(task)
                     if outcome is not None:
+                        self._counts[_result_name(outcome)] += 1
                         yield outcome
-                        self._release()
+                        self._slots.release()
             finally:
+                self._log_end(asyncio.get_running_loop().time() - began_at)
                 for task in self._tasks:
                     task.cancel()
                 await finish_uninterrupted(asyncio.gather(*self._tasks, return_exceptions=True))
+
+    def _log_begin(self) -> None:
+        fields: dict[str, Any] = {"concurrency": self.concurrency}
+        place = "no ledger"
+        if self.context.ledger is not None:
+            fields["ledger"] = str(self.context.ledger.path)
+            place = f"ledger {self.context.ledger.path}"
+        message = "batch began: up to %d exports at once, %s"
+        log.info(message, self.concurrency, place, extra={"itwin": fields})
+
+    def _log_end(self, seconds: float) -> None:
+        """Log the outcomes that were consumed, and the exports that are left to the service."""
+        names = ("exported", "up_to_date", "failed")
+        fields = {name: self._counts[name] for name in names} | {"unfinished": len(self._busy)}
+        log.info(
+            "batch ended after %.0f s: %d exported, %d up to date, %d failed%s",
+            seconds,
+            *(fields[name] for name in names),
+            f", {len(self._busy)} unfinished" if self._busy else "",
+            extra={"itwin": {**fields, "seconds": seconds}},
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work, context=self._caller.copy())
@@ -184,7 +202,7 @@ class _Batch:
         """Begin exports as slots and iModels become free, until there are no more requests."""
         while self._has_more or self._waiting:
             self._changed.clear()
-            if self._free > 0 and len(self._tasks) <= self.concurrency + MAX_WAITING:
+            if self._slots.free > 0 and len(self._tasks) <= self.concurrency + MAX_WAITING:
                 item = self._next_ready()
                 if item is not None:
                     self._begin(item)
@@ -202,43 +220,12 @@ class _Batch:
         return None
 
     def _begin(self, item: ExportRequest | ExportOutcome) -> None:
-        self._free -= 1
+        self._slots.take()
         if isinstance(item, ExportOutcome):
             self._spawn(_return(item))
         else:
             self._busy.add(item.imodel_id)
             self._spawn(self._export(item))
-
-    def _release(self) -> None:
-        """Free a slot: for an export that gave its own away, else for the next request."""
-        self._free += 1
-        self._give_slots()
-
-    def _give_slots(self) -> None:
-        while self._free > 0 and self._resuming:
-            self._free -= 1
-            self._resuming.popleft().set()
-        self._changed.set()
-
-    @asynccontextmanager
-    async def _without_slot(self) -> AsyncIterator[None]:
-        """Another export may use the slot meanwhile; afterwards this one is served first."""
-        self._release()
-        try:
-            yield
-        except BaseException:
-            self._free -= 1  # taken back at once: its outcome will release it
-            raise
-        granted = asyncio.Event()
-        self._resuming.append(granted)
-        self._give_slots()
-        try:
-            await granted.wait()
-        except asyncio.CancelledError:
-            if not granted.is_set():  # pragma: no branch - else in the same turn of the loop
-                self._resuming.remove(granted)
-                self._free -= 1
-            raise
 
     async def _export(self, request: ExportRequest) -> ExportOutcome:
         try:
@@ -269,20 +256,20 @@ class _Batch:
             context=context,
             request=request,
             record=Record(entry=entry, ledger=ledger),
-            on_start=None if self.on_start is None else _UserCallback(self.on_start, request),
-            on_update=None if self.on_update is None else _UserCallback(self.on_update, request),
-            without_slot=self._without_slot,
+            on_start=_UserCallback(Callback("on_start", self.on_start), request),
+            on_update=_UserCallback(Callback("on_update", self.on_update), request),
+            without_slot=self._slots.given_away,
         )
+
+
+def _result_name(outcome: ExportOutcome) -> str:
+    if outcome.error is not None:
+        return "failed"
+    return "up_to_date" if outcome.up_to_date else "exported"
 
 
 async def _return(outcome: ExportOutcome) -> ExportOutcome:
     return outcome
-
-
-def _iterator(requests: Requests) -> Any:
-    if isinstance(requests, AsyncIterable):
-        return aiter(requests)
-    return iter(requests)
 
 
 def _result_of(task: "asyncio.Task[Any]") -> ExportOutcome | None:
@@ -290,8 +277,5 @@ def _result_of(task: "asyncio.Task[Any]") -> ExportOutcome | None:
     try:
         outcome: ExportOutcome | None = task.result()
     except _CallbackError as carried:
-        error = carried.error
-        if isinstance(error, asyncio.CancelledError):
-            raise RuntimeError("a callback raised CancelledError") from error
-        raise error from error.__cause__
+        raise carried.error from carried.error.__cause__
     return outcome

@@ -4,6 +4,7 @@ from attrs import define, field
 
 from itwin_export_async._batch.entries import Entry
 from itwin_export_async._batch.ledger import Ledger
+from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outage import OutageRetrier
 from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._models import AuthenticationType
@@ -35,8 +36,8 @@ class Record:
     entry: Entry
     ledger: Ledger | None
 
-    async def save(self, entry: Entry) -> None:
-        """Note a step."""
+    async def save(self, entry: Entry, line: HistoryLine | None = None) -> None:
+        """Note a step, and with it a line of history if there is one."""
         self.entry = entry  # before the write, so that a timeout during it does not lose the state
         if self.ledger is not None:
-            await self.ledger.write(entry)
+            await self.ledger.write(entry, line)

@@ -53,8 +53,7 @@ class EntryState(StrEnum):
 class Step(StrEnum):
     """What to do next with a request."""
 
-    START = "start a run"
-    RECOVER = "find the run of an interrupted start, or start one"
+    START = "start a run, or find that of an interrupted start"
     WAIT = "wait for the run"
     DOWNLOAD = "download its output"
     REPORT = "report the outcome"
@@ -62,7 +61,7 @@ class Step(StrEnum):
 
 STEPS = {
     EntryState.NEW: Step.START,
-    EntryState.STARTING: Step.RECOVER,
+    EntryState.STARTING: Step.START,
     EntryState.WAITING: Step.START,
     EntryState.STARTED: Step.WAIT,
     EntryState.FINISHED: Step.DOWNLOAD,

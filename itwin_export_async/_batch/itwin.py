@@ -8,19 +8,9 @@ changeset is requested. A named version is always requested: it can be created w
 
 import logging
 import os
-import re
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Sequence,
-)
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from string import Formatter
 from typing import Any, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -32,12 +22,12 @@ from itwin_export_async._batch.entries import (
     new_entry,
     with_error,
 )
+from itwin_export_async._batch.file_names import FileNames, has_revision, validate_template
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._batch.outage import OutageRetrier
 from itwin_export_async._batch.outcomes import ItwinVersion
 from itwin_export_async._errors import ExportError, NothingToExport
-from itwin_export_async._files.names import numbered, safe_name
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._models import ExportOptions, ExportOutcome, ExportRequest
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
@@ -46,10 +36,6 @@ log = logging.getLogger("itwin_export_async.batch")
 
 InThread: TypeAlias = Callable[[Callable[[], list[str]]], Awaitable[list[str]]]
 """Does work on the disk in a thread."""
-
-TEMPLATE_FIELDS = ("imodel_name", "imodel_id", "version_name", "date")
-_UNIQUE_FIELDS = {"imodel_name", "imodel_id"}
-_FIELDS_OF_REVISION = {"version_name", "date"}  # with one of them each revision has its own file
 
 
 class IModels(Protocol):
@@ -90,37 +76,6 @@ class _Revision:
 
     id: str | None
     name: str
-
-
-def validate_template(filename: str) -> str:
-    """Return the template of file names. Raise a `ValueError` if it cannot name the outputs."""
-    if not isinstance(filename, str):
-        raise TypeError(f"filename must be a string, not {type(filename).__name__}")
-    try:
-        parts = [part for part in Formatter().parse(filename) if part[1] is not None]
-    except ValueError as exc:
-        raise ValueError(f"filename {filename!r} is no template: {exc}") from None
-    if any(spec or conversion for _, _, spec, conversion in parts):
-        raise ValueError(f"filename {filename!r} has a format in a field; use the field alone")
-    used = _template_fields(filename)
-    unknown = sorted(used - {*TEMPLATE_FIELDS})
-    if unknown:
-        known = ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
-        raise ValueError(f"filename {filename!r} has the unknown field {unknown[0]!r}; use {known}")
-    if not used & _UNIQUE_FIELDS:
-        raise ValueError(
-            f"filename {filename!r} gives all iModels one name; "
-            "add {imodel_name} or {imodel_id}"
-        )
-    if any(separator in filename for separator in ("/", "\\")):
-        raise ValueError(f"filename {filename!r} has a folder in it; give that as destination")
-    if not re.search(r"\.[^.{}\s]+$", filename):
-        raise ValueError(f"filename {filename!r} has no suffix; add one, such as .ifc")
-    return filename
-
-
-def _template_fields(filename: str) -> set[str]:
-    return {name for _, name, _, _ in Formatter().parse(filename) if name is not None}
 
 
 def _version(value: str) -> ItwinVersion:
@@ -180,7 +135,7 @@ class ItwinSource:
         entries: dict[str, Entry | None] = {}
         for imodel in ready:
             entries[imodel.id] = None if ledger is None else await ledger.entry(self._key(imodel))
-        paths = _FileNames(Path(self.destination), self.filename, await in_thread(self._existing))
+        paths = FileNames(Path(self.destination), self.filename, await in_thread(self._existing))
         for imodel_id, entry in entries.items():
             if entry is not None:
                 paths.reserve(entry, imodel_id)
@@ -275,7 +230,7 @@ class ItwinSource:
         self,
         imodel: IModel,
         revision: _Revision | None,
-        paths: "_FileNames",
+        paths: FileNames,
         entry: Entry | None,
     ) -> ItwinRequest:
         id = None if revision is None else revision.id
@@ -293,7 +248,7 @@ class ItwinSource:
             key=self._key(imodel),
             revision=id,
             pushed_at=_pushed_at(imodel),
-            replaces_files=not _template_fields(self.filename) & _FIELDS_OF_REVISION,
+            replaces_files=not has_revision(self.filename),
         )
 
     def _options_at(self, changeset_id: str | None) -> ExportOptions:
@@ -305,45 +260,10 @@ class ItwinSource:
 
 async def _note_error(ledger: Ledger, request: ExportRequest, error: ExportError) -> None:
     entry = with_error(new_entry(request), error)
-    line = HistoryLine(key=entry.key, outcome=type(error).__name__, error=entry.error)
+    line = HistoryLine.of(entry, type(error).__name__)
     await ledger.write_unclaimed(entry, line)
 
 
 def _pushed_at(imodel: IModel) -> str | None:
     value: Any = imodel.raw.get("lastChangesetPushDateTime")
     return value if isinstance(value, str) else None
-
-
-class _FileNames:
-    """The paths of the outputs. A name that is taken gets `-2`, `-3`, ... in the order of the ids.
-
-    Taken are the names of other iModels' outputs, and `existing` files that no export put there.
-    """
-
-    def __init__(self, folder: Path, template: str, existing: Iterable[str]) -> None:
-        self._folder = folder
-        self._template = template
-        self._owners: dict[str, str | None] = {
-            os.path.normcase(str(folder / name)): None for name in existing
-        }
-        self._date = datetime.now(UTC).date().isoformat()
-
-    def reserve(self, entry: Entry, imodel_id: str) -> None:
-        """Keep the paths that an earlier call gave to an iModel."""
-        for path in (entry.destination, *(file.path for file in entry.files)):
-            self._owners[os.path.normcase(path)] = imodel_id
-
-    def path(self, imodel: IModel, version_name: str) -> str:
-        """The path of the iModel's output."""
-        text = self._template.format(
-            imodel_name=imodel.display_name or imodel.id,
-            imodel_id=imodel.id,
-            version_name=version_name,
-            date=self._date,
-        )
-        names = numbered(safe_name(text, fallback=imodel.id))
-        paths = (str(self._folder / name) for name in names)
-        return next(path for path in paths if self._claim(path, imodel.id))
-
-    def _claim(self, path: str, imodel_id: str) -> bool:
-        return self._owners.setdefault(os.path.normcase(path), imodel_id) == imodel_id

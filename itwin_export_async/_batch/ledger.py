@@ -110,12 +110,8 @@ class Ledger:
         """
         return await self._in_thread(lambda: self._claim(request))
 
-    async def write(self, entry: Entry) -> None:
-        """Put the entry on disk."""
-        await self._in_thread(lambda: self._write(entry))
-
-    async def write_outcome(self, entry: Entry, line: HistoryLine) -> None:
-        """Put the entry and a line of its history on disk, both or neither."""
+    async def write(self, entry: Entry, line: HistoryLine | None = None) -> None:
+        """Put the entry on disk, and with it a line of its history: both or neither."""
         await self._in_thread(lambda: self._write(entry, line))
 
     async def write_unclaimed(self, entry: Entry, line: HistoryLine) -> None:
@@ -317,7 +313,7 @@ class Ledger:
             row,
         )
 
-    def _write(self, entry: Entry, line: HistoryLine | None = None) -> None:
+    def _write(self, entry: Entry, line: HistoryLine | None) -> None:
         row = {**to_row(entry), "changed_at": _now()}
         assignments = ", ".join(f"{name} = :{name}" for name in row)
         with self._file:

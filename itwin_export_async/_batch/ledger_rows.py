@@ -35,6 +35,13 @@ class HistoryLine:
     seconds: float | None = None
     error: str | None = None
 
+    @classmethod
+    def of(cls, entry: Entry, outcome: str, seconds: float | None = None) -> "HistoryLine":
+        """The line for the present entry of the key. `seconds`: how long the run took."""
+        row = to_row(entry)
+        names = ("key", "revision", "connection_id", "run_id", "started_at", "finished_at", "error")
+        return cls(outcome=outcome, seconds=seconds, **{name: row[name] for name in names})
+
     def to_row(self) -> dict[str, Any]:
         """The line by columns."""
         return {field.name: getattr(self, field.name) for field in fields(HistoryLine)}

@@ -6,12 +6,10 @@ other exports of the call (`outage`); the wait for a run does so itself.
 """
 
 import asyncio
-import inspect
 import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,19 +44,13 @@ from itwin_export_async._models import (
 )
 from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._protocol.files import was_skipped
+from itwin_export_async._runs.callback import Callback
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
-from itwin_export_async._runs.resume_token import ResumeToken
-from itwin_export_async._runs.starter import (
-    user_blob_url,
-)
+from itwin_export_async._runs.starter import user_blob_url
 
 log = logging.getLogger("itwin_export_async.batch")
 
 T = TypeVar("T")
-
-
-def _keep_slot() -> AbstractAsyncContextManager[None]:
-    return nullcontext()
 
 
 @define(eq=False, kw_only=True)
@@ -73,7 +65,7 @@ class ExportPipeline:
     on_start: OnStart | None = None
     on_update: OnUpdate | None = None
     on_progress: Progress | None = None
-    without_slot: Callable[[], AbstractAsyncContextManager[Any]] = _keep_slot
+    without_slot: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
     _record: Record = field()
     _run_start: RunStart = field(init=False)
     _deadline: float | None = None  # the loop's time
@@ -112,9 +104,19 @@ class ExportPipeline:
         timeout = validate_timeout(timeout)
         if timeout is not None:
             self._deadline = asyncio.get_running_loop().time() + timeout
+        self._was_finished = STEPS[self.entry.state] in (Step.DOWNLOAD, Step.REPORT)
         try:
             async with asyncio.timeout_at(self._deadline) as limit:
-                return await self._run_steps()
+                await self._check_destination()
+                up_to_date = self.entry.state is EntryState.IN_PLACE
+                while (step := STEPS[self.entry.state]) is not Step.REPORT:
+                    if step is Step.WAIT:
+                        await self._wait()
+                    elif step is Step.DOWNLOAD:
+                        await self._download()
+                    else:
+                        self._handle = await self._run_start.start()
+                return self._outcome(up_to_date=up_to_date)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -122,9 +124,9 @@ class ExportPipeline:
 
     async def fail(self, error: Exception) -> ExportOutcome:
         """The outcome of an export that ended with this error."""
-        is_logged = isinstance(error, RunFailed)  # with its reason, when the run finished
+        is_logged = isinstance(error, RunFailed)  # as a warning, when the run finished
         log.log(
-            logging.INFO if is_logged else logging.WARNING,
+            logging.DEBUG if is_logged else logging.WARNING,
             "export of iModel %s failed: %s",
             self.request.imodel_id,
             "; ".join(map(str.strip, str(error).splitlines())),
@@ -133,21 +135,6 @@ class ExportPipeline:
         entry = failed(self.entry, error, was_finished=self._was_finished)
         await self._save_outcome(entry, error)
         return self._outcome(error=error)
-
-    async def _run_steps(self) -> ExportOutcome:
-        self._was_finished = STEPS[self.entry.state] in (Step.DOWNLOAD, Step.REPORT)
-        await self._check_destination()
-        if self.entry.state is EntryState.IN_PLACE:
-            return self._outcome(up_to_date=True)
-        steps = {
-            Step.START: self._start,
-            Step.RECOVER: self._recover,
-            Step.WAIT: self._wait,
-            Step.DOWNLOAD: self._download,
-        }
-        while (step := STEPS[self.entry.state]) is not Step.REPORT:
-            await steps[step]()
-        return self._outcome()
 
     async def _check_destination(self) -> None:
         """Refuse an impossible destination, and notice downloaded files that are gone."""
@@ -168,21 +155,9 @@ class ExportPipeline:
             )
             self._record.entry = evolve(self.entry, state=EntryState.FINISHED)
 
-    async def _start(self) -> None:
-        self._handle = await self._run_start.start()
-
-    async def _recover(self) -> None:
-        self._handle = await self._run_start.recover()
-
-    async def _call_on_start(self, handle: RunHandle) -> None:
-        if self.on_start is not None:
-            result = self.on_start(handle)
-            if inspect.isawaitable(result):
-                await result
-
     async def _wait(self) -> None:
         handle = self._run_handle()
-        await self._call_on_start(handle)
+        await Callback("on_start", self.on_start)(handle)
         run = await handle.wait(timeout=self._time_left(), on_update=self.on_update)
         await self._record.save(finished(self.entry, run))
 
@@ -191,7 +166,19 @@ class ExportPipeline:
         run = handle.last
         if run is None:
             run = await self.context.outage.run(handle.refresh)
-        paths = () if was_skipped(run) else await self._download_outputs(run, handle.joined)
+        paths: tuple[Path, ...] = ()
+        if not was_skipped(run):
+            sas_url = None if handle.joined else user_blob_url(self.request.options)
+            found = await self.context.outage.run(
+                lambda: self.context.runs.outputs.download(
+                    run,
+                    self.request.destination,
+                    self.on_progress,
+                    sas_url=sas_url,
+                    choose_path=partial(self._choose_path, taken=set()),
+                )
+            )
+            paths = tuple(found)
         self._paths = paths
         await self._remove_superseded(paths)
         claimed = {file.path: file for file in self.entry.files}
@@ -216,20 +203,6 @@ class ExportPipeline:
             else:
                 message = "%s of an earlier revision is replaced by %s"
                 log.info(message, path, ", ".join(map(str, new)), extra=self._log_fields())
-
-    async def _download_outputs(self, run: Run, joined: bool) -> tuple[Path, ...]:
-        sas_url = None if joined else user_blob_url(self.request.options)
-
-        async def download() -> list[Path]:
-            return await self.context.runs.outputs.download(
-                run,
-                self.request.destination,
-                self.on_progress,
-                sas_url=sas_url,
-                choose_path=partial(self._choose_path, taken=set()),
-            )
-
-        return tuple(await self.context.outage.run(download))
 
     async def _choose_path(
         self, path: Path, written: os.stat_result, *, taken: set[Path]
@@ -269,21 +242,22 @@ class ExportPipeline:
         """The handle of the run, made from the ledger if an earlier call started it."""
         if self._handle is None:
             assert self.entry.resume_token is not None
-            token = ResumeToken.from_string(self.entry.resume_token)
-            session = self.context.runs.session
-            session.remember_imodel(token.connection_id, self.request.imodel_id)
-            handle = self.context.runs.attach(token.service, token.connection_id, token.run_id)
-            origin = self.entry.origin or RunOrigin.ATTACHED
-            sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.request.options)
+            context, request = self.context.runs, self.request
+            handle = context.resume(self.entry.resume_token)
+            context.session.remember_imodel(handle.connection_id, request.imodel_id)
             self._handle = evolve(
-                handle, origin=origin, sas_url=sas_url, imodel_id=self.request.imodel_id
+                handle,
+                origin=self.entry.origin or RunOrigin.ATTACHED,
+                sas_url=user_blob_url(request.options),
+                imodel_id=request.imodel_id,
             )
         return self._handle
 
     async def _save_outcome(self, entry: Entry, error: Exception | None) -> None:
-        self._record.entry = entry
-        if self.context.ledger is not None:
-            await self.context.ledger.write_outcome(entry, self._history_line(error))
+        outcome = type(error).__name__ if error else (entry.result or "")
+        run = self._last_run(entry)
+        seconds = None if run is None else run.duration
+        await self._record.save(entry, HistoryLine.of(entry, outcome, seconds))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await self.context.runs.outputs.in_thread(work)
@@ -315,26 +289,10 @@ class ExportPipeline:
         }
         return {"itwin": {name: value for name, value in fields.items() if value}}
 
-    def _history_line(self, error: Exception | None) -> HistoryLine:
-        run, entry = self._last_run(), self.entry
-        seconds = None if run is None else run.duration
-        outcome = type(error).__name__ if error else (entry.result or "")
-        return HistoryLine(
-            key=entry.key,
-            outcome=outcome,
-            revision=entry.revision,
-            connection_id=entry.connection_id,
-            run_id=entry.run_id,
-            started_at=_to_text(entry.started_at),
-            finished_at=_to_text(entry.finished_at),
-            seconds=seconds,
-            error=entry.error,
-        )
-
-    def _last_run(self) -> Run | None:
+    def _last_run(self, entry: Entry) -> Run | None:
         if self._handle is not None and self._handle.last is not None:
             return self._handle.last
-        return self.entry.run if self.entry.has_run else None
+        return entry.run if entry.has_run else None
 
     def _outcome(
         self, *, error: Exception | None = None, up_to_date: bool = False
@@ -345,12 +303,8 @@ class ExportPipeline:
         return ExportOutcome(
             request=self.request,
             connection_id=self.entry.connection_id,
-            run=self._last_run(),
+            run=self._last_run(self.entry),
             paths=() if error else paths,
             error=error,
             up_to_date=up_to_date,
         )
-
-
-def _to_text(date: datetime | None) -> str | None:
-    return None if date is None else date.isoformat()

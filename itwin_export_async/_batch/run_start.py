@@ -13,11 +13,11 @@ from typing import Any
 from attrs import define, evolve
 
 from itwin_export_async._batch.context import BatchContext, Record
-from itwin_export_async._batch.entries import Entry, EntryState, reset, started, starting, waiting
+from itwin_export_async._batch.entries import EntryState, reset, started, starting, waiting
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async._errors import ExportError, NotFound
 from itwin_export_async._http.pager import list_runs
-from itwin_export_async._models import Connection, ExportRequest, Run, RunOrigin
+from itwin_export_async._models import AuthenticationType, Connection, ExportRequest, RunOrigin
 from itwin_export_async._protocol.runs import Service, get_connection_request, parse_connection
 from itwin_export_async._runs.connections import find_or_create_connection
 from itwin_export_async._runs.handle import RunHandle
@@ -41,27 +41,18 @@ class RunStart:
     _has_forgotten: bool = False  # the connection that was noted, which did not exist
 
     async def start(self) -> RunHandle | None:
-        """Start a run, and return its handle; None if the entry says what to do next."""
-        return await self._start_on(await self.context.outage.run(self._find_connection), None)
+        """Find the run of an interrupted start, or start one, and return its handle.
 
-    async def recover(self) -> RunHandle | None:
-        """Find the run that an earlier call may have started, or start one; else as `start`."""
-        entry = self.record.entry
-        connection_id, window = entry.connection_id, entry.window
-        assert connection_id is not None
-        try:
-            connection = await self.context.outage.run(lambda: self._get_connection(connection_id))
-        except NotFound as error:
-            if not error.is_from_api:
-                raise
-            await self.record.save(reset(entry))  # the connection was deleted, with its runs
+        None if the entry says what to do next.
+        """
+        context, outage, entry = self.context, self.context.outage, self.record.entry
+        window, is_interrupted = entry.window, entry.state is EntryState.STARTING
+        connection = await outage.run(
+            self._read_connection if is_interrupted else self._find_connection
+        )
+        if connection is None:  # deleted, with its runs
+            await self.record.save(reset(entry))
             return None
-        return await self._start_on(connection, window)
-
-    async def _start_on(
-        self, connection: Connection, window: StartWindow | None
-    ) -> RunHandle | None:
-        context, outage = self.context, self.context.outage
         try:
             if await outage.run(lambda: self._recover_runs(connection.id)):
                 return None
@@ -75,21 +66,33 @@ class RunStart:
                 raise
             return None
 
+    @property
+    def _connection_key(self) -> tuple[str, str, AuthenticationType | None]:
+        request = self.request
+        return request.imodel_id, request.connection_name, self.context.authentication_type
+
+    async def _read_connection(self) -> Connection | None:
+        """The connection of an interrupted start, None if it does not exist any more."""
+        connection_id = self.record.entry.connection_id
+        assert connection_id is not None
+        request = get_connection_request(Service.EXPORT, connection_id)
+        try:
+            return parse_connection(await self.context.runs.session.send(request), Connection)
+        except NotFound as error:
+            if not error.is_from_api:
+                raise
+            return None
+
     async def _find_connection(self) -> Connection:
         """The connection that an earlier call noted, else the one that is found or created."""
-        context, request = self.context, self.request
-        ledger, kind = context.ledger, context.authentication_type
+        ledger, key = self.context.ledger, self._connection_key
+        noted = None if ledger is None else await ledger.connection(*key)
+        if noted is not None:
+            return noted
+        session, outage = self.context.runs.session, self.context.outage
+        connection = await find_or_create_connection(session, *key, outage.run)
         if ledger is not None:
-            noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
-            if noted is not None:
-                return noted
-        connection = await find_or_create_connection(
-            context.runs.session, request.imodel_id, request.connection_name, kind, context.outage
-        )
-        if ledger is not None:
-            await ledger.write_connection(
-                request.imodel_id, request.connection_name, kind, connection
-            )
+            await ledger.write_connection(*key, connection)
         return connection
 
     async def _forget_connection(self, connection_id: str) -> bool:
@@ -97,21 +100,16 @@ class RunStart:
 
         It is kept while a run of ours may exist: the next call reads the connection itself.
         """
-        ledger, request = self.context.ledger, self.request
+        ledger, key = self.context.ledger, self._connection_key
         if ledger is None or self._has_forgotten or self.record.entry.window is not None:
             return False
-        kind = self.context.authentication_type
-        noted = await ledger.connection(request.imodel_id, request.connection_name, kind)
+        noted = await ledger.connection(*key)
         if noted is None or noted.id != connection_id:
             return False
         self._has_forgotten = True
-        await ledger.write_connection(request.imodel_id, request.connection_name, kind, None)
+        await ledger.write_connection(*key, None)
         await self.record.save(reset(self.record.entry))
         return True
-
-    async def _get_connection(self, connection_id: str) -> Connection:
-        request = get_connection_request(Service.EXPORT, connection_id)
-        return parse_connection(await self.context.runs.session.send(request), Connection)
 
     async def _recover_runs(self, connection_id: str) -> bool:
         """Find the runs of all interrupted starts on the connection; True if ours is found."""
@@ -125,7 +123,9 @@ class RunStart:
         known = await self._other_run_ids(connection_id)
         for key, run in match_runs(windows, existing, known).items():
             if key == own.key and entries[key].revision != own.revision:
-                await self._note_outdated(entries[key], run)
+                # of an earlier revision: noted, so that no later call takes it for ours
+                outdated = evolve(entries[key], run_id=run.id)
+                await self.record.save(own, HistoryLine.of(outdated, "Outdated"))
                 continue
             handle = evolve(
                 runs.attach(Service.EXPORT, connection_id, run.id), imodel_id=own.imodel_id
@@ -142,18 +142,6 @@ class RunStart:
     async def _other_run_ids(self, connection_id: str) -> set[str]:
         ledger = self.context.ledger
         return set() if ledger is None else await ledger.known_run_ids(connection_id)
-
-    async def _note_outdated(self, entry: Entry, run: Run) -> None:
-        """Note that a run is of an earlier revision, so that no later call takes it for ours."""
-        assert self.context.ledger is not None
-        line = HistoryLine(
-            key=entry.key,
-            outcome="Outdated",
-            revision=entry.revision,
-            connection_id=entry.connection_id,
-            run_id=run.id,
-        )
-        await self.context.ledger.write_outcome(self.record.entry, line)
 
     async def _start_run(self, connection_id: str, window: StartWindow | None) -> RunHandle | None:
         starter = export_starter(

@@ -10,7 +10,7 @@ import logging
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import count
-from typing import Protocol, TypeVar
+from typing import TypeAlias
 
 from attrs import frozen
 
@@ -28,7 +28,7 @@ from itwin_export_async._protocol.connections import (
 from itwin_export_async._protocol.messages import Response
 from itwin_export_async._protocol.runs import Service
 
-T = TypeVar("T")
+Find: TypeAlias = Callable[[], Awaitable[Connection | None]]
 
 log = logging.getLogger("itwin_export_async.runs")
 
@@ -37,12 +37,8 @@ LIST_DELAYS = (0.5, 1.5, 3.0, 5.0)
 """Seconds before each list call after an uncertain creation: about 10 s for a lagging list."""
 
 
-class StepRetrier(Protocol):
-    """Runs a step, and may repeat it through an outage."""
-
-    async def run(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of the step."""
-        ...
+async def _once(find: Find) -> Connection | None:
+    return await find()
 
 
 async def find_or_create_connection(
@@ -50,11 +46,11 @@ async def find_or_create_connection(
     imodel_id: str,
     display_name: str,
     authentication_type: AuthenticationType | None,
-    retrier: StepRetrier | None = None,
+    retry: Callable[[Find], Awaitable[Connection | None]] = _once,
 ) -> Connection:
     """Return the iModel's connection with this name and, unless None, authentication type.
 
-    Concurrent calls of one session for the same name run one after another. `retrier` runs the
+    Concurrent calls of one session for the same name run one after another. `retry` makes the
     list calls after an uncertain creation, so that an outage cannot hide what was created.
     """
     if not isinstance(display_name, str):
@@ -68,7 +64,7 @@ async def find_or_create_connection(
         imodel_id=imodel_id,
         display_name=display_name,
         authentication_type=authentication_type,
-        retrier=retrier,
+        retry=retry,
     )
     async with lock:
         return await finder.find() or await finder.create()
@@ -80,7 +76,7 @@ class _Finder:
     imodel_id: str
     display_name: str
     authentication_type: AuthenticationType | None
-    retrier: StepRetrier | None
+    retry: Callable[[Find], Awaitable[Connection | None]]
 
     async def find(self) -> Connection | None:
         """The first connection of the list that fits, None without one."""
@@ -121,7 +117,7 @@ class _Finder:
     async def _find_after_delays(self) -> Connection | None:
         for delay in LIST_DELAYS:
             await asyncio.sleep(delay)
-            found = await (self.find() if self.retrier is None else self.retrier.run(self.find))
+            found = await self.retry(self.find)
             if found is not None:
                 return found
         return None

@@ -1,7 +1,6 @@
 """RunHandle: what a caller holds of a run, to wait for it and to download its output."""
 
 import asyncio
-import inspect
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from os import PathLike
@@ -10,40 +9,23 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from itwin_export_async._errors import (
-    RunFailed,
-    RunPartlyFailed,
-    RunTimeout,
-    RunUnreachable,
-)
-from itwin_export_async._errors.http import copy_error
+from itwin_export_async._errors import RunTimeout
 from itwin_export_async._files.download import Progress
 from itwin_export_async._files.outputs import Outputs
 from itwin_export_async._files.run_output import RunOutput
 from itwin_export_async._http.session import Session
 from itwin_export_async._http.telemetry import span
-from itwin_export_async._models import (
-    Estimate,
-    ExecutionResult,
-    Run,
-    RunOrigin,
-    RunUpdate,
-)
+from itwin_export_async._models import Estimate, ExecutionResult, Run, RunOrigin, RunUpdate
 from itwin_export_async._polling.forecast import forecast
 from itwin_export_async._polling.poll_task import RunKey, Subscription
 from itwin_export_async._polling.poller import RunPoller, poll_once
-from itwin_export_async._polling.state import (
-    PollEvent,
-    PollFailed,
-    PollMissed,
-    Snapshot,
-    Throttled,
-    diff,
-)
+from itwin_export_async._polling.state import PollEvent, PollMissed, Snapshot, Throttled, diff
 from itwin_export_async._protocol.runs import Service
 from itwin_export_async._protocol.urls import validate_id
+from itwin_export_async._runs.callback import Callback
 from itwin_export_async._runs.deadline import USE_DEFAULT, Deadline, Timeout
 from itwin_export_async._runs.resume_token import ResumeToken
+from itwin_export_async._runs.wait_errors import poll_failed, run_failed, timed_out
 
 OnUpdate = Callable[[RunUpdate], Any]
 """Called with each update; may be async. Its exceptions come out of the call it was passed to."""
@@ -100,7 +82,7 @@ class RunHandle:
     service: Service = Service.EXPORT
     _context: RunContext | None = None
     _imodel_id: str | None = None  # for log records
-    _sas_url: str | None = None  # of the output; never pickled
+    _sas_url: str | None = None  # of the output that our options name; never pickled
     _just_created: bool = False  # as the resume token says
     _latest_wait: Deadline | None = field(default=None, init=False)
 
@@ -167,20 +149,20 @@ class RunHandle:
         Cancelling the call ends the waiting, never the run: the service cannot cancel runs.
         """
         deadline = self._latest_wait = Deadline.of(timeout, self.deadline)
-        callbacks = _Callbacks(on_update, on_poll)
+        callbacks = Callback("on_update", on_update), Callback("on_poll", on_poll)
         with span("itwin wait", **self._key.log_fields["itwin"]) as active_span:
             try:
                 async with asyncio.timeout_at(deadline.at) as timer:
-                    run = await self._follow_to_end(deadline, callbacks)
+                    run = await self._follow_to_end(deadline, *callbacks)
             except TimeoutError:
                 if not timer.expired():
                     raise
                 raise self._timed_out(deadline, "after") from None
             active_span.set(outcome=run.outcome.value)
-            if not _is_good(run):
+            if run.outcome not in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED):
                 active_span.fail(f"the run ended with {run.outcome.value}")
                 if check:
-                    raise self._failure(run)
+                    raise run_failed(run, **self._facts)
         return run
 
     async def updates(self) -> AsyncGenerator[RunUpdate, None]:
@@ -205,7 +187,7 @@ class RunHandle:
         It costs one request for the list of earlier runs, once for each connection, and a poll if
         nothing waits for the run.
         """
-        if self.last is not None and self.last.is_final:
+        if self._final is not None:
             return Estimate(low=0.0, median=0.0, high=0.0)
         poller = self._open_context.poller
         durations = forecast(await poller.durations(self.service, self.connection_id))
@@ -222,7 +204,7 @@ class RunHandle:
         `no_output`, or `not_available` when Storage does not know a file after 30 s.
         """
         outputs = self._open_context.outputs
-        return await outputs.find(await self._finished(), sas_url=self._sas_url)
+        return await outputs.find(await self._finished(), sas_url=self._output_url)
 
     async def download(
         self, destination: str | PathLike[str], *, on_progress: Progress | None = None
@@ -238,11 +220,16 @@ class RunHandle:
         """
         outputs = self._open_context.outputs
         run = await self._finished()
-        return await outputs.download(run, destination, on_progress, sas_url=self._sas_url)
+        return await outputs.download(run, destination, on_progress, sas_url=self._output_url)
 
     async def _finished(self) -> Run:
         """The final run, read again unless it was seen to be final."""
-        return self.last if self.last is not None and self.last.is_final else await self.refresh()
+        return self._final or await self.refresh()
+
+    @property
+    def _final(self) -> Run | None:
+        """The final snapshot, None if it was not seen yet."""
+        return self.last if self.last is not None and self.last.is_final else None
 
     @property
     def log_fields(self) -> dict[str, Any]:
@@ -267,6 +254,11 @@ class RunHandle:
         )
 
     @property
+    def _output_url(self) -> str | None:
+        """The caller's blob with the output. A run that others started writes to another."""
+        return None if self.joined else self._sas_url
+
+    @property
     def _open_context(self) -> RunContext:
         if self._context is None:
             raise RuntimeError("the handle has no client: pass it to client.resume() first")
@@ -277,7 +269,7 @@ class RunHandle:
     def _is_just_created(self) -> bool:
         """Whether parts of the service may not know the run yet."""
         was_named = self._just_created or self.origin is not RunOrigin.ATTACHED
-        return was_named and not (self.last is not None and self.last.is_final)
+        return was_named and self._final is None
 
     @property
     def _carried_deadline(self) -> datetime | None:
@@ -297,8 +289,8 @@ class RunHandle:
 
     def _subscribe(self, *, every_poll: bool = False) -> Subscription:
         poller = self._open_context.poller
-        if self.last is not None and self.last.is_final:
-            return poller.replay(self.last)
+        if self._final is not None:
+            return poller.replay(self._final)
         return poller.subscribe(
             self._key,
             just_created=self._is_just_created,
@@ -307,10 +299,12 @@ class RunHandle:
             every_poll=every_poll,
         )
 
-    async def _follow_to_end(self, deadline: Deadline, callbacks: "_Callbacks") -> Run:
+    async def _follow_to_end(
+        self, deadline: Deadline, on_update: Callback, on_poll: Callback
+    ) -> Run:
         """The final snapshot that this call saw."""
         seen: Run | None = None
-        subscription = self._subscribe(every_poll=callbacks.on_poll is not None)
+        subscription = self._subscribe(every_poll=on_poll.function is not None)
         try:
             async for event in subscription:
                 if isinstance(event, Throttled) and deadline.is_before(event.until):
@@ -319,9 +313,9 @@ class RunHandle:
                 update = self._apply_event(event, subscription, seen)
                 if update is not None:
                     seen = update.run
-                    await callbacks.updated(update)
+                    await on_update(update)
                 if self.last is not None and not (isinstance(event, Snapshot) and event.is_replay):
-                    await callbacks.polled(self.last)
+                    await on_poll(self.last)
         finally:
             subscription.close()
         assert seen is not None
@@ -342,21 +336,8 @@ class RunHandle:
                 if event.starts_outage and run is not None:
                     return RunUpdate(run=run, trouble=event.error)
             case _:
-                raise self._to_error(event)
+                raise poll_failed(event, self.last, **self._facts)
         return None
-
-    def _to_error(self, event: PollFailed) -> BaseException:
-        """The error of one waiter: each gets a copy of the error that all share."""
-        error = event.error
-        if event.outage is None:
-            return copy_error(error)
-        unreachable = RunUnreachable(
-            message=f"could not be polled for {event.outage:.0f} s: {error}; it may still be "
-            "running, client.resume(error.resume_token) waits for it again",
-            **self._error_fields(self.last),
-        )
-        unreachable.__cause__ = error
-        return unreachable
 
     def _timed_out(self, deadline: Deadline, when: str) -> RunTimeout:
         """The error of a wait that ends at its deadline. Its token has no deadline any more."""
@@ -364,69 +345,14 @@ class RunHandle:
             self.deadline = None
         if self._latest_wait is deadline:
             self._latest_wait = None
-        state = f"is still {self.last.state.value}" if self.last else "was not read yet"
-        return RunTimeout(
-            message=f"{state} {when} {deadline.seconds:g} s; it may still be running, "
-            "client.resume(error.resume_token) waits for it again",
-            **{**self._error_fields(self.last), "resume_token": self._token(None)},
-        )
+        facts = {**self._facts, "resume_token": self._token(None)}
+        return timed_out(self.last, when, deadline.seconds, **facts)
 
-    def _failure(self, run: Run) -> RunFailed:
-        """The error of a run that did not succeed."""
-        outcome = run.outcome
-        kind = RunPartlyFailed if outcome == ExecutionResult.PARTIAL_SUCCESS else RunFailed
-        reported = run.result or outcome
-        note = (
-            f" (the service reported {reported.value}, but its tasks failed)"
-            if reported != outcome
-            else ""
-        )
-        return kind(message=f"ended with {outcome.value}{note}", **self._error_fields(run))
-
-    def _error_fields(self, run: Run | None) -> dict[str, Any]:
+    @property
+    def _facts(self) -> dict[str, str]:
+        """What an error says of the run."""
         return {
             "connection_id": self.connection_id,
             "run_id": self.run_id,
-            "run": run,
             "resume_token": self.resume_token,
         }
-
-
-def _is_good(run: Run) -> bool:
-    return run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED)
-
-
-@define(eq=False)
-class _Callbacks:
-    """The caller's functions for one wait, called in the caller's task."""
-
-    on_update: OnUpdate | None
-    on_poll: OnPoll | None
-    _cancellations: int = field(init=False)  # of the task, before the wait began
-
-    def __attrs_post_init__(self) -> None:
-        self._cancellations = _cancellations()
-
-    async def updated(self, update: RunUpdate) -> None:
-        if self.on_update is not None:
-            await self._call("on_update", self.on_update, update)
-
-    async def polled(self, run: Run) -> None:
-        if self.on_poll is not None:
-            await self._call("on_poll", self.on_poll, run)
-
-    async def _call(self, name: str, function: Callable[[Any], Any], argument: object) -> None:
-        try:
-            result = function(argument)
-            if inspect.isawaitable(result):
-                await result
-        except asyncio.CancelledError as error:
-            if _cancellations() > self._cancellations:  # the caller's own, or the timeout
-                raise
-            raise RuntimeError(f"{name} raised CancelledError") from error
-
-
-def _cancellations() -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    return task.cancelling()

@@ -158,7 +158,7 @@ class OnceStarter:
             handle = self.context.resume(text)
         except ValueError as exc:
             raise _damaged(self.key) from exc
-        sas_url = None if origin is RunOrigin.JOINED else user_blob_url(self.options)
+        sas_url = user_blob_url(self.options)
         return evolve(handle, origin=origin or RunOrigin.ATTACHED, sas_url=sas_url)
 
     async def _recovered(self, window: StartWindow) -> RunHandle | None:

@@ -132,10 +132,6 @@ async def start_within(starter: "RunStarter", timeout: float | None) -> RunHandl
         raise StartTimeout(connection_id=starter.connection_id, seconds=timeout) from None
 
 
-def _do_not_wait(_: RunHandle) -> AbstractAsyncContextManager[None]:
-    return nullcontext()
-
-
 @define(eq=False, kw_only=True)
 class RunStarter:
     """One start of a run.
@@ -159,7 +155,7 @@ class RunStarter:
     other_run_ids: Collection[str] = ()
     belongs_to_other: Callable[[str], Awaitable[bool]] | None = None
     before_send: BeforeSend | None = None
-    while_waiting: WhileWaiting = _do_not_wait
+    while_waiting: WhileWaiting = nullcontext
     imodel_id: str | None = None
     product: str = ""
     state: StartState = field(factory=StartState)
@@ -172,27 +168,12 @@ class RunStarter:
             connection_id=self.connection_id,
             imodel_id=self._imodel_id,
         ) as active_span:
-            handle = await self._start()
+            handle = None
+            while handle is None:
+                handle = await self._on_answer(*await self._send())
             active_span.set(run_id=handle.run_id, origin=handle.origin.value)
         self._log_handle(handle)
         return handle
-
-    async def _start(self) -> RunHandle:
-        while True:
-            response, answer = await self._send()
-            if isinstance(answer, Accepted):
-                return await self._on_accepted(answer, response)
-            if isinstance(answer, AlreadyActive):
-                handle = await self._on_active(answer, response)
-                if handle is not None:
-                    return handle
-                continue
-            self.state = self.state.with_lost_race()
-            await self._backoff_or_raise(
-                self.state.lost_races,
-                self.context.session.retry.attempts,
-                error_from_response(response),
-            )
 
     async def _send(self) -> tuple[Response, StartAnswer]:
         session, now = self.context.session, asyncio.get_running_loop().time
@@ -207,6 +188,17 @@ class RunStarter:
             if error.may_have_been_processed:
                 self.state = self.state.with_uncertainty(sent_at)
             raise
+
+    async def _on_answer(self, response: Response, answer: StartAnswer) -> RunHandle | None:
+        """The handle of the run; None if the request is to be sent again."""
+        if isinstance(answer, Accepted):
+            return await self._on_accepted(answer, response)
+        if isinstance(answer, AlreadyActive):
+            return await self._on_active(answer, response)
+        self.state = self.state.with_lost_race()
+        attempts = self.context.session.retry.attempts
+        await self._backoff_or_raise(self.state.lost_races, attempts, error_from_response(response))
+        return None
 
     async def _before_send(self, is_uncertain: bool) -> None:
         if self.before_send is not None:
@@ -343,7 +335,7 @@ class RunStarter:
             service=self.service,
             context=self.context,
             imodel_id=self._imodel_id,
-            sas_url=None if origin is RunOrigin.JOINED else self.sas_url,
+            sas_url=self.sas_url,
         )
 
     @property

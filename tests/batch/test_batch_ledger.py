@@ -27,7 +27,7 @@ from itwin_export_async import (
     StartTimeout,
     TransportError,
 )
-from itwin_export_async._batch.entries import Entry, EntryState
+from itwin_export_async._batch.entries import Entry
 from itwin_export_async._batch.ledger import Ledger
 from itwin_export_async._batch.ledger_rows import HistoryLine
 from itwin_export_async.emulator import Emulator
@@ -166,14 +166,14 @@ async def test_failed_run_is_not_resumed(
 async def test_step_that_was_written_when_the_time_was_over_is_not_taken_back(
     client: ExportClient, make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Ledger.write_outcome
+    write = Ledger.write
 
-    async def late(self: Ledger, entry: Entry, line: HistoryLine) -> None:
+    async def late(self: Ledger, entry: Entry, line: HistoryLine | None = None) -> None:
         await write(self, entry, line)
-        if entry.state is EntryState.IN_PLACE and line.error is None:
+        if line is not None and line.error is None:
             await asyncio.sleep(10_000)  # the disk answers late
 
-    monkeypatch.setattr(Ledger, "write_outcome", late)
+    monkeypatch.setattr(Ledger, "write", late)
     (outcome,) = await collect(client, make(1), ledger=path, timeout=5000.0)
     assert isinstance(outcome.error, RunTimeout)
     assert states(path) == {"k0": "in place"}

@@ -73,7 +73,7 @@ def test_request_goes_from_step_to_step() -> None:
     walk = [NEW, STARTING, STARTED, FINISHED, IN_PLACE]
     assert [STEPS[entry.state] for entry in walk] == [
         Step.START,
-        Step.RECOVER,
+        Step.START,
         Step.WAIT,
         Step.DOWNLOAD,
         Step.REPORT,

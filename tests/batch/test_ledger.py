@@ -139,7 +139,7 @@ async def test_interrupted_starts_and_known_runs_are_those_of_the_connection(pat
         own = started(begun, token, RunOrigin.STARTED)
         for entry in (left, own, starting(new_entry(third), "c2", NOW, None)):
             await ledger.write(entry)
-        await ledger.write_outcome(own, LINE)
+        await ledger.write(own, LINE)
         assert await ledger.interrupted_starts("c1") == [left]
         assert await ledger.known_run_ids("c1") == {"r0", "r2"}
         assert await ledger.known_run_ids("c2") == set()
@@ -321,9 +321,9 @@ async def test_reader_that_closes_the_file_does_not_unlock_it(path: Path) -> Non
 async def test_outcome_is_written_with_its_history(path: Path) -> None:
     async with Ledger(path) as ledger:
         await ledger.claim(REQUEST)
-        await ledger.write_outcome(FULL, LINE)
-        await ledger.write_outcome(FULL, evolve(LINE, seconds=9.0))
-        await ledger.write_outcome(FULL, evolve(LINE, seconds=1.0, error="failed"))
+        await ledger.write(FULL, LINE)
+        await ledger.write(FULL, evolve(LINE, seconds=9.0))
+        await ledger.write(FULL, evolve(LINE, seconds=1.0, error="failed"))
         assert await ledger.run_seconds() == (7.5, 9.0)
         assert await ledger.run_seconds(limit=1) == (9.0,)
     rows = read(path, "SELECT key, outcome, revision, run_id, seconds, error FROM history")
@@ -421,7 +421,7 @@ async def test_ledger_of_version_1_continues(path: Path) -> None:
         token = ResumeToken.from_string(entry.resume_token or "")
         assert (token.service, token.connection_id, token.run_id) == (Service.EXPORT, "c1", "r1")
         assert entry.files == (OutputFile(path="/out/a.ifc", size=3),)
-        await ledger.write_outcome(FULL, LINE)
+        await ledger.write(FULL, LINE)
     async with Ledger(path) as ledger:
         assert await ledger.claim(REQUEST) == FULL
     assert read(path, "SELECT id, pid FROM sessions")[0] == (1, 7)

@@ -284,3 +284,13 @@ async def test_on_start_gets_the_handle_sync_or_async(
         assert outcome.run is not None
         assert handles[-1].run_id == outcome.run.id
     assert len(handles) == 2
+
+
+async def test_cancelled_error_of_on_start_is_not_the_callers_cancellation(
+    client: ExportClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    def on_start(_: RunHandle) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="on_start raised CancelledError"):
+        await client.export_imodel(emulator.add_imodel(), tmp_path, on_start=on_start)

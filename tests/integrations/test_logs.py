@@ -60,10 +60,50 @@ async def test_a_night_is_few_lines_of_which_few_are_warnings(
     failures = EXPORTS // 8
     assert words["started"] + words["recovered"] == EXPORTS
     assert words["run"] == words["file"] == EXPORTS - failures
-    assert words["export"] == failures
+    assert words["export"] == 0  # the warning of a failed run says it
+    assert words["batch"] == 2
     assert len(records) < 5 * EXPORTS
     warnings = [r.getMessage() for r in records if r.levelno > logging.INFO]
-    failed = [text for text in warnings if " failed: Error; task " in text]
+    failed = [r for r in records if " failed: Error; task " in r.getMessage()]
+    assert all(r.levelno == logging.WARNING for r in failed)
     pauses = [text for text in warnings if text.startswith("429: ")]
     assert len(failed) == failures
     assert len(warnings) <= failures + len(pauses) + 2
+
+
+async def test_batch_says_how_it_begins_and_how_it_ended(
+    records: list[logging.LogRecord], tmp_path: Path
+) -> None:
+    first, *_, last = (r for r in records if r.name == "itwin_export_async.batch")
+    ledger, failures = str(tmp_path / "l.db"), EXPORTS // 8
+    assert first.getMessage() == f"batch began: up to 20 exports at once, ledger {ledger}"
+    assert vars(first)["itwin"] == {"concurrency": 20, "ledger": ledger}
+    assert "itwin" in vars(last)
+    fields = vars(last)["itwin"]
+    seconds = fields.pop("seconds")
+    counts = {"exported": EXPORTS - failures, "up_to_date": 0, "failed": failures, "unfinished": 0}
+    assert fields == counts
+    assert 300 < seconds < 86400
+    assert last.getMessage() == (
+        f"batch ended after {seconds:.0f} s: {EXPORTS - failures} exported, 0 up to date, "
+        f"{failures} failed"
+    )
+
+
+async def test_batch_says_what_it_left_unfinished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "itwin_export_async.batch")
+    emulator = Emulator(seed=1)
+    request, slow = (
+        ExportRequest(imodel_id=emulator.add_imodel(name), destination=tmp_path / f"{name}.ifc")
+        for name in ("a", "b")
+    )
+    emulator.plan_next_run(slow.imodel_id, duration=7200)
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        await client.export_imodel(request.imodel_id, request.destination)
+        async with client.export_many([request, slow], concurrency=2) as outcomes:
+            assert (await anext(outcomes)).ok
+    texts = [r.getMessage() for r in caplog.records]
+    assert texts[0] == "batch began: up to 2 exports at once, no ledger"
+    assert texts[-1].endswith(": 1 exported, 0 up to date, 0 failed, 1 unfinished")
