@@ -315,10 +315,13 @@ class RequestSender:
         """After a 429, pause all requests: as long as the service asks, and not less than the
         backoff after so many 429s. Responses that come during a pause are one 429 together."""
         self._last_429 = response
-        if not self.limiter.pause_left:
-            self._consecutive_429s += 1
+        is_first = not self.limiter.pause_left
+        self._consecutive_429s += is_first
         requested = requested_delay(response, now=datetime.now(UTC)) or 0.0
-        self.limiter.pause(max(requested, self._retry.max_delay(self._consecutive_429s)))
+        seconds = max(requested, self._retry.max_delay(self._consecutive_429s))
+        if is_first:
+            log.warning("%s: all requests paused for %.1f s", describe(response), seconds)
+        self.limiter.pause(seconds)
 
     def _last_429_response(self, call: Call) -> Response:
         """The 429 that pauses all requests, as the response to this one, which is not sent."""

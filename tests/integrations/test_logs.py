@@ -64,6 +64,6 @@ async def test_a_night_is_few_lines_of_which_few_are_warnings(
     assert len(records) < 5 * EXPORTS
     warnings = [r.getMessage() for r in records if r.levelno > logging.INFO]
     failed = [text for text in warnings if " failed: Error; task " in text]
-    pauses = [text for text in warnings if text.startswith("429: ")]
+    pauses = [text for text in warnings if text.startswith("429 for ")]
     assert len(failed) == failures
     assert len(warnings) <= failures + len(pauses) + 2
