@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from itwin_export_async._errors import DownloadError, ProtocolError
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource
 from itwin_export_async._files.names import has_suffix, safe_name
 from itwin_export_async._files.temp_file import (
     DiskThreads,
-    MayReplace,
+    TempFile,
     check_folder,
     file_type,
     is_same_file,
@@ -27,9 +27,7 @@ from itwin_export_async._files.temp_file import (
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import Run
 from itwin_export_async._protocol.files import (
-    download_file_request,
     get_file_request,
-    parse_download,
     parse_file,
 )
 from itwin_export_async._redaction import without_query
@@ -166,30 +164,8 @@ class Downloader:
         """Let the threads end. A later use starts new ones."""
         self.threads.close()
 
-    def file(
-        self, file_id: str, *, name: str = "", size: int | None = None, destination: str = ""
-    ) -> BlobSource:
-        """A file of Storage. `size` None: it is read where the blob store does not give it."""
-        session = self._session
-
-        async def get_url() -> str:
-            response = await session.send(download_file_request(file_id))
-            return parse_download(response, base_url=session.base_url)
-
-        async def get_size() -> int | None:
-            return parse_file(await session.send(get_file_request(file_id))).size
-
-        return BlobSource(
-            get_url=get_url,
-            get_size=get_size,
-            name=name,
-            size=size,
-            file_id=file_id,
-            destination=destination,
-        )
-
-    async def described_file(self, file_id: str, *, destination: str = "") -> BlobSource:
-        """The same, with name and size from Storage. Raises `NotFound`.
+    async def described_file(self, file_id: str) -> BlobSource:
+        """A file of Storage, with its name and size from there. Raises `NotFound`.
 
         Metadata that break the service's contract do not stop the download: the id is the name.
         """
@@ -200,18 +176,9 @@ class Downloader:
             if error.is_transient:
                 raise
             log.warning("file %s is named by its id: %s", file_id, error)
-            return self.file(file_id, name=safe_name(file_id, fallback=""), destination=destination)
+            return BlobSource(file_id=file_id, name=safe_name(file_id, fallback=""))
         name = safe_name(stored.display_name, fallback=file_id)
-        return self.file(file_id, name=name, size=stored.size, destination=destination)
-
-    def blob(self, sas_url: str, *, destination: str = "") -> BlobSource:
-        """A blob of the caller's own, named as in its URL."""
-
-        async def get_url() -> str:
-            return sas_url
-
-        name = safe_name(unquote(urlsplit(sas_url).path), fallback="output")
-        return BlobSource(get_url=get_url, can_renew=False, name=name, destination=destination)
+        return BlobSource(file_id=file_id, name=name, size=stored.size)
 
     def reader(
         self,
@@ -250,61 +217,73 @@ class Downloader:
         clock = asyncio.get_running_loop().time
         began = clock()
         named = None if target.name is None else target.path
-
-        def may_replace(path: Path) -> bool:
-            return path not in taken and (path == named or path in self._written)
-
-        reader = self.reader(source)
-        try:
-            path = await self._write(reader, target, may_replace, on_progress, choose_path)
-        except DownloadError as error:
-            if error.reason != "mismatch" or reader.etag is not None or not reader.position:
-                raise
-            log.info("%s: without an ETag, starting again: %s", target.path, error)
-            reader = self.reader(source)
-            path = await self._write(reader, target, may_replace, on_progress, choose_path)
+        if named is None and not source.name:
+            source = await self.described_file(source.file_id)
+        source = evolve(source, destination=str(target.path))
+        can_restart = True
+        while True:
+            async with (
+                self.reader(source) as reader,
+                temp_file(self.threads, target.folder, named) as file,
+            ):
+                try:
+                    async for chunk in reader:
+                        await file.write(chunk)
+                        await report(on_progress, reader.position, reader.size)
+                except DownloadError as error:
+                    has_changed = error.reason == "mismatch" and reader.etag is None
+                    if not (can_restart and has_changed and reader.position):
+                        raise
+                    log.info("%s: without an ETag, starting again: %s", target.path, error)
+                    can_restart = False
+                    continue
+                path = named or target.folder / reader.name
+                path = await self._place(file, path, named, taken, choose_path)
+            break
         if path != named:
             self._written.add(await self.threads.run(partial(identify, path)))
-        size, seconds = reader.position, clock() - began
-        origin, fields = self._origin(run)
+        self._log_written(path, reader.position, clock() - began, run)
+        return path
+
+    def _log_written(self, path: Path, size: int, seconds: float, run: Run | None) -> None:
+        origin, fields = "", {"path": str(path), "size": size, "seconds": seconds}
+        if run is not None:
+            origin = f", run {run.id}"
+            fields |= {"run_id": run.id, "connection_id": run.connection_id}
+            imodel_id = self._session.imodel_of(run.connection_id)
+            if imodel_id is not None:
+                origin += f" of iModel {imodel_id}"
+                fields["imodel_id"] = imodel_id
         log.info(
             "file written: %s (%d bytes in %.1f s)%s",
             path,
             size,
             seconds,
             origin,
-            extra={"itwin": {"path": str(path), "size": size, "seconds": seconds} | fields},
+            extra={"itwin": fields},
         )
-        return path
 
-    def _origin(self, run: Run | None) -> tuple[str, dict[str, str]]:
-        """The run of a file in a log line, and the fields of its record."""
-        if run is None:
-            return "", {}
-        fields = {"run_id": run.id, "connection_id": run.connection_id}
-        imodel_id = self._session.imodel_of(run.connection_id)
-        if imodel_id is None:
-            return f", run {run.id}", fields
-        return f", run {run.id} of iModel {imodel_id}", fields | {"imodel_id": imodel_id}
-
-    async def _write(
+    async def _place(
         self,
-        reader: BlobReader,
-        target: Target,
-        may_replace: MayReplace,
-        on_progress: Progress | None,
+        file: TempFile,
+        path: Path,
+        named: Path | None,
+        taken: Collection[Path],
         choose_path: ChoosePath | None,
     ) -> Path:
-        known = None if target.name is None else target.path
-        async with reader, temp_file(self.threads, target.folder, known) as file:
-            async for chunk in reader:
-                await file.write(chunk)
-                await report(on_progress, reader.position, reader.size)
-            path = known or target.folder / reader.name
-            if choose_path is None:
-                return await file.finish(path, may_replace)
-            written = await file.complete()
-            while True:
-                chosen, replace = await choose_path(path, written)
-                if final := await file.finish_at(chosen, replace=replace):
-                    return final
+        """Bring a complete file to its final path, and return that."""
+        if choose_path is None:
+            return await file.finish(
+                path, lambda path: path not in taken and (path == named or path in self._written)
+            )
+        written = await file.complete()
+        while True:
+            chosen, replace = await choose_path(path, written)
+            if final := await file.finish_at(chosen, replace=replace):
+                return final
+
+
+def blob_source(sas_url: str) -> BlobSource:
+    """A blob of the caller's own, named as in its URL."""
+    name = safe_name(unquote(urlsplit(sas_url).path), fallback="output")
+    return BlobSource(sas_url=sas_url, name=name)
