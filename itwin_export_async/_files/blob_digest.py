@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from itwin_export_async._files.temp_file import DiskThreads, PieceQueue
+from itwin_export_async._files.disk_threads import DiskThreads, PieceQueue
 from itwin_export_async._protocol.blobs import UnusableContent
 
 DIGEST_PIECE = 1024 * 1024

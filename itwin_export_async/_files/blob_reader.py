@@ -24,6 +24,7 @@ from itwin_export_async._errors import (
 from itwin_export_async._errors.workflow import DownloadFailure
 from itwin_export_async._files.blob_connection import BlobConnection
 from itwin_export_async._files.blob_digest import BlobDigest
+from itwin_export_async._files.disk_threads import DiskThreads
 from itwin_export_async._files.read_plan import (
     GivenUp,
     Instead,
@@ -31,7 +32,6 @@ from itwin_export_async._files.read_plan import (
     TooSlow,
     is_expired,
 )
-from itwin_export_async._files.temp_file import DiskThreads
 from itwin_export_async._http.session import Session
 from itwin_export_async._protocol.blobs import Content, SizesDiffer, UnusableContent
 from itwin_export_async._protocol.files import (

@@ -1,40 +1,36 @@
-"""Files brought to disk: where they may go, and the way from a stream to a complete file."""
+"""Files brought to disk: the way from a stream to a complete file."""
 
 import asyncio
 import inspect
 import logging
 import os
-import re
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
 from itwin_export_async._errors import DownloadError, ProtocolError
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource
-from itwin_export_async._files.names import has_suffix, safe_name
-from itwin_export_async._files.temp_file import (
-    DiskThreads,
-    TempFile,
-    check_folder,
-    file_type,
-    is_same_file,
-    temp_file,
+from itwin_export_async._files.destinations import (
+    Target,
+    WrittenFiles,
+    check_destination,
+    identify,
+    is_folder,
 )
+from itwin_export_async._files.disk_threads import DiskThreads
+from itwin_export_async._files.names import safe_name
+from itwin_export_async._files.temp_file import TempFile, temp_file
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import Run
-from itwin_export_async._protocol.files import (
-    get_file_request,
-    parse_file,
-)
-from itwin_export_async._redaction import without_query
+from itwin_export_async._protocol.files import get_file_request, parse_file
+
+__all__ = ["ChoosePath", "Downloader", "Progress", "blob_source", "check_destination", "is_folder"]
 
 log = logging.getLogger("itwin_export_async.files")
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a `Path` has one slash left of two
 
 Progress = Callable[[int, int | None], Any]
 """Called with the bytes done and the bytes in total (None where not known); may be async."""
@@ -53,103 +49,6 @@ async def report(on_progress: Progress | None, done: int, total: int | None) -> 
         pending = on_progress(done, total)
         if inspect.isawaitable(pending):
             await pending
-
-
-@frozen(kw_only=True)
-class Target:
-    """Where a file goes: a folder, in which it gets the name of the stored file unless `name` is
-    given.
-    """
-
-    folder: Path
-    name: str | None = None
-
-    @property
-    def path(self) -> Path:
-        """The path, as far as it is known."""
-        return self.folder if self.name is None else self.folder / self.name
-
-
-def check_destination(
-    destination: str | os.PathLike[str],
-    *,
-    name: str = "destination",
-    protected: Collection[Path] = (),
-) -> Target:
-    """Where a download to this destination goes. Makes nothing.
-
-    A destination is a folder if it exists as one, ends with a separator or has no suffix; otherwise
-    it is a file. `protected` are files that no download may replace.
-
-    Raises a `ValueError` that begins with `name` for what can never be one: a URL, a device, a pipe
-    or a link to one, a protected file, a folder whose path is a file. Raises a `DownloadError`
-    where the folder cannot be written.
-    """
-    text = os.fspath(destination)
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a string or a path, not {text!r}")
-    if not text.strip() or "\0" in text:
-        raise ValueError(f"{name} {text!r} is not a path")
-    if "://" in text or _URL.match(text):
-        raise ValueError(
-            f"{name} {without_query(text)!r} is a URL: give a local path, or write the chunks of "
-            "storage.open() there"
-        )
-    path, kind = Path(text), file_type(Path(text))
-    if kind == "a device or pipe":
-        raise ValueError(f"{name} {text!r} is {kind}: give the path of a file or folder")
-    if not is_folder(text):
-        if any(is_same_file(path, other) for other in protected):
-            raise ValueError(f"{name} {text!r} is in use by this call: give another path")
-        check_folder(path.parent)
-        return Target(folder=path.parent, name=path.name)
-    if kind == "a file":
-        raise ValueError(
-            f"{name} {text!r} means a folder, but is a file: give a path with a suffix"
-        )
-    check_folder(path)
-    return Target(folder=path)
-
-
-def is_folder(destination: str | os.PathLike[str]) -> bool:
-    """Whether a destination means a folder: it is one, ends with a separator or has no suffix."""
-    text = os.fspath(destination)
-    return text.endswith(("/", os.sep)) or os.path.isdir(text) or not has_suffix(text)
-
-
-FileIdentity: TypeAlias = tuple[str, tuple[int, ...] | None]
-"""The real path of a file, and its device, inode, size and time; None where there is no file."""
-
-
-@frozen
-class WrittenFiles:
-    """The files that a client has put into folders, and so may replace. Keeps the latest ones."""
-
-    _states: dict[str, tuple[int, ...]] = field(factory=dict, init=False)
-    _limit: int = field(default=10_000, kw_only=True)
-
-    def add(self, file: FileIdentity) -> None:
-        """Remember a file as it is now."""
-        path, state = file
-        self._states.pop(path, None)
-        if state is not None:
-            self._states[path] = state
-        while len(self._states) > self._limit:
-            del self._states[next(iter(self._states))]
-
-    def __contains__(self, path: Path) -> bool:
-        real_path, state = identify(path)
-        return state is not None and self._states.get(real_path) == state
-
-
-def identify(path: Path) -> FileIdentity:
-    """The file at a path, as `WrittenFiles` remembers it. Blocks."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return os.path.realpath(path), None
-    state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    return os.path.realpath(path), state
 
 
 class Downloader:
