@@ -30,7 +30,6 @@ __all__ = ["AiohttpTransport", "Transport"]
 
 BODY_LIMIT = 16 * 1024 * 1024
 CONNECT_TIMEOUT = 15.0  # seconds for one attempt to connect
-MIN_DOWNLOAD_SPEED = 1024  # bytes per second of waiting; a slower body is given up
 CHUNKED_BODY_FROM = 64 * 1024  # bytes; longer bodies are sent in pieces
 SKIP_WITHOUT_BODY = ("Content-Type",)
 
@@ -58,7 +57,6 @@ class AiohttpTransport:
         self._borrowed = http
         self._http: aiohttp.ClientSession | None = None
         self._closed = False
-        self._read_timeout = read_timeout
         self._proxy = Proxy.of(http)
         self._send_timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
         self._stream_timeout = aiohttp.ClientTimeout(
@@ -130,26 +128,12 @@ class AiohttpTransport:
     async def _iter_body(
         self, response: aiohttp.ClientResponse, request: Request
     ) -> AsyncIterator[bytes]:
-        """The body in chunks, unless it comes more slowly than `MIN_DOWNLOAD_SPEED`.
-
-        Only the time in which the connection is waited for counts, not the caller's own.
-        """
-        now = asyncio.get_running_loop().time
-        waited, received = 0.0, 0
+        """The body in chunks. How slowly they may come is for the reader to say."""
         error: TransportError
         try:
-            while True:
-                began_at = now()
-                chunk = await response.content.readany()
-                waited += now() - began_at
-                if not chunk:
-                    return
-                received += len(chunk)
-                if waited > self._read_timeout:
-                    if received < MIN_DOWNLOAD_SPEED * waited:
-                        raise TimeoutError
-                    waited, received = 0.0, 0
+            while chunk := await response.content.readany():
                 yield chunk
+            return
         except _FAILURES as exc:
             error = self._transport_error(request, exc)
         raise error
