@@ -9,7 +9,7 @@ composite of the iTwin's id and it. Rounds are repeated for up to 30 seconds.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -47,13 +47,10 @@ class Outputs:
         """
         file_ids = self._check(run, sas_url)
         if sas_url is not None:
-            source = blob_source(sas_url)
-            return (_output(source, partial(self._open, run, source)),)
-        outputs = []
-        for file_id in file_ids:
-            source = await self._retry(run, file_id, self._downloader.described_file)
-            outputs.append(_output(source, partial(self._open, run, source)))
-        return tuple(outputs)
+            return (self._output(run, blob_source(sas_url)),)
+        describe = self._downloader.described_file
+        sources = [await self._retry(run, file_id, describe) for file_id in file_ids]
+        return tuple(self._output(run, source) for source in sources)
 
     async def download(
         self,
@@ -87,6 +84,10 @@ class Outputs:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Do work on the disk in a thread of the client's own."""
         return await self._downloader.threads.run(work)
+
+    def _output(self, run: Run, source: BlobSource) -> RunOutput:
+        open_ = partial(self._open, run, source)
+        return RunOutput(file_id=source.file_id, name=source.name, size=source.size, open=open_)
 
     @asynccontextmanager
     async def _open(
@@ -198,9 +199,3 @@ def _unavailable(
         message = f"Storage knows no such file, tried as {tried} for {seconds}{note}"
         reason = "not_available"
     return DownloadError(message=message, reason=reason, file_id=ids[0], destination=destination)
-
-
-def _output(
-    source: BlobSource, open_: Callable[..., AbstractAsyncContextManager[BlobReader]]
-) -> RunOutput:
-    return RunOutput(file_id=source.file_id, name=source.name, size=source.size, open=open_)
