@@ -1,42 +1,36 @@
-"""Files brought to disk: where they may go, and the way from a stream to a complete file."""
+"""Files brought to disk: the way from a stream to a complete file."""
 
 import asyncio
 import inspect
 import logging
 import os
-import re
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from attrs import field, frozen
+from attrs import evolve
 
 from itwin_export_async._errors import DownloadError, ProtocolError
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource
-from itwin_export_async._files.names import has_suffix, safe_name
-from itwin_export_async._files.temp_file import (
-    DiskThreads,
-    MayReplace,
-    check_folder,
-    file_type,
-    is_same_file,
-    temp_file,
+from itwin_export_async._files.destinations import (
+    Target,
+    WrittenFiles,
+    check_destination,
+    identify,
+    is_folder,
 )
+from itwin_export_async._files.disk_threads import DiskThreads
+from itwin_export_async._files.names import safe_name
+from itwin_export_async._files.temp_file import TempFile, temp_file
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import Run
-from itwin_export_async._protocol.files import (
-    download_file_request,
-    get_file_request,
-    parse_download,
-    parse_file,
-)
-from itwin_export_async._redaction import without_query
+from itwin_export_async._protocol.files import get_file_request, parse_file
+
+__all__ = ["ChoosePath", "Downloader", "Progress", "blob_source", "check_destination", "is_folder"]
 
 log = logging.getLogger("itwin_export_async.files")
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a `Path` has one slash left of two
 
 Progress = Callable[[int, int | None], Any]
 """Called with the bytes done and the bytes in total (None where not known); may be async."""
@@ -57,103 +51,6 @@ async def report(on_progress: Progress | None, done: int, total: int | None) -> 
             await pending
 
 
-@frozen(kw_only=True)
-class Target:
-    """Where a file goes: a folder, in which it gets the name of the stored file unless `name` is
-    given.
-    """
-
-    folder: Path
-    name: str | None = None
-
-    @property
-    def path(self) -> Path:
-        """The path, as far as it is known."""
-        return self.folder if self.name is None else self.folder / self.name
-
-
-def check_destination(
-    destination: str | os.PathLike[str],
-    *,
-    name: str = "destination",
-    protected: Collection[Path] = (),
-) -> Target:
-    """Where a download to this destination goes. Makes nothing.
-
-    A destination is a folder if it exists as one, ends with a separator or has no suffix; otherwise
-    it is a file. `protected` are files that no download may replace.
-
-    Raises a `ValueError` that begins with `name` for what can never be one: a URL, a device, a pipe
-    or a link to one, a protected file, a folder whose path is a file. Raises a `DownloadError`
-    where the folder cannot be written.
-    """
-    text = os.fspath(destination)
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a string or a path, not {text!r}")
-    if not text.strip() or "\0" in text:
-        raise ValueError(f"{name} {text!r} is not a path")
-    if "://" in text or _URL.match(text):
-        raise ValueError(
-            f"{name} {without_query(text)!r} is a URL: give a local path, or write the chunks of "
-            "storage.open() there"
-        )
-    path, kind = Path(text), file_type(Path(text))
-    if kind == "a device or pipe":
-        raise ValueError(f"{name} {text!r} is {kind}: give the path of a file or folder")
-    if not is_folder(text):
-        if any(is_same_file(path, other) for other in protected):
-            raise ValueError(f"{name} {text!r} is in use by this call: give another path")
-        check_folder(path.parent)
-        return Target(folder=path.parent, name=path.name)
-    if kind == "a file":
-        raise ValueError(
-            f"{name} {text!r} means a folder, but is a file: give a path with a suffix"
-        )
-    check_folder(path)
-    return Target(folder=path)
-
-
-def is_folder(destination: str | os.PathLike[str]) -> bool:
-    """Whether a destination means a folder: it is one, ends with a separator or has no suffix."""
-    text = os.fspath(destination)
-    return text.endswith(("/", os.sep)) or os.path.isdir(text) or not has_suffix(text)
-
-
-FileIdentity: TypeAlias = tuple[str, tuple[int, ...] | None]
-"""The real path of a file, and its device, inode, size and time; None where there is no file."""
-
-
-@frozen
-class WrittenFiles:
-    """The files that a client has put into folders, and so may replace. Keeps the latest ones."""
-
-    _states: dict[str, tuple[int, ...]] = field(factory=dict, init=False)
-    _limit: int = field(default=10_000, kw_only=True)
-
-    def add(self, file: FileIdentity) -> None:
-        """Remember a file as it is now."""
-        path, state = file
-        self._states.pop(path, None)
-        if state is not None:
-            self._states[path] = state
-        while len(self._states) > self._limit:
-            del self._states[next(iter(self._states))]
-
-    def __contains__(self, path: Path) -> bool:
-        real_path, state = identify(path)
-        return state is not None and self._states.get(real_path) == state
-
-
-def identify(path: Path) -> FileIdentity:
-    """The file at a path, as `WrittenFiles` remembers it. Blocks."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return os.path.realpath(path), None
-    state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-    return os.path.realpath(path), state
-
-
 class Downloader:
     """Downloads of one client: what they read, and where they write."""
 
@@ -166,30 +63,8 @@ class Downloader:
         """Let the threads end. A later use starts new ones."""
         self.threads.close()
 
-    def file(
-        self, file_id: str, *, name: str = "", size: int | None = None, destination: str = ""
-    ) -> BlobSource:
-        """A file of Storage. `size` None: it is read where the blob store does not give it."""
-        session = self._session
-
-        async def get_url() -> str:
-            response = await session.send(download_file_request(file_id))
-            return parse_download(response, base_url=session.base_url)
-
-        async def get_size() -> int | None:
-            return parse_file(await session.send(get_file_request(file_id))).size
-
-        return BlobSource(
-            get_url=get_url,
-            get_size=get_size,
-            name=name,
-            size=size,
-            file_id=file_id,
-            destination=destination,
-        )
-
-    async def described_file(self, file_id: str, *, destination: str = "") -> BlobSource:
-        """The same, with name and size from Storage. Raises `NotFound`.
+    async def described_file(self, file_id: str) -> BlobSource:
+        """A file of Storage, with its name and size from there. Raises `NotFound`.
 
         Metadata that break the service's contract do not stop the download: the id is the name.
         """
@@ -200,18 +75,9 @@ class Downloader:
             if error.is_transient:
                 raise
             log.warning("file %s is named by its id: %s", file_id, error)
-            return self.file(file_id, name=safe_name(file_id, fallback=""), destination=destination)
+            return BlobSource(file_id=file_id, name=safe_name(file_id, fallback=""))
         name = safe_name(stored.display_name, fallback=file_id)
-        return self.file(file_id, name=name, size=stored.size, destination=destination)
-
-    def blob(self, sas_url: str, *, destination: str = "") -> BlobSource:
-        """A blob of the caller's own, named as in its URL."""
-
-        async def get_url() -> str:
-            return sas_url
-
-        name = safe_name(unquote(urlsplit(sas_url).path), fallback="output")
-        return BlobSource(get_url=get_url, can_renew=False, name=name, destination=destination)
+        return BlobSource(file_id=file_id, name=name, size=stored.size)
 
     def reader(
         self,
@@ -250,61 +116,73 @@ class Downloader:
         clock = asyncio.get_running_loop().time
         began = clock()
         named = None if target.name is None else target.path
-
-        def may_replace(path: Path) -> bool:
-            return path not in taken and (path == named or path in self._written)
-
-        reader = self.reader(source)
-        try:
-            path = await self._write(reader, target, may_replace, on_progress, choose_path)
-        except DownloadError as error:
-            if error.reason != "mismatch" or reader.etag is not None or not reader.position:
-                raise
-            log.info("%s: without an ETag, starting again: %s", target.path, error)
-            reader = self.reader(source)
-            path = await self._write(reader, target, may_replace, on_progress, choose_path)
+        if named is None and not source.name:
+            source = await self.described_file(source.file_id)
+        source = evolve(source, destination=str(target.path))
+        can_restart = True
+        while True:
+            async with (
+                self.reader(source) as reader,
+                temp_file(self.threads, target.folder, named) as file,
+            ):
+                try:
+                    async for chunk in reader:
+                        await file.write(chunk)
+                        await report(on_progress, reader.position, reader.size)
+                except DownloadError as error:
+                    has_changed = error.reason == "mismatch" and reader.etag is None
+                    if not (can_restart and has_changed and reader.position):
+                        raise
+                    log.info("%s: without an ETag, starting again: %s", target.path, error)
+                    can_restart = False
+                    continue
+                path = named or target.folder / reader.name
+                path = await self._place(file, path, named, taken, choose_path)
+            break
         if path != named:
             self._written.add(await self.threads.run(partial(identify, path)))
-        size, seconds = reader.position, clock() - began
-        origin, fields = self._origin(run)
+        self._log_written(path, reader.position, clock() - began, run)
+        return path
+
+    def _log_written(self, path: Path, size: int, seconds: float, run: Run | None) -> None:
+        origin, fields = "", {"path": str(path), "size": size, "seconds": seconds}
+        if run is not None:
+            origin = f", run {run.id}"
+            fields |= {"run_id": run.id, "connection_id": run.connection_id}
+            imodel_id = self._session.imodel_of(run.connection_id)
+            if imodel_id is not None:
+                origin += f" of iModel {imodel_id}"
+                fields["imodel_id"] = imodel_id
         log.info(
             "file written: %s (%d bytes in %.1f s)%s",
             path,
             size,
             seconds,
             origin,
-            extra={"itwin": {"path": str(path), "size": size, "seconds": seconds} | fields},
+            extra={"itwin": fields},
         )
-        return path
 
-    def _origin(self, run: Run | None) -> tuple[str, dict[str, str]]:
-        """The run of a file in a log line, and the fields of its record."""
-        if run is None:
-            return "", {}
-        fields = {"run_id": run.id, "connection_id": run.connection_id}
-        imodel_id = self._session.imodel_of(run.connection_id)
-        if imodel_id is None:
-            return f", run {run.id}", fields
-        return f", run {run.id} of iModel {imodel_id}", fields | {"imodel_id": imodel_id}
-
-    async def _write(
+    async def _place(
         self,
-        reader: BlobReader,
-        target: Target,
-        may_replace: MayReplace,
-        on_progress: Progress | None,
+        file: TempFile,
+        path: Path,
+        named: Path | None,
+        taken: Collection[Path],
         choose_path: ChoosePath | None,
     ) -> Path:
-        known = None if target.name is None else target.path
-        async with reader, temp_file(self.threads, target.folder, known) as file:
-            async for chunk in reader:
-                await file.write(chunk)
-                await report(on_progress, reader.position, reader.size)
-            path = known or target.folder / reader.name
-            if choose_path is None:
-                return await file.finish(path, may_replace)
-            written = await file.complete()
-            while True:
-                chosen, replace = await choose_path(path, written)
-                if final := await file.finish_at(chosen, replace=replace):
-                    return final
+        """Bring a complete file to its final path, and return that."""
+        if choose_path is None:
+            return await file.finish(
+                path, lambda path: path not in taken and (path == named or path in self._written)
+            )
+        written = await file.complete()
+        while True:
+            chosen, replace = await choose_path(path, written)
+            if final := await file.finish_at(chosen, replace=replace):
+                return final
+
+
+def blob_source(sas_url: str) -> BlobSource:
+    """A blob of the caller's own, named as in its URL."""
+    name = safe_name(unquote(urlsplit(sas_url).path), fallback="output")
+    return BlobSource(sas_url=sas_url, name=name)

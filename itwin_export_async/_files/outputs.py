@@ -9,7 +9,7 @@ composite of the iTwin's id and it. Rounds are repeated for up to 30 seconds.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from itwin_export_async._errors import DownloadError, ExportError, NotFound
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource, SizeMismatch
-from itwin_export_async._files.download import ChoosePath, Downloader, Progress
+from itwin_export_async._files.download import ChoosePath, Downloader, Progress, blob_source
 from itwin_export_async._files.run_output import RunOutput
 from itwin_export_async._http.session import Session
 from itwin_export_async._http.telemetry import span
@@ -47,13 +47,10 @@ class Outputs:
         """
         file_ids = self._check(run, sas_url)
         if sas_url is not None:
-            source = self._downloader.blob(sas_url)
-            return (_output(source, partial(self._open, run, source)),)
-        outputs = []
-        for file_id in file_ids:
-            source = await self._retry(run, file_id, self._downloader.described_file)
-            outputs.append(_output(source, partial(self._open, run, source)))
-        return tuple(outputs)
+            return (self._output(run, blob_source(sas_url)),)
+        describe = self._downloader.described_file
+        sources = [await self._retry(run, file_id, describe) for file_id in file_ids]
+        return tuple(self._output(run, source) for source in sources)
 
     async def download(
         self,
@@ -72,27 +69,25 @@ class Outputs:
         file_ids = self._check(run, sas_url, str(destination))
         downloader = self._downloader
         target = await downloader.target(destination)
-        target_path = str(target.path)
         paths: list[Path] = []
 
-        async def save(file_id: str) -> Path:
-            if sas_url is not None:
-                source = downloader.blob(sas_url, destination=target_path)
-            elif target.name is None:
-                source = await downloader.described_file(file_id, destination=target_path)
-            else:
-                source = downloader.file(file_id, destination=target_path)
-            return await downloader.save(source, target, on_progress, paths, choose_path, run=run)
+        def save(file_id: str) -> Awaitable[Path]:
+            source = BlobSource(file_id=file_id) if sas_url is None else blob_source(sas_url)
+            return downloader.save(source, target, on_progress, paths, choose_path, run=run)
 
         with span("itwin download", run_id=run.id, connection_id=run.connection_id) as active_span:
             for file_id in file_ids if sas_url is None else ("",):
-                paths.append(await self._retry(run, file_id, save, target_path))  # noqa: PERF401
+                paths.append(await self._retry(run, file_id, save, str(target.path)))  # noqa: PERF401
             active_span.set(files=len(paths))
         return paths
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Do work on the disk in a thread of the client's own."""
         return await self._downloader.threads.run(work)
+
+    def _output(self, run: Run, source: BlobSource) -> RunOutput:
+        open_ = partial(self._open, run, source)
+        return RunOutput(file_id=source.file_id, name=source.name, size=source.size, open=open_)
 
     @asynccontextmanager
     async def _open(
@@ -145,19 +140,23 @@ class Outputs:
         note = ""
         while True:
             began = clock()
-            try:
-                return await _first(ids, attempt)
-            except (NotFound, DownloadError) as error:
-                if not _is_late(error):
-                    raise
-                if isinstance(error, NotFound) and file_id and ids == (file_id,) and not note:
-                    ids, note = await self._all_ids(run, file_id)
-                    if len(ids) > 1:
-                        continue
-                if began >= deadline:
-                    raise _unavailable(error, ids, note, destination) from (
-                        error.__cause__ or error
-                    )
+            for tried in ids:
+                try:
+                    return await attempt(tried)
+                except (NotFound, DownloadError) as error:
+                    if not _is_late(error):
+                        raise
+                    failure = error
+                if isinstance(failure, DownloadError):
+                    break  # Storage knows this id
+            if isinstance(failure, NotFound) and file_id and ids == (file_id,) and not note:
+                ids, note = await self._all_ids(run, file_id)
+                if len(ids) > 1:
+                    continue
+            if began >= deadline:
+                raise _unavailable(failure, ids, note, destination) from (
+                    failure.__cause__ or failure
+                )
             log.debug("an output of run %s is not readable yet; retry in %.1f s", run.id, pause)
             await asyncio.sleep(max(0.0, min(pause, deadline - clock())))
             pause += 1.0
@@ -182,17 +181,6 @@ def _validated(file_id: str) -> str:
         raise DownloadError(message=str(exc), reason="not_available") from None
 
 
-async def _first(ids: tuple[str, ...], attempt: Callable[[str], Awaitable[T]]) -> T:
-    """What the attempt returns for the first id that Storage knows."""
-    for file_id in ids[:-1]:
-        try:
-            return await attempt(file_id)
-        except NotFound as error:
-            if error.is_gateway:
-                raise
-    return await attempt(ids[-1])
-
-
 def _is_late(error: NotFound | DownloadError) -> bool:
     """Whether the file may become readable."""
     if isinstance(error, DownloadError):
@@ -211,9 +199,3 @@ def _unavailable(
         message = f"Storage knows no such file, tried as {tried} for {seconds}{note}"
         reason = "not_available"
     return DownloadError(message=message, reason=reason, file_id=ids[0], destination=destination)
-
-
-def _output(
-    source: BlobSource, open_: Callable[..., AbstractAsyncContextManager[BlobReader]]
-) -> RunOutput:
-    return RunOutput(file_id=source.file_id, name=source.name, size=source.size, open=open_)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from itwin_export_async._files.blob_reader import BlobReader
-from itwin_export_async._files.download import Downloader, Progress
+from itwin_export_async._files.blob_reader import BlobReader, BlobSource
+from itwin_export_async._files.download import Downloader, Progress, blob_source
 from itwin_export_async._files.upload import upload
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._http.session import Session
@@ -136,13 +136,8 @@ class StorageClient:
 
         https://developer.bentley.com/apis/storage/operations/download-file/
         """
-        downloader = self._downloader
-        target = await downloader.target(destination)
-        if target.name is None:
-            source = await downloader.described_file(file_id, destination=str(target.path))
-        else:
-            source = downloader.file(file_id, destination=str(target.path))
-        return await downloader.save(source, target, on_progress)
+        target = await self._downloader.target(destination)
+        return await self._downloader.save(BlobSource(file_id=file_id), target, on_progress)
 
     async def download_blob(
         self,
@@ -162,7 +157,5 @@ class StorageClient:
                 "sas_url must be an https URL without user and fragment (plain http only to this "
                 "machine, for an API on this machine)"
             )
-        downloader = self._downloader
-        target = await downloader.target(destination)
-        source = downloader.blob(sas_url, destination=str(target.path))
-        return await downloader.save(source, target, on_progress)
+        target = await self._downloader.target(destination)
+        return await self._downloader.save(blob_source(sas_url), target, on_progress)

@@ -23,8 +23,8 @@ from itwin_export_async._errors import (
     ResponseError,
     UploadError,
 )
+from itwin_export_async._files.disk_threads import DiskThreads
 from itwin_export_async._files.download import Progress, report
-from itwin_export_async._files.temp_file import DiskThreads
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import StoredFile
 from itwin_export_async._protocol.blobs import (

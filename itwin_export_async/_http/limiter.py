@@ -79,8 +79,6 @@ class RequestLimiter:
         """After a 429: admit no request for so many seconds, and then one probe."""
         until = self._loop.time() + seconds
         if until > self._paused_until:
-            if not self.pause_left:  # responses to requests in flight may extend it without a word
-                log.warning("429: all requests paused for %.1f s", seconds)
             self._paused_until = until
         self._recovered = False
         self._reject_impatient()

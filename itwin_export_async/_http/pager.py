@@ -74,7 +74,10 @@ class AsyncPager(Generic[T]):
                 )
 
     async def _all(self) -> tuple[T, ...]:
-        return tuple([item async for item in self])
+        items: list[T] = []
+        async for page in self.pages():
+            items.extend(page)
+        return tuple(items)
 
     async def _iterate(self) -> AsyncIterator[T]:
         async for page in self.pages():

@@ -165,25 +165,17 @@ class RequestSender:
     async def send_authorized(self, call: Call) -> Outcome:
         """Send once, as soon as the rate limit and a pause allow.
 
-        The token is fetched before a slot is taken, so that no slot waits for a token service, and
-        once more if it was replaced while the request was in the queue. After a 401 the token is
-        renewed, and the request is sent once more.
+        After a 401 the token is renewed, and the request is sent once more.
         """
-        limiter, tokens = self.limiter, self.tokens
-        is_checked = is_renewed = False
+        limiter = self.limiter
+        is_renewed = False
         while True:
-            token = tokens.get_now() or await tokens.get()
-            is_probe = limiter.acquire_now()
-            is_queued = is_probe is None
-            if is_probe is None:
-                is_probe = await self._wait_for_slot(call)
-            if is_probe is None:
+            admission = await self._admit(call)
+            if admission is None:
                 return self._last_429_response(call)
+            token, is_probe = admission
             counted = succeeded = False
             try:
-                if is_queued and not is_checked and not tokens.is_current(token):
-                    is_checked = True
-                    continue
                 if call.before_send is not None:
                     await call.before_send(call.uncertain_since is not None)
                 if limiter.pause_left:  # a 429 came after the request was admitted
@@ -206,27 +198,49 @@ class RequestSender:
             finally:
                 limiter.release(is_probe=is_probe, counted=counted, succeeded=succeeded)
             is_401 = isinstance(outcome, Response) and outcome.status == 401
-            if not is_401 or is_renewed or not tokens.invalidate(token):
+            if not is_401 or is_renewed or not self.tokens.invalidate(token):
                 return outcome
             log.debug("401: renewing the token", extra=call.log_fields)
-            is_renewed, is_checked = True, False
+            is_renewed = True
+
+    async def _admit(self, call: Call) -> tuple[AccessToken, bool] | None:
+        """A token and a slot of the limiter, with whether the request is a probe.
+
+        None, without a slot, if a pause is longer than the caller waits. The token is fetched
+        before a slot is taken, so that no slot waits for a token service, and once more if it was
+        replaced while the request was in the queue.
+        """
+        limiter, tokens = self.limiter, self.tokens
+        is_checked = False
+        while True:
+            token = tokens.get_now() or await tokens.get()
+            is_probe = limiter.acquire_now()
+            if is_probe is not None:
+                return token, is_probe
+            is_probe = await self._wait_for_slot(call)
+            if is_probe is None:
+                return None
+            if is_checked or tokens.is_current(token):
+                return token, is_probe
+            limiter.release(is_probe=is_probe, counted=False, succeeded=False)
+            is_checked = True
 
     async def send_to_blob_store(self, call: Call) -> Outcome:
         """Send once, as soon as a slot for blobs is free."""
         async with self.blob_slots:
-            return await self._send_once(call, call.request)
+            return await self._send_once(call)
 
     async def _send_token_request(self, request: Request) -> Response:
-        return await self.send_with_retry(self.plain_call(request), self._send_as_is)
-
-    async def _send_as_is(self, call: Call) -> Outcome:
-        return await self._send_once(call, call.request)
+        return await self.send_with_retry(self.plain_call(request), self._send_once)
 
     def plain_call(self, request: Request) -> Call:
         """The call of a request that gets no token and passes no limiter."""
         return Call(request=request, url=request.url, headers=request.headers, policy=self._retry)
 
-    async def _send_once(self, call: Call, request: Request) -> Outcome:
+    async def _send_once(self, call: Call, request: Request | None = None) -> Outcome:
+        """Send the request, that of the call without another one, within the timeout."""
+        if request is None:
+            request = call.request
         call.sent_at = self.time()
         seconds = self._timeout + len(request.body or b"") / MIN_UPLOAD_SPEED
         try:
@@ -315,10 +329,13 @@ class RequestSender:
         """After a 429, pause all requests: as long as the service asks, and not less than the
         backoff after so many 429s. Responses that come during a pause are one 429 together."""
         self._last_429 = response
-        if not self.limiter.pause_left:
-            self._consecutive_429s += 1
+        is_first = not self.limiter.pause_left
+        self._consecutive_429s += is_first
         requested = requested_delay(response, now=datetime.now(UTC)) or 0.0
-        self.limiter.pause(max(requested, self._retry.max_delay(self._consecutive_429s)))
+        seconds = max(requested, self._retry.max_delay(self._consecutive_429s))
+        if is_first:
+            log.warning("%s: all requests paused for %.1f s", describe(response), seconds)
+        self.limiter.pause(seconds)
 
     def _last_429_response(self, call: Call) -> Response:
         """The 429 that pauses all requests, as the response to this one, which is not sent."""

@@ -20,17 +20,13 @@ from attrs import evolve
 
 from itwin_export_async import __version__
 from itwin_export_async._errors import ProtocolError
+from itwin_export_async._http.client_session import borrowed_headers, check_client_session
 from itwin_export_async._http.credentials import Auth, normalize_auth
 from itwin_export_async._http.limiter import RateLimitLike, SharedRateLimit
 from itwin_export_async._http.rate_limit import RateLimit, RequestStats, SlidingWindows
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.sender import NOT_OPEN, BeforeSend, Call, RequestSender
-from itwin_export_async._http.transport import (
-    AiohttpTransport,
-    Transport,
-    borrowed_headers,
-    check_client_session,
-)
+from itwin_export_async._http.transport import AiohttpTransport, Transport
 from itwin_export_async._protocol.error_responses import without_secrets
 from itwin_export_async._protocol.headers import (
     ACCEPT,

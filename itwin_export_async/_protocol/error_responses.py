@@ -5,7 +5,9 @@ The documented body is `{"error": {code, message, details}}`. Un-nested bodies, 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from html import unescape
 from itertools import islice
 from typing import Any
 
@@ -29,7 +31,6 @@ from itwin_export_async._errors.http import MAX_DETAILS
 from itwin_export_async._protocol.headers import retry_after
 from itwin_export_async._protocol.messages import Response
 from itwin_export_async._redaction import (
-    MAX_TEXT,
     Secret,
     redacted,
     struck_out,
@@ -51,6 +52,16 @@ _REQUEST_IDS = ("x-request-id", "request-id", "x-ms-request-id", _CORRELATION_ID
 _SECRET_HEADERS = frozenset({"set-cookie", "authorization", "www-authenticate"})
 _URL_HEADERS = frozenset({"location", "content-location"})
 _MAX_HEADERS = 64
+_MAX_BODY = 64 * 1024  # bytes of a body that is no JSON, in which its text is looked for
+_MAX_PAGE_TEXT = 100  # characters shown of an HTML page
+# Each pattern takes time in proportion to the text.
+_HIDDEN = re.compile(
+    r"<!--.*?(?:-->|\Z)|<\?xml[^>]*(?:>|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+_HTML = re.compile(r"\s*<(?:!doctype html|html|head|body|title|center|h1)\b", re.IGNORECASE)
+_TITLE = re.compile(r"<title\b[^<>]*>([^<]*)", re.IGNORECASE)
+_TAG = re.compile(r"<[^>]*(?:>|\Z)")
 
 
 def without_secrets(response: Response, secrets: Iterable[Secret]) -> Response:
@@ -111,11 +122,11 @@ def _parse_error_body(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...], b
     error = members["error"] if is_nested else members
     code, message, details = _text(error, "code"), _text(error, "message"), error.get("details")
     if not code and not message:
-        message = body[: 4 * MAX_TEXT].decode(errors="replace")
+        message = body[:_MAX_BODY].decode(errors="replace")
     found = [item for item in details if isinstance(item, dict)] if type(details) is list else []
     return (
         code,
-        message,
+        _without_html(message),
         tuple(
             ErrorDetail(
                 code=_text(item, "code"),
@@ -126,6 +137,19 @@ def _parse_error_body(body: bytes) -> tuple[str, str, tuple[ErrorDetail, ...], b
         ),
         is_nested,
     )
+
+
+def _without_html(text: str) -> str:
+    """The text; of an HTML page, such as a proxy's, its title or else the start of its text."""
+    if not text.lstrip("\ufeff \t\r\n").startswith("<"):
+        return text
+    page = _HIDDEN.sub(" ", text.removeprefix("\ufeff"))
+    if not _HTML.match(page):
+        return text
+    title = _TITLE.search(page)
+    shown = title[1] if title and title[1].strip() else _TAG.sub(" ", page)
+    shown = redacted(unescape(shown), limit=_MAX_PAGE_TEXT)
+    return f"an HTML page: {shown}" if shown else "an HTML page"
 
 
 def _text(members: Mapping[str, Any], name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from itwin_export_async import DownloadError, ExportClient
-from itwin_export_async._files.download import (
+from itwin_export_async._files.destinations import (
     Target,
     WrittenFiles,
     check_destination,

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from itwin_export_async import DownloadError
+from itwin_export_async._files.disk_threads import DiskThreads, PieceQueue
 from itwin_export_async._files.temp_file import (
     PIECE_SIZE,
-    DiskThreads,
-    PieceQueue,
     TempFile,
     check_folder,
     make_folder,
@@ -107,7 +106,8 @@ async def test_failure_between_write_and_rename_leaves_no_half_file(
 DIES = """
 import asyncio, os, sys
 from pathlib import Path
-from itwin_export_async._files.temp_file import DiskThreads, temp_file
+from itwin_export_async._files.disk_threads import DiskThreads
+from itwin_export_async._files.temp_file import temp_file
 
 async def main(path: Path) -> None:
     async with temp_file(DiskThreads(), path.parent, path) as file:
@@ -346,16 +346,6 @@ def test_placed_file_gets_a_number_where_it_may_not_replace(
     assert path.read_bytes() == SMALL
     assert path.stat().st_nlink == 1
     assert sorted(os.listdir(tmp_path)) == ["f-2.ifc", "f-3.ifc", "f.ifc"]
-
-
-def test_placed_file_never_replaces_a_protected_one(tmp_path: Path) -> None:
-    ledger = tmp_path / "exports.db"
-    ledger.write_text("ledger")
-    (tmp_path / "exports-2.db").symlink_to(ledger)
-    protected = [ledger, tmp_path / "exports-3.db"]  # the second does not exist yet
-    path = place_file(staged(tmp_path), ledger, may_replace=lambda _: True, protected=protected)
-    assert path == tmp_path / "exports-4.db"
-    assert ledger.read_text() == "ledger"
 
 
 def test_placed_file_finds_a_name_within_a_bound(

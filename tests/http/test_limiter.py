@@ -20,7 +20,8 @@ from itwin_export_async._http.sender import MAX_CONCURRENT_REQUESTS
 from itwin_export_async.transport import Request, Response
 from tests.support.fakes import Answers, answer
 
-GET = Request(method="GET", url="/x")
+GET = Request(method="GET", url="/x?sig=planted")
+REFUSED = "429 for GET https://api.bentley.com/x"
 
 
 def now() -> float:
@@ -363,7 +364,7 @@ async def test_concurrent_429s_are_one_pause_with_one_warning(
     async with Session("t", transport=transport) as session:
         await asyncio.gather(*(session.send(GET) for _ in range(10)))
     assert transport.at[10] == 1.5  # ten 429s without a Retry-After pause no longer than one
-    assert warnings(caplog) == ["429: all requests paused for 0.5 s"]
+    assert warnings(caplog) == [f"{REFUSED}: all requests paused for 0.5 s"]
 
 
 async def test_each_pause_has_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -371,7 +372,7 @@ async def test_each_pause_has_one_warning(caplog: pytest.LogCaptureFixture) -> N
     async with Session("t", transport=transport) as session:
         await session.send(GET)
     assert transport.at == [0, 20, 40, 60]
-    assert warnings(caplog) == ["429: all requests paused for 20.0 s"] * 3
+    assert warnings(caplog) == [f"{REFUSED}: all requests paused for 20.0 s"] * 3
 
 
 async def test_retry_after_of_zero_pauses_as_long_as_the_backoff() -> None:
@@ -428,7 +429,7 @@ async def test_waits_that_the_rate_limit_does_not_cause_are_not_warned_of(
     paused = Timed(answer(429, Retry_After="100"), answer(204), takes=1.0)
     async with Session("t", transport=paused) as session:
         await asyncio.gather(*(session.send(GET) for _ in range(3)))
-    assert warnings(caplog) == ["429: all requests paused for 100.0 s"]
+    assert warnings(caplog) == [f"{REFUSED}: all requests paused for 100.0 s"]
 
 
 async def test_error_of_a_pause_carries_the_ids_of_its_own_request() -> None:

@@ -66,7 +66,7 @@ async def test_a_night_is_few_lines_of_which_few_are_warnings(
     warnings = [r.getMessage() for r in records if r.levelno > logging.INFO]
     failed = [r for r in records if " failed: Error; task " in r.getMessage()]
     assert all(r.levelno == logging.WARNING for r in failed)
-    pauses = [text for text in warnings if text.startswith("429: ")]
+    pauses = [text for text in warnings if text.startswith("429 for ")]
     assert len(failed) == failures
     assert len(warnings) <= failures + len(pauses) + 2
 

@@ -90,13 +90,42 @@ def test_unexpected_success_is_a_protocol_error(status: int) -> None:
         (["boom"], "", '["boom"]'),
         ("boom", "", '"boom"'),
         (b"null", "", "null"),
-        (b"<html>Bad Gateway</html>", "", "<html>Bad Gateway</html>"),
+        (b"<html>Bad Gateway</html>", "", "an HTML page: Bad Gateway"),
+        ({"message": "<html>Bad Gateway</html>"}, "", "an HTML page: Bad Gateway"),
         (b"caf\xe9", "", "caf\ufffd"),
     ],
 )
 def test_body_of_any_shape_is_read(body: Any, code: str, message: str) -> None:
     error = refused(body)
     assert (error.code, error.message, error.details) == (code, message, ())
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<html><head><title>\n504 Gateway Time-out </title></head>", ": 504 Gateway Time-out"),
+        ("<!DOCTYPE html><TITLE lang=en>A &amp; B</TITLE><body>more", ": A & B"),
+        ("\ufeff <!-- x --><html><body><h1>No</h1><p>access</p>", ": No access"),
+        ("<?xml version='1.0'?><!DOCTYPE html><body a='b'>Blocked", ": Blocked"),
+        ("<html><title> </title><style>p > a {}</style><script>1 < 2</script>Text", ": Text"),
+        ("<html><style>" + "a" * 9000 + "</style><title>Late</title>", ": Late"),
+        ("<html><body>" + "word " * 9000, ": " + ("word " * 20).rstrip()),
+        ("<html><a href='https://proxy.example/?sig=c2VjcmV0'>Sign in", ": Sign in"),
+        ("<html>Bearer <b>c2VjcmV0</b>", ": Bearer ***"),
+        ("<html>", ""),
+        ("<html" + "<" * 9000, ""),
+        ("<html>" + "<?xml" * 9000, ""),
+        ("<html><script>" + "<script>" * 9000, ""),
+        ("<center><h1>504 Gateway Time-out</h1></center>", ": 504 Gateway Time-out"),
+    ],
+)
+def test_html_page_is_shown_by_its_title_or_the_start_of_its_text(page: str, text: str) -> None:
+    assert refused(page.encode(), 504).message.rstrip() == f"an HTML page{text}"
+
+
+def test_xml_error_of_the_blob_store_is_shown_as_it_is() -> None:
+    body = "<?xml version='1.0'?><Error><Code>AuthenticationFailed</Code></Error>"
+    assert refused(body.encode(), 403).message == body
 
 
 @pytest.mark.parametrize(
