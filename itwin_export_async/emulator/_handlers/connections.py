@@ -1,7 +1,7 @@
 """What the connections of Export and Synchronization have in common, and their runs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from attrs import evolve
@@ -9,6 +9,8 @@ from attrs import evolve
 from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator._handlers.serializers import (
     KINDS,
+    MANIFEST,
+    STORAGE,
     ConnectionKind,
     connection_item,
     connection_summary,
@@ -30,10 +32,36 @@ from itwin_export_async.emulator._http.messages import (
     json_response,
     no_content,
 )
+from itwin_export_async.emulator._http.router import Route, api
 from itwin_export_async.emulator._state.connections import Connection
 from itwin_export_async.emulator._state.ids import decode_storage_id, is_guid
 from itwin_export_async.emulator._state.platform import Platform, RequestContext
 from itwin_export_async.emulator._state.run_lifecycle import Run, plan_unauthorized_run
+
+KindHandler: TypeAlias = Callable[[Platform, RequestContext, ConnectionKind], Response]
+
+
+def synchronization_routes(
+    *operations: tuple[str, str, KindHandler, str, str],
+) -> tuple[Route, ...]:
+    """Declare operations that storage and manifest connections have in common.
+
+    Each has a method, the path below the connections, a handler, and its two names.
+    """
+
+    def declare(
+        kind: ConnectionKind, method: str, path: str, handle: KindHandler, name: str
+    ) -> Route:
+        def handler(platform: Platform, context: RequestContext) -> Response:
+            return handle(platform, context, kind)
+
+        return api(method, kind.path + path, operation=name)(handler)
+
+    return tuple(
+        declare(kind, method, path, handle, name)
+        for method, path, handle, *names in operations
+        for kind, name in zip((STORAGE, MANIFEST), names, strict=True)
+    )
 
 
 def find_connection(
