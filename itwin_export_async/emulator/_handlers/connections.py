@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._handlers.serializers import (
+from itwin_export_async.emulator._handlers.connection_kinds import (
     KINDS,
     MANIFEST,
     STORAGE,
     ConnectionKind,
+)
+from itwin_export_async.emulator._handlers.serializers import (
     connection_item,
     connection_summary,
     run_detail,
@@ -19,6 +21,7 @@ from itwin_export_async.emulator._handlers.serializers import (
 )
 from itwin_export_async.emulator._handlers.validation import (
     connection_option_errors,
+    find_imodel,
     json_body,
     page_of,
     require_access,
@@ -105,7 +108,7 @@ def visible_connections(
 def get_connection(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
     """Answer a read of one connection."""
     connection = find_connection(platform, context, kind)
-    item = connection_item(platform, context.endpoints, connection)
+    item = connection_item(platform, context, connection)
     return json_response(200, {"connection": item})
 
 
@@ -125,7 +128,7 @@ def update_connection(
         authentication_type=body.get("authenticationType", connection.authentication_type),
     )
     kind.service(platform).save(updated)
-    item = connection_item(platform, context.endpoints, updated, version="v1/")
+    item = connection_item(platform, context, updated, version="v1/")
     return json_response(200, {"connection": item})
 
 
@@ -139,10 +142,7 @@ def list_synchronization_connections(
     """
     url, found = kind.url(context.endpoints), visible_connections(platform, context, kind)
     if "imodelid" in context.query:
-        imodel = platform.imodels.get(context.query["imodelid"])
-        if imodel is None:
-            raise ApiError(error(404, "iModelNotFound", "Requested iModel is not available."))
-        require_access(platform, imodel)
+        imodel = find_imodel(platform, context.query["imodelid"])
         url, found = f"{url}?iModelId={imodel.id}&", [c for c in found if c.imodel is imodel]
     else:
         url, found = f"{url}?", [c for c in found if platform.may_read(c.imodel)]
@@ -150,7 +150,7 @@ def list_synchronization_connections(
     skip, top = page_of(context, kind.invalid_connection, default=page_size)
     is_full = wants_representation(context)
     items = [
-        connection_item(platform, context.endpoints, c) if is_full else connection_summary(c)
+        connection_item(platform, context, c) if is_full else connection_summary(c)
         for c in found[skip : skip + top]
     ]
     return json_response(200, {"connections": items, "_links": endless_links(url, skip, top)})

@@ -7,10 +7,10 @@ from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator._handlers.validation import find_imodel
 from itwin_export_async.emulator._http.messages import (
     ApiError,
-    detail,
     invalid,
     invalid_value,
     json_response,
+    not_provided,
 )
 from itwin_export_async.emulator._http.router import api
 from itwin_export_async.emulator._state.ids import encode_storage_id, is_guid
@@ -24,11 +24,7 @@ def list_reports(platform: Platform, context: RequestContext) -> Response:
     """List the diagnostic reports of a run: one for each task that has ended."""
     query = context.query
     names = {"iModelId": "imodelid", "runId": "runid"}
-    errors = [
-        detail("MissingRequiredProperty", f"{name} was not provided.", name)
-        for name, parameter in names.items()
-        if not query.get(parameter)
-    ]
+    errors = [not_provided(name) for name, parameter in names.items() if not query.get(parameter)]
     if query.get("imodelid") and not is_guid(query["imodelid"]):
         errors.append(invalid_value("iModelId"))
     if "taskid" in query and not is_guid(query["taskid"]):

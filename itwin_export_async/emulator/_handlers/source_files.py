@@ -7,17 +7,14 @@ from typing import Any
 from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async.emulator._handlers.connection_kinds import STORAGE, ConnectionKind
 from itwin_export_async.emulator._handlers.connections import (
     endless_links,
     find_connection,
     required_body,
     synchronization_routes,
 )
-from itwin_export_async.emulator._handlers.serializers import (
-    STORAGE,
-    ConnectionKind,
-    source_file_item,
-)
+from itwin_export_async.emulator._handlers.serializers import source_file_item
 from itwin_export_async.emulator._handlers.validation import (
     manifest_source_errors,
     page_of,
@@ -69,13 +66,13 @@ def _add(platform: Platform, context: RequestContext, kind: ConnectionKind) -> R
     connection = find_connection(platform, context, kind)
     (source,) = new_source_files(platform.id_rng, kind, [_body(context, kind)])
     _save(platform, connection, (*connection.source_files, source))
-    item = source_file_item(platform, context.endpoints, kind, source)
+    item = source_file_item(platform, context, kind, source)
     return json_response(201, {"sourceFile": item})
 
 
 def _get(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
     source = _find(find_connection(platform, context, kind), context, kind)
-    item = source_file_item(platform, context.endpoints, kind, source)
+    item = source_file_item(platform, context, kind, source)
     return json_response(200, {"sourceFile": item})
 
 
@@ -84,7 +81,7 @@ def _list(platform: Platform, context: RequestContext, kind: ConnectionKind) -> 
     page_size = platform.settings.synchronization_page_size
     skip, top = page_of(context, kind.invalid_source_file, default=page_size)
     items = [
-        source_file_item(platform, context.endpoints, kind, source)
+        source_file_item(platform, context, kind, source)
         for source in connection.source_files[skip : skip + top]
     ]
     if not wants_representation(context):
@@ -101,7 +98,7 @@ def _update(platform: Platform, context: RequestContext, kind: ConnectionKind) -
     updated = evolve(source, file_id=body[kind.id_member], connector_type=body.get("connectorType"))
     others = connection.source_files
     _save(platform, connection, tuple(updated if s is source else s for s in others))
-    item = source_file_item(platform, context.endpoints, kind, updated)
+    item = source_file_item(platform, context, kind, updated)
     return json_response(200, {"sourceFile": item})
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async.emulator._handlers.connection_kinds import MANIFEST, STORAGE, ConnectionKind
 from itwin_export_async.emulator._handlers.connections import (
     authorization_information,
     find_connection_strict,
@@ -19,12 +20,7 @@ from itwin_export_async.emulator._handlers.connections import (
     synchronization_routes,
     update_connection,
 )
-from itwin_export_async.emulator._handlers.serializers import (
-    MANIFEST,
-    STORAGE,
-    ConnectionKind,
-    connection_item,
-)
+from itwin_export_async.emulator._handlers.serializers import connection_item
 from itwin_export_async.emulator._handlers.source_files import (
     check_mappings,
     new_source_files,
@@ -44,6 +40,7 @@ from itwin_export_async.emulator._http.messages import (
     invalid_value,
     json_response,
     no_content,
+    not_provided,
 )
 from itwin_export_async.emulator._http.router import api
 from itwin_export_async.emulator._state.connections import Connection
@@ -53,7 +50,7 @@ from itwin_export_async.emulator._state.run_lifecycle import (
     HAS_OUTPUT,
     Run,
     Task,
-    plan_synchronization,
+    plan_run,
 )
 
 _MAX_DEPTH = 100  # of the children in a manifest
@@ -112,7 +109,7 @@ def _create(platform: Platform, context: RequestContext, kind: ConnectionKind) -
     )
     check_mappings(platform, connection)
     platform.synchronizations.save(connection)
-    item = connection_item(platform, context.endpoints, connection)
+    item = connection_item(platform, context, connection)
     return json_response(201, {"connection": item})
 
 
@@ -148,7 +145,7 @@ def _plan(
 ) -> Run:
     """Return the run that starts now, with the changeset and the event of its end."""
     imodel = connection.imodel
-    run = plan_synchronization(
+    run = plan_run(
         connection_id=connection.id,
         kind=connection.kind,
         now=context.now,
@@ -156,7 +153,7 @@ def _plan(
         settings=platform.settings,
         id_rng=platform.id_rng,
         run_rng=platform.run_rng,
-        sources=sources,
+        sources=sources.items(),
     )
     tasks = [task for job in run.jobs for task in job.tasks]
     changed = [task for task in tasks if _has_changed(platform, connection, task)]
@@ -201,11 +198,7 @@ def _manifest_errors(
             errors.append(invalid_value("sourceFiles"))
             continue
         required = ("id", "name", "url", *(() if is_child else ("action",)))
-        errors += [
-            detail("MissingRequiredProperty", f"{name} was not provided.", name)
-            for name in required
-            if not isinstance(file.get(name), str)
-        ]
+        errors += [not_provided(name) for name in required if not isinstance(file.get(name), str)]
         if file.get("action", "bridge") not in ("bridge", "unmap"):
             errors.append(invalid_value("action"))
         connector = file.get("connectorType", file.get("connector", ""))

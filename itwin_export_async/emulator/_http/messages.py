@@ -101,6 +101,11 @@ def invalid_value(target: str) -> dict[str, str]:
     return detail("InvalidValue", f"Provided {target} value is not valid.", target)
 
 
+def not_provided(name: str) -> dict[str, str]:
+    """Return the detail for a member that is absent."""
+    return detail("MissingRequiredProperty", f"{name} was not provided.", name)
+
+
 def insufficient_permissions() -> Response:
     """Return the 403 of every operation."""
     return error(
