@@ -16,9 +16,11 @@ from attrs import field, frozen
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import ExecutionResult, Run, StoredFile
-from itwin_export_async._protocol.codec import decode, encode, href, json_object
+from itwin_export_async._protocol.codec import decode, encode, json_object
 from itwin_export_async._protocol.error_responses import error_from_response
+from itwin_export_async._protocol.headers import JSON_BODY
 from itwin_export_async._protocol.messages import Request, Response
+from itwin_export_async._protocol.model_hooks import href
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.urls import (
     is_loopback,
@@ -137,7 +139,7 @@ def create_file_request(folder_id: str, display_name: str, description: str | No
     return Request(
         method="POST",
         url=f"/storage/folders/{quote_segment('folder_id', folder_id)}/files",
-        headers={"Content-Type": "application/json"},
+        headers=JSON_BODY,
         body=encode(body),
         retryable=True,
     )

@@ -13,9 +13,10 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from attrs import frozen
 
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
-from itwin_export_async._protocol.codec import decode, decode_list, href, json_object
+from itwin_export_async._protocol.codec import decode, decode_list, json_object
 from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
+from itwin_export_async._protocol.model_hooks import href
 from itwin_export_async._protocol.paging import Page
 from itwin_export_async._protocol.urls import quote_segment
 

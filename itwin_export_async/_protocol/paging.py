@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from itwin_export_async._protocol.codec import decode_list, href, json_object
+from itwin_export_async._protocol.codec import decode_list, json_object
 from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async._protocol.model_hooks import href
 
 T = TypeVar("T")
 

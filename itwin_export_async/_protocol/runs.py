@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from itwin_export_async._models import Connection, ExportOptions, Run
 from itwin_export_async._protocol.codec import decode, encode
 from itwin_export_async._protocol.error_responses import error_from_response
-from itwin_export_async._protocol.headers import service_time
+from itwin_export_async._protocol.headers import JSON_BODY, service_time
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.urls import RunAddress, quote_segment, run_address
@@ -63,7 +63,7 @@ def create_run_request(connection_id: str, options: ExportOptions) -> Request:
     return Request(
         method="POST",
         url=f"{connection_path(Service.EXPORT, connection_id)}/runs",
-        headers={"Content-Type": "application/json"},
+        headers=JSON_BODY,
         body=encode(options),
         retryable=True,
         secrets=signatures(
