@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itwin_export_async import Run, RunFailed
 from itwin_export_async.cli.checks import STDOUT, check_id, check_output
 from itwin_export_async.cli.command import Invocation
-from itwin_export_async.cli.errors import UsageError, failed_tasks, hints
+from itwin_export_async.cli.errors import failed_tasks, hints
 from itwin_export_async.cli.options import AsJson, ConnectionId, Output, RunId
 from itwin_export_async.cli.output.console import echo
 from itwin_export_async.cli.output.format import duration, size
@@ -77,9 +77,7 @@ async def download_run(
     """Download the files of a finished run, also of one that failed in part."""
     check_id("connection_id", connection_id)
     check_id("run_id", run_id)
-    check_output(output)
-    if output == STDOUT and as_json:
-        raise UsageError("--json does not go with -o -: both are for standard output")
+    check_output(output, as_json=as_json)
     async with invocation.open_client() as client:
         run = client.attach(connection_id, run_id)
         if output == STDOUT:

@@ -91,9 +91,7 @@ async def download_file(
 ) -> None:
     """Download a file. Prints its path."""
     check_id("file_id", file_id)
-    check_output(output)
-    if output == STDOUT and as_json:
-        raise UsageError("--json does not go with -o -: both are for standard output")
+    check_output(output, as_json=as_json)
     async with invocation.open_client() as client:
         if output == STDOUT:
             async with client.storage.open(file_id) as chunks:
