@@ -24,15 +24,15 @@ async def list_runs(
     check_id("connection_id", connection_id)
     async with invocation.open_client() as client:
         runs = await client.list_runs(connection_id)
-    is_filled = print_items(
+    print_items(
+        invocation,
         sorted(runs, key=lambda run: run.start_date_time or _QUEUED, reverse=True),
         as_json=as_json,
         to_json=run_to_json,
         names=("run", "started (UTC)", "took", "state"),
         to_row=_row,
+        if_empty="no runs yet",
     )
-    if not is_filled:
-        invocation.note("no runs yet")
 
 
 async def show_run(

@@ -41,15 +41,15 @@ async def list_files(
             files = await client.storage.list_folder(folder_id)
         else:
             files = await client.storage.list_root_folder(itwin or "")
-    is_filled = print_items(
+    print_items(
+        invocation,
         files,
         as_json=as_json,
         to_json=file_to_json,
         names=("id", "name", "size", "modified (UTC)"),
         to_row=_row,
+        if_empty="the folder is empty",
     )
-    if not is_filled:
-        invocation.note("the folder is empty")
 
 
 async def upload_file(
