@@ -73,6 +73,11 @@ _SHARED: tuple[tuple[str, Any, Any], ...] = (
 )
 
 
+def has_token() -> bool:
+    """Whether the environment has a token, which is never renewed."""
+    return bool(os.environ.get(TOKEN, "").strip())
+
+
 @frozen(kw_only=True)
 class Invocation:
     """One call of a command.
@@ -104,7 +109,7 @@ class Invocation:
         Raises `MissingToken` without credentials, and a `UsageError` for a wrong variable.
         """
         missing = [name for name in _APPLICATION if not os.environ.get(name, "").strip()]
-        if missing and not os.environ.get(TOKEN, "").strip():
+        if missing and not has_token():
             names = " and ".join(missing)
             raise MissingToken(
                 f"no credentials: set {TOKEN}, or {names} of a service application"

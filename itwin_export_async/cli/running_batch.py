@@ -1,7 +1,6 @@
 """A batch while it runs: its records, its progress, and its end."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from itwin_export_async import (
 )
 from itwin_export_async.cli.batch_args import BatchArgs
 from itwin_export_async.cli.batch_file import Line
-from itwin_export_async.cli.command import TOKEN, Invocation
+from itwin_export_async.cli.command import TOKEN, Invocation, has_token
 from itwin_export_async.cli.commands.imodels import NO_IMODELS
 from itwin_export_async.cli.errors import RefusedLedger, UsageError, summary_line, user_input
 from itwin_export_async.cli.export_record import Record, Status
@@ -200,7 +199,7 @@ class RunningBatch:
     def _check_on_runs(self, client: ExportClient) -> None:
         """Name slow runs, and once a token that ends before a longer batch does."""
         ends = client.health().token_expires_at
-        if ends is not None and not self.has_warned and os.environ.get(TOKEN, "").strip():
+        if ends is not None and not self.has_warned and has_token():
             self.has_warned = True
             log_message(
                 f"{TOKEN} ends at {ends:%H:%M} UTC and is not renewed: a batch that takes longer "

@@ -54,7 +54,7 @@ async def show_run(
     echo(f"state       {run.state.value} {_result(run)}".rstrip())
     echo(f"started     {short_moment(run.start_date_time)}")
     echo(f"ended       {short_moment(run.end_date_time)}")
-    echo(f"took        {_took(run)}")
+    echo(f"took        {duration(run.duration)}")
     echo(f"resume      {token}")
     if run.jobs:
         echo("")
@@ -100,12 +100,13 @@ def _part_rows(run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def _row(run: Run) -> tuple[str, ...]:
-    return run.id, short_moment(run.start_date_time), _took(run), _result(run) or run.state.value
+    return (
+        run.id,
+        short_moment(run.start_date_time),
+        duration(run.duration),
+        _result(run) or run.state.value,
+    )
 
 
 def _result(run: Run) -> str:
     return run.outcome.value if run.is_completed else ""
-
-
-def _took(run: Run) -> str:
-    return "" if run.duration is None else duration(run.duration)

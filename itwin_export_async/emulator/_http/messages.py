@@ -77,6 +77,12 @@ def no_content(status: int, *, location: str | None = None) -> Response:
     return Response(status=status, headers={} if location is None else {"Location": location})
 
 
+def ids_in_location(response: Response) -> tuple[str, str]:
+    """Return the connection id and the run id in a `Location`."""
+    *_, connection_id, _, run_id = response.headers["Location"].split("/")
+    return connection_id, run_id
+
+
 def detail(code: str, message: str, target: str | None = None) -> dict[str, str]:
     """Return one entry of an error's `details`."""
     entry = {"code": code, "message": message}

@@ -20,6 +20,7 @@ from itwin_export_async.emulator._state.connections import (
 from itwin_export_async.emulator._state.files import FileStore, StoredFile
 from itwin_export_async.emulator._state.ids import encode_storage_id, new_guid
 from itwin_export_async.emulator._state.imodels import ALL_PERMISSIONS, IModel, PushDate
+from itwin_export_async.emulator._state.run_lifecycle import Run
 from itwin_export_async.emulator._state.webhooks import Event, WebhookService
 
 _MAX_TOKENS = 10_000
@@ -265,6 +266,11 @@ class Platform:
         token = f"refresh-{self.id_rng.getrandbits(160):040x}"
         self.refresh_tokens.add(token)
         return token
+
+    def run(self, connection_id: str, run_id: str) -> Run | None:
+        """Return the run with these ids, of either service; None if there is none."""
+        run = self.exports.run(connection_id, run_id)
+        return run or self.synchronizations.run(connection_id, run_id)
 
     def file(self, file_id: str) -> StoredFile | None:
         """Return the file with this Storage id or, if the settings accept them, plain GUID."""
