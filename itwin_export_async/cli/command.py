@@ -1,8 +1,8 @@
 """Commands of the app: what all of them take, and what they run with.
 
-A command is a function whose first parameter is its `Invocation`; the others are its own arguments
-and options, annotated for Typer. A coroutine that it returns is run, and its result is the exit
-code. Each option can be set by a variable: `--if-active` by `ITP_EXPORT_IF_ACTIVE`.
+A command is a coroutine function whose first parameter is its `Invocation`; the others are its own
+arguments and options, annotated for Typer. It returns the exit code, None for 0. Each option can be
+set by a variable: `--if-active` by `ITP_EXPORT_IF_ACTIVE`.
 """
 
 import inspect
@@ -141,23 +141,28 @@ class IdCommand(TyperCommand):
 
 
 def add_command(
-    app: typer.Typer, name: str, function: Callable[..., Any], *, example: str, epilog: str = ""
+    app: typer.Typer,
+    name: str,
+    function: Callable[..., Coroutine[Any, Any, int | None]],
+    *,
+    example: str,
+    epilog: str = "",
+    is_service: bool = False,
 ) -> None:
-    """Add a command to the app, with the options of every command."""
+    """Add a command to the app, with the options of every command.
+
+    `is_service`: it has no client, and Ctrl-C is its regular end.
+    """
     own = inspect.signature(function).parameters
-    takes_invocation = "invocation" in own
     shared = [each for each in _SHARED if each[0] not in own]
 
     def call(context: typer.Context, **values: Any) -> None:
         set_up_streams(as_json=bool(values.get("as_json")))
         given = {name: values.pop(name) for name, _, _ in shared}
         set_up_logging(given["verbose"])
-        if takes_invocation:
-            invoke(context, given, values)
-        else:
-            function(**values)
-
-    def invoke(context: typer.Context, given: dict[str, Any], values: dict[str, Any]) -> None:
+        if is_service:
+            run_command(function(**values), interruptible=True)
+            return
         invocation = Invocation(
             runtime=context.ensure_object(Runtime),
             base_url=given["base_url"],
@@ -166,8 +171,7 @@ def add_command(
             no_progress=given["no_progress"],
             rerun_command=reconstruct_command(context),
         )
-        work: Coroutine[Any, Any, int | None] = function(invocation, **values)
-        run_command(work, run=invocation.runtime.run)
+        run_command(function(invocation, **values), run=invocation.runtime.run)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [

@@ -100,12 +100,8 @@ def _part_rows(run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def _row(run: Run) -> tuple[str, ...]:
-    return (
-        run.id,
-        short_moment(run.start_date_time),
-        duration(run.duration),
-        _result(run) or run.state.value,
-    )
+    state = _result(run) or run.state.value
+    return run.id, short_moment(run.start_date_time), duration(run.duration), state
 
 
 def _result(run: Run) -> str:
