@@ -162,16 +162,16 @@ def add_command(
         set_up_logging(given["verbose"])
         if is_service:
             run_command(function(**values), interruptible=True)
-            return
-        invocation = Invocation(
-            runtime=context.ensure_object(Runtime),
-            base_url=given["base_url"],
-            rate_limit=Tier(given["tier"]).rate_limit,
-            quiet=given["quiet"],
-            no_progress=given["no_progress"],
-            rerun_command=reconstruct_command(context),
-        )
-        run_command(function(invocation, **values), run=invocation.runtime.run)
+        else:
+            invocation = Invocation(
+                runtime=context.ensure_object(Runtime),
+                base_url=given["base_url"],
+                rate_limit=Tier(given["tier"]).rate_limit,
+                quiet=given["quiet"],
+                no_progress=given["no_progress"],
+                rerun_command=reconstruct_command(context),
+            )
+            run_command(function(invocation, **values), run=invocation.runtime.run)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [

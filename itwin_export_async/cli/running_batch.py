@@ -94,8 +94,7 @@ class RunningBatch:
             self.is_refused = True
             raise
         finally:  # also of an interrupted batch
-            if not self.is_refused:
-                self._print_end()
+            self._print_end()
         return self._exit_code()
 
     def _exit_code(self) -> int:
@@ -229,6 +228,8 @@ class RunningBatch:
         )
 
     def _print_end(self) -> None:
+        if self.is_refused:
+            return
         out = sys.stderr if self.args.json else sys.stdout
         try:
             self._print_summary(out)
