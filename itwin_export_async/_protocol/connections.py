@@ -84,11 +84,9 @@ def _optional_fields(
 
 def parse_created_connection(response: Response, cls: type[C]) -> C:
     """The connection that was created."""
-    match response.status:
-        case 201:
-            return decode(response, "connection", cls)
-        case _:
-            raise error_from_response(response)
+    if response.status != 201:
+        raise error_from_response(response)
+    return decode(response, "connection", cls)
 
 
 def means_empty(error: NotFound) -> bool:

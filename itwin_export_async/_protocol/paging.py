@@ -52,14 +52,12 @@ def page_query(parameters: Mapping[str, str], page_size: int | None, offset: int
 
 def page_of(response: Response, member: str, cls: type[T]) -> Page[T]:
     """The page in a response."""
-    match response.status:
-        case 200:
-            return Page(
-                items=decode_list(response, member, cls),
-                has_next=href(json_object(response), "next") is not None,
-            )
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return Page(
+        items=decode_list(response, member, cls),
+        has_next=href(json_object(response), "next") is not None,
+    )
 
 
 def new_items(page: Page[T], seen: set[str]) -> tuple[T, ...]:

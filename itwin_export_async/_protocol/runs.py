@@ -165,11 +165,9 @@ def get_connection_request(service: Service, connection_id: str) -> Request:
 
 def parse_connection(response: Response, cls: type[C]) -> C:
     """The connection."""
-    match response.status:
-        case 200:
-            return decode(response, "connection", cls)
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return decode(response, "connection", cls)
 
 
 def parse_last_run(response: Response) -> RunAddress | None:
@@ -186,13 +184,11 @@ def get_run_request(service: Service, connection_id: str, run_id: str) -> Reques
 
 def parse_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:
     """The run as it is now: `known`, the latest snapshot, where nothing has changed."""
-    match response.status:
-        case 200:
-            return _with_connection_id(
-                decode(_redact_signatures(response), "run", Run, known=known), connection_id
-            )
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return _with_connection_id(
+        decode(_redact_signatures(response), "run", Run, known=known), connection_id
+    )
 
 
 def list_runs_request(

@@ -81,11 +81,9 @@ def delete_source_file_request(connection_id: str, source_file_id: str) -> Reque
 
 def parse_source_file(response: Response) -> SourceFile:
     """The mapping of a file."""
-    match response.status:
-        case 200 | 201:
-            return _require_id(response, "sourceFile", decode(response, "sourceFile", SourceFile))
-        case _:
-            raise error_from_response(response)
+    if response.status not in (200, 201):
+        raise error_from_response(response)
+    return _require_id(response, "sourceFile", decode(response, "sourceFile", SourceFile))
 
 
 def parse_source_files(response: Response) -> Page[SourceFile]:
