@@ -4,8 +4,12 @@ The list is loaded at most once for each connection, and only for a run that is 
 saved polls to pay for the request.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any
 
 from attrs import define, evolve
 
@@ -49,11 +53,12 @@ class ConnectionHistory:
 
 
 class RunHistory:
-    """The histories of the connections that were used last."""
+    """The histories of the connections that were used last. `loads`: tasks that read lists."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._retry = evolve(session.retry, attempts=1)  # useful, not needed
+        self.loads: set[asyncio.Task[None]] = set()
         self._connections: OrderedDict[tuple[Service, str], ConnectionHistory] = OrderedDict()
 
     def of(self, service: Service, connection_id: str) -> ConnectionHistory:
@@ -78,14 +83,23 @@ class RunHistory:
             history.add(run)
         history.is_loaded = True
 
-    async def try_load(self, history: ConnectionHistory) -> None:
-        """Read the page, or log why it could not be read."""
-        try:
-            await self.load(history)
-        except ExportError as error:
-            log.debug(
+    def start_load(self, history: ConnectionHistory) -> None:
+        """Read the page in a task of its own, whose errors are logged only."""
+        work: Coroutine[Any, Any, None] = self.load(history)
+        task = asyncio.create_task(work, name=history.connection_id, context=Context())
+        self.loads.add(task)
+        task.add_done_callback(self._on_load_done)
+
+    def _on_load_done(self, task: "asyncio.Task[None]") -> None:
+        """The load has finished. A bug in the caller's provider or transport ends no wait here."""
+        self.loads.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            is_expected = isinstance(error, ExportError)
+            log.log(
+                logging.DEBUG if is_expected else logging.ERROR,
                 "could not load the run history of connection %s: %s",
-                history.connection_id,
-                error,
-                extra={"itwin": {"connection_id": history.connection_id}},
+                task.get_name(),
+                error if is_expected else type(error).__name__,
+                extra={"itwin": {"connection_id": task.get_name()}},
             )

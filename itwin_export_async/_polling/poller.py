@@ -3,54 +3,37 @@
 The poll task publishes events; each subscriber has a queue and consumes it at its own speed. When
 the last subscriber leaves, the task ends, after the poll under way. Its state is kept for one
 interval more, so a returning subscriber costs no extra poll.
-
-The schedule gives the interval of each run. When calls are scarce (all runs together want more
-polls than their share of the rate limit), the intervals of all runs are stretched, at most to one
-round: one poll of each run.
 """
 
 import asyncio
-import logging
-from collections.abc import Coroutine
 from contextvars import Context
 from datetime import UTC, datetime
-from math import sqrt
-from typing import Any
 
 from attrs import evolve, frozen
 
 from itwin_export_async._errors import (
     ExportError,
     ResponseError,
-    RunFailed,
     TokenError,
 )
 from itwin_export_async._http.retry import RetryPolicy
 from itwin_export_async._http.session import Session
 from itwin_export_async._http.telemetry import add_event, in_span
-from itwin_export_async._models import ExecutionResult, Run
-from itwin_export_async._polling.history import ConnectionHistory, RunHistory
+from itwin_export_async._models import Run
+from itwin_export_async._polling.history import RunHistory
+from itwin_export_async._polling.pacing import Pacer
+from itwin_export_async._polling.poll_log import OutageLog, log, log_poll
 from itwin_export_async._polling.poll_task import PollTask, RunKey, Subscription
-from itwin_export_async._polling.schedule import PollContext, PollSchedule, next_wait
+from itwin_export_async._polling.schedule import PollSchedule
 from itwin_export_async._polling.state import (
-    UNDETERMINED_INTERVAL,
     PollFailed,
     PollMissed,
     PollState,
     Snapshot,
     Throttled,
-    is_regression,
 )
 from itwin_export_async._protocol.headers import retry_after, service_time
 from itwin_export_async._protocol.runs import Service, get_run_request, parse_run
-
-log = logging.getLogger("itwin_export_async.runs")
-
-FIRST_POLL_DELAY = 1.0  # seconds after its start in which a new run is polled for the first time
-INTERVAL_JITTER = 0.2  # of a stretched interval to either side, to de-synchronise polls
-POLL_SHARE = 0.8  # share of the rate limit that polls may use
-SUSTAINED_SHARE = 1 / 6  # of that, as long as the window lasts: its room is available sooner
-MAX_POLLS_PER_SECOND = 250.0  # of a client, whose event loop has other work: a tenth of a core
 
 
 @frozen
@@ -81,28 +64,28 @@ async def poll_once(
 
 
 class RunPoller:
-    """The poll tasks of one client.
-
-    `runs_polled`: runs that have a subscriber. `outage_since`: when polls began to fail, None while
-    they succeed.
-    """
+    """The poll tasks of one client."""
 
     def __init__(self, session: Session, schedule: PollSchedule, max_outage: float) -> None:
         self._session = session
-        self._schedule = schedule
         self._max_outage = max_outage
         self._retry = evolve(session.retry, max_retry_after=0.0)  # a Retry-After is published
         self._history = RunHistory(session)
+        self._pacer = Pacer(session, schedule, self._retry.jitter)
+        self._outage = OutageLog(max_outage)
         self.is_closed = False
-        self.runs_polled = 0
-        self.outage_since: datetime | None = None
-        self._outage_began = 0.0  # the same in the loop's time
-        self._outage_is_logged = False
-        self._polls_per_second = 0.0  # wanted by all polled runs together
         self._polls: dict[RunKey, PollTask] = {}
         self._tasks: dict[asyncio.Task[None], PollTask] = {}
-        self._failing: set[PollTask] = set()
-        self._loads: set[asyncio.Task[None]] = set()  # of histories
+
+    @property
+    def runs_polled(self) -> int:
+        """Runs that have a subscriber."""
+        return self._pacer.runs_polled
+
+    @property
+    def outage_since(self) -> datetime | None:
+        """When polls began to fail, None while they succeed."""
+        return self._outage.since
 
     def subscribe(
         self,
@@ -127,7 +110,7 @@ class RunPoller:
         else:
             is_new = False
         if not poll.subscribers:
-            self.runs_polled += 1
+            self._pacer.runs_polled += 1
         subscription = poll.subscribe(every_poll=every_poll)
         if poll.task is None and not poll.is_over:
             self._start(poll, is_new=is_new)
@@ -164,7 +147,7 @@ class RunPoller:
     async def close(self) -> None:
         """Cancel all poll tasks; the remaining subscribers receive a `RuntimeError`."""
         self.is_closed = True
-        tasks = [*self._tasks, *self._loads]
+        tasks = [*self._tasks, *self._history.loads]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -174,8 +157,8 @@ class RunPoller:
 
     def _on_last_left(self, poll: PollTask) -> None:
         """The last subscriber has left: no further poll, and no claim on the rate limit."""
-        self.runs_polled -= 1
-        self._demand(poll, 0.0)
+        self._pacer.runs_polled -= 1
+        self._pacer.demand(poll, 0.0)
         if poll.is_over:
             self._forget(poll)
         elif poll.task is not None and not poll.is_polling:
@@ -216,12 +199,12 @@ class RunPoller:
         poll = self._tasks.pop(task)
         if poll.task is not task:
             return
-        self._demand(poll, 0.0)
+        self._pacer.demand(poll, 0.0)
         if task.cancelled():
             poll.publish(PollFailed(error=RuntimeError("the client was closed")))
         elif (error := task.exception()) is not None:
             poll.publish(PollFailed(error=error))
-        self._end_failure(poll)
+        self._outage.end(poll)
         if not poll.subscribers:
             self._forget(poll)
 
@@ -232,14 +215,14 @@ class RunPoller:
 
     def _forget(self, poll: PollTask) -> None:
         poll.stop_forgetting()
-        self._end_failure(poll)
+        self._outage.end(poll)
         if self._polls.get(poll.key) is poll:
             del self._polls[poll.key]
 
     async def _run(self, poll: PollTask, is_new: bool) -> None:
         """Poll until the run is done, or has no subscriber."""
         if is_new:
-            poll.set_interval(self._first_wait(poll))
+            poll.set_interval(self._pacer.first_wait(poll, now=_clock()))
         while True:
             await poll.sleep()  # no per-poll objects are alive while it sleeps
             poll.is_polling = True
@@ -264,8 +247,8 @@ class RunPoller:
         known = before.run if run == before.run else run  # equal snapshots are kept once
         state = poll.state = before.with_snapshot(known, age=result.age, now=_clock())
         poll.missed = None
-        self._end_failure(poll, has_recovered=True)
-        _log_poll(poll.key, run, before, state)
+        self._outage.end(poll, has_recovered=True)
+        log_poll(poll.key, run, before, state)
         add_event("poll", state=run.state.value, outcome=run.outcome.value)
         poll.publish(Snapshot(run=run, is_final=state.is_done, is_change=state.has_changes))
         if state.is_done:
@@ -274,7 +257,7 @@ class RunPoller:
             self._history.of(poll.key.service, poll.key.connection_id).add(run)
             return None
         if poll.history.claim_load(age=_clock() - state.started_at):
-            self._load_history(poll.history)
+            self._history.start_load(poll.history)
         return self._pause(poll, result.retry_after)
 
     def _on_failure(self, poll: PollTask, error: ExportError) -> float | None:
@@ -290,10 +273,10 @@ class RunPoller:
         if before.is_outage(error, now=now):
             state = poll.state = before.with_failure(now=now)
             # a single response that asks for a retry is no news: it was not even retried
-            self._begin_failure(poll, error, is_news=not pause or before.failing_since is not None)
+            self._outage.begin(poll, error, is_news=not pause or before.failing_since is not None)
         else:
             state = poll.state = before.with_throttle()
-            self._end_failure(poll, has_recovered=True)
+            self._outage.end(poll, has_recovered=True)
         if (outage := state.outage_seconds(now)) > self._max_outage:
             poll.publish(PollFailed(error=error, outage=outage))
             return None
@@ -305,126 +288,12 @@ class RunPoller:
         poll.publish(poll.missed)
         return self._pause(poll, pause or 0.0)
 
-    def _begin_failure(self, poll: PollTask, error: ExportError, *, is_news: bool) -> None:
-        """Polls of the run fail. An outage of many runs is one log record."""
-        self._failing.add(poll)
-        if self.outage_since is None:
-            self.outage_since, self._outage_began = datetime.now(UTC), _clock()
-        if is_news and not self._outage_is_logged:
-            self._outage_is_logged = True
-            log.warning(
-                "outage: %s cannot be polled, retrying for up to %.0f s: %s",
-                poll.key.label,
-                self._max_outage,
-                error,
-                extra=poll.key.log_fields,
-            )
-
-    def _end_failure(self, poll: PollTask, *, has_recovered: bool = False) -> None:
-        """Polls of the run do not fail any more: they have recovered, or ended."""
-        if poll not in self._failing:
-            return
-        self._failing.remove(poll)
-        if self._failing:
-            return
-        self.outage_since = None
-        was_logged, self._outage_is_logged = self._outage_is_logged, False
-        if has_recovered and was_logged:
-            log.info(
-                "outage ended: %s can be polled again after %.0f s",
-                poll.key.label,
-                _clock() - self._outage_began,
-                extra=poll.key.log_fields,
-            )
-
-    def _load_history(self, history: ConnectionHistory) -> None:
-        work: Coroutine[Any, Any, None] = self._history.try_load(history)
-        task = asyncio.create_task(work, name=history.connection_id, context=Context())
-        self._loads.add(task)
-        task.add_done_callback(self._on_load_done)
-
-    def _on_load_done(self, task: "asyncio.Task[None]") -> None:
-        """The load has finished. A bug in the caller's provider or transport ends no wait here."""
-        self._loads.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error(
-                "could not load the run history of connection %s: %s",
-                task.get_name(),
-                type(error).__name__,
-                extra={"itwin": {"connection_id": task.get_name()}},
-            )
-
     def _pause(self, poll: PollTask, retry_after: float) -> float:
         """Seconds until the next poll, no less than the service asks for."""
-        poll.not_before = _clock() + retry_after
-        return max(retry_after, self._next_wait(poll))
-
-    def _first_wait(self, poll: PollTask) -> float:
-        """Seconds until the first poll of a new run: soon, unless calls are scarce."""
-        wait = self._next_wait(poll)
-        is_scarce = self._polls_per_second > self._available
-        return wait if is_scarce else min(wait, FIRST_POLL_DELAY)
-
-    @property
-    def _available(self) -> float:
-        """Polls per second that all runs together may make."""
-        return min(POLL_SHARE * self._session.call_rate, MAX_POLLS_PER_SECOND)
-
-    def _demand(self, poll: PollTask, polls_per_second: float) -> None:
-        self._polls_per_second += polls_per_second - poll.polls_per_second
-        poll.polls_per_second = polls_per_second
-
-    def _next_wait(self, poll: PollTask) -> float:
-        """Seconds until the next poll, stretched where all runs together want too many polls."""
-        now, state = _clock(), poll.state
-        if state.undetermined_polls:
-            return UNDETERMINED_INTERVAL
-        context = PollContext(
-            age=now - state.started_at,
-            polls=state.polls,
-            state=state.run.state if state.run else None,
-            since_change=now - state.changed_at,
-            history=poll.history.durations,
-        )
-        wait = next_wait(self._schedule, context)
-        self._demand(poll, 1.0 / max(wait, 0.001) if poll.subscribers else 0.0)
-        available = self._available
-        load = self._polls_per_second / available
-        if load <= SUSTAINED_SHARE:
-            return wait
-        # before polls are scarce they become more expensive, so that an hour's calls last
-        pressure = sqrt(min(load, 1.0) / SUSTAINED_SHARE)
-        wait = next_wait(self._schedule, evolve(context, pressure=pressure))
-        if load <= 1.0:
-            return wait
-        stretched = next_wait(self._schedule, evolve(context, pressure=load))
-        one_round = self.runs_polled / available  # enough for one poll of each run
-        stretched = min(stretched, one_round)
-        jitter = self._retry.jitter(2 * INTERVAL_JITTER * stretched)
-        return max(wait, (1 - INTERVAL_JITTER) * stretched + jitter)
+        now = _clock()
+        poll.not_before = now + retry_after
+        return max(retry_after, self._pacer.next_wait(poll, now=now))
 
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _log_poll(key: RunKey, run: Run, before: PollState, state: PollState) -> None:
-    extra = key.log_fields
-    if state.is_done and run.outcome in (ExecutionResult.SUCCESS, ExecutionResult.SKIPPED):
-        took = "" if run.duration is None else f" after {run.duration:.0f} s"
-        log.info("%s finished: %s%s", key.label, run.outcome.value, took, extra=extra)
-    elif state.is_done:
-        error = RunFailed(
-            message=f"failed: {run.outcome.value}",
-            connection_id=key.connection_id,
-            run_id=key.run_id,
-            run=run,
-        )
-        text = str(error).removeprefix(f"run {key.run_id} of connection {key.connection_id} ")
-        log.warning("%s %s", key.label, "; ".join(map(str.strip, text.splitlines())), extra=extra)
-    elif before.run is not None and is_regression(before.run.state, run.state):
-        log.warning(
-            "%s went back from %s to %s", key.label, before.run.state, run.state, extra=extra
-        )
-    else:
-        log.debug("%s: %s", key.label, run.state.value, extra=extra)

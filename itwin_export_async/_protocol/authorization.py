@@ -43,10 +43,8 @@ def get_authorization_request(service: Service, redirect_url: str) -> Request:
 
 def parse_authorization(response: Response) -> AuthorizationInformation:
     """The state of the user's consent. The service wraps it in an object, or does not."""
-    match response.status:
-        case 200:
-            member = "authorizationInformation"
-            bare = "isUserAuthorized" in json_object(response)
-            return decode(response, "" if bare else member, AuthorizationInformation)
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    member = "authorizationInformation"
+    bare = "isUserAuthorized" in json_object(response)
+    return decode(response, "" if bare else member, AuthorizationInformation)

@@ -307,8 +307,5 @@ def _block_id(number: int) -> str:
 
 def parse_put(response: Response) -> None:
     """None, or the error of the blob store's error response."""
-    match response.status:
-        case 200 | 201:
-            return
-        case _:
-            raise error_from_response(response)
+    if response.status not in (200, 201):
+        raise error_from_response(response)

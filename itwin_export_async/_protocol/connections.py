@@ -15,6 +15,7 @@ from itwin_export_async._models import AuthenticationType, Connection, SourceFil
 from itwin_export_async._models.validators import parse_enum
 from itwin_export_async._protocol.codec import decode, encode
 from itwin_export_async._protocol.error_responses import error_from_response
+from itwin_export_async._protocol.headers import JSON_BODY
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.runs import (
@@ -28,7 +29,6 @@ from itwin_export_async._protocol.urls import validate_id
 from itwin_export_async._redaction import safe_repr
 
 C = TypeVar("C", bound=Connection)
-JSON = {"Content-Type": "application/json"}
 
 
 def create_connection_request(
@@ -62,7 +62,7 @@ def _create(service: Service, body: dict[str, Any]) -> Request:
     return Request(
         method="POST",
         url=CONNECTIONS[service],
-        headers=JSON,
+        headers=JSON_BODY,
         body=encode(body),
         retryable=False,
     )
@@ -84,11 +84,9 @@ def _optional_fields(
 
 def parse_created_connection(response: Response, cls: type[C]) -> C:
     """The connection that was created."""
-    match response.status:
-        case 201:
-            return decode(response, "connection", cls)
-        case _:
-            raise error_from_response(response)
+    if response.status != 201:
+        raise error_from_response(response)
+    return decode(response, "connection", cls)
 
 
 def means_empty(error: NotFound) -> bool:
@@ -133,7 +131,7 @@ def update_connection_request(
     return Request(
         method="PUT",
         url=connection_path(Service.SYNCHRONIZATION, connection_id),
-        headers=JSON,
+        headers=JSON_BODY,
         body=encode(body),
     )
 

@@ -16,9 +16,11 @@ from attrs import field, frozen
 
 from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import ExecutionResult, Run, StoredFile
-from itwin_export_async._protocol.codec import decode, encode, href, json_object
+from itwin_export_async._protocol.codec import decode, encode, json_object
 from itwin_export_async._protocol.error_responses import error_from_response
+from itwin_export_async._protocol.headers import JSON_BODY
 from itwin_export_async._protocol.messages import Request, Response
+from itwin_export_async._protocol.model_hooks import href
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.urls import (
     is_loopback,
@@ -54,11 +56,9 @@ def get_file_request(file_id: str) -> Request:
 
 def parse_file(response: Response) -> StoredFile:
     """The file's metadata."""
-    match response.status:
-        case 200:
-            return decode(response, "file", StoredFile)
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return decode(response, "file", StoredFile)
 
 
 def download_file_request(file_id: str) -> Request:
@@ -72,18 +72,16 @@ def download_file_request(file_id: str) -> Request:
 
 def parse_download(response: Response, *, base_url: str) -> str:
     """The signed URL of the content, byte for byte as the service gave it."""
-    match response.status:
-        case 302 | 303 | 307:
-            url = response.headers.get("Location", "")
-            if not is_usable_signed_url(url, base_url=base_url):
-                raise ProtocolError(
-                    message=f"the redirect to {without_query(url)!r} cannot be followed",
-                    method=response.method,
-                    url=response.url,
-                )
-            return url
-        case _:
-            raise error_from_response(response)
+    if response.status not in (302, 303, 307):
+        raise error_from_response(response)
+    url = response.headers.get("Location", "")
+    if not is_usable_signed_url(url, base_url=base_url):
+        raise ProtocolError(
+            message=f"the redirect to {without_query(url)!r} cannot be followed",
+            method=response.method,
+            url=response.url,
+        )
+    return url
 
 
 def is_usable_signed_url(url: str, *, base_url: str) -> bool:
@@ -137,7 +135,7 @@ def create_file_request(folder_id: str, display_name: str, description: str | No
     return Request(
         method="POST",
         url=f"/storage/folders/{quote_segment('folder_id', folder_id)}/files",
-        headers={"Content-Type": "application/json"},
+        headers=JSON_BODY,
         body=encode(body),
         retryable=True,
     )
@@ -179,11 +177,9 @@ def complete_file_request(upload: Upload) -> Request:
 
 def parse_completed_file(response: Response) -> StoredFile:
     """The new file."""
-    match response.status:
-        case 200 | 201:
-            return decode(response, "file", StoredFile)
-        case _:
-            raise error_from_response(response)
+    if response.status not in (200, 201):
+        raise error_from_response(response)
+    return decode(response, "file", StoredFile)
 
 
 def _unusable_link(

@@ -15,6 +15,7 @@ USER_AGENT = istr("User-Agent")
 REQUEST_IDS = frozenset({"x-correlation-id", "x-request-id", "request-id", "x-ms-request-id"})
 RETRY_AFTER = istr("Retry-After")
 DATE = istr("Date")
+JSON_BODY = {"Content-Type": "application/json"}  # of a request
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 521, 522, 524})
 MAX_RETRY_AFTER = 24 * 3600.0  # seconds; a longer one is an error, such as one in milliseconds
 

@@ -13,9 +13,10 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from attrs import frozen
 
 from itwin_export_async._models.imodels import Changeset, IModel, NamedVersion
-from itwin_export_async._protocol.codec import decode, decode_list, href, json_object
+from itwin_export_async._protocol.codec import decode, decode_list, json_object
 from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Request, Response
+from itwin_export_async._protocol.model_hooks import href
 from itwin_export_async._protocol.paging import Page
 from itwin_export_async._protocol.urls import quote_segment
 
@@ -59,11 +60,9 @@ def get_imodel_request(imodel_id: str) -> Request:
 
 def parse_imodel(response: Response) -> IModel:
     """The iModel."""
-    match response.status:
-        case 200:
-            return decode(response, "iModel", IModel)
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return decode(response, "iModel", IModel)
 
 
 def list_named_versions_request(imodel_id: str, *, page_size: int | None, token: str) -> Request:
@@ -111,11 +110,9 @@ def itwin_permissions_request(itwin_id: str) -> Request:
 
 def parse_permissions(response: Response) -> frozenset[str]:
     """The names of the permissions, such as `imodels_read`."""
-    match response.status:
-        case 200:
-            return frozenset(decode_list(response, "permissions", str))
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return frozenset(decode_list(response, "permissions", str))
 
 
 def _imodel_path(imodel_id: str) -> str:
@@ -134,13 +131,11 @@ def _list_request(
 
 
 def _parse_page(response: Response, member: str, cls: type[T]) -> TokenPage[T]:
-    match response.status:
-        case 200:
-            token = _next_token(href(json_object(response), "next"))
-            items = decode_list(response, member, cls)
-            return TokenPage(items=items, has_next=token is not None, token=token)
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    token = _next_token(href(json_object(response), "next"))
+    items = decode_list(response, member, cls)
+    return TokenPage(items=items, has_next=token is not None, token=token)
 
 
 def _next_token(link: str | None) -> str | None:

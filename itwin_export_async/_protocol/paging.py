@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from itwin_export_async._protocol.codec import decode_list, href, json_object
+from itwin_export_async._protocol.codec import decode_list, json_object
 from itwin_export_async._protocol.error_responses import error_from_response
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async._protocol.model_hooks import href
 
 T = TypeVar("T")
 
@@ -51,14 +52,12 @@ def page_query(parameters: Mapping[str, str], page_size: int | None, offset: int
 
 def page_of(response: Response, member: str, cls: type[T]) -> Page[T]:
     """The page in a response."""
-    match response.status:
-        case 200:
-            return Page(
-                items=decode_list(response, member, cls),
-                has_next=href(json_object(response), "next") is not None,
-            )
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return Page(
+        items=decode_list(response, member, cls),
+        has_next=href(json_object(response), "next") is not None,
+    )
 
 
 def new_items(page: Page[T], seen: set[str]) -> tuple[T, ...]:

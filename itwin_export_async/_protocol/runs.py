@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from itwin_export_async._models import Connection, ExportOptions, Run
 from itwin_export_async._protocol.codec import decode, encode
 from itwin_export_async._protocol.error_responses import error_from_response
-from itwin_export_async._protocol.headers import service_time
+from itwin_export_async._protocol.headers import JSON_BODY, service_time
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.urls import RunAddress, quote_segment, run_address
@@ -63,7 +63,7 @@ def create_run_request(connection_id: str, options: ExportOptions) -> Request:
     return Request(
         method="POST",
         url=f"{connection_path(Service.EXPORT, connection_id)}/runs",
-        headers={"Content-Type": "application/json"},
+        headers=JSON_BODY,
         body=encode(options),
         retryable=True,
         secrets=signatures(
@@ -165,11 +165,9 @@ def get_connection_request(service: Service, connection_id: str) -> Request:
 
 def parse_connection(response: Response, cls: type[C]) -> C:
     """The connection."""
-    match response.status:
-        case 200:
-            return decode(response, "connection", cls)
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return decode(response, "connection", cls)
 
 
 def parse_last_run(response: Response) -> RunAddress | None:
@@ -186,13 +184,11 @@ def get_run_request(service: Service, connection_id: str, run_id: str) -> Reques
 
 def parse_run(response: Response, connection_id: str, *, known: Run | None = None) -> Run:
     """The run as it is now: `known`, the latest snapshot, where nothing has changed."""
-    match response.status:
-        case 200:
-            return _with_connection_id(
-                decode(_redact_signatures(response), "run", Run, known=known), connection_id
-            )
-        case _:
-            raise error_from_response(response)
+    if response.status != 200:
+        raise error_from_response(response)
+    return _with_connection_id(
+        decode(_redact_signatures(response), "run", Run, known=known), connection_id
+    )
 
 
 def list_runs_request(

@@ -7,12 +7,11 @@ from itwin_export_async._errors import ProtocolError
 from itwin_export_async._models import SourceFile
 from itwin_export_async._protocol.codec import decode, encode
 from itwin_export_async._protocol.error_responses import error_from_response
+from itwin_export_async._protocol.headers import JSON_BODY
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async._protocol.paging import Page, page_of, page_query
 from itwin_export_async._protocol.runs import FULL_REPRESENTATION, Service, connection_path
 from itwin_export_async._protocol.urls import quote_segment, validate_id
-
-_JSON = {"Content-Type": "application/json"}
 
 
 def mapping(source_file: SourceFile) -> dict[str, str]:
@@ -40,7 +39,7 @@ def add_source_file_request(connection_id: str, source_file: SourceFile) -> Requ
     return Request(
         method="POST",
         url=_path(connection_id),
-        headers=_JSON,
+        headers=JSON_BODY,
         body=encode(mapping(source_file)),
         retryable=False,
     )
@@ -70,7 +69,7 @@ def update_source_file_request(connection_id: str, source_file: SourceFile) -> R
     return Request(
         method="PUT",
         url=_file_path(connection_id, source_file.id),
-        headers=_JSON,
+        headers=JSON_BODY,
         body=body,
     )
 
@@ -82,11 +81,9 @@ def delete_source_file_request(connection_id: str, source_file_id: str) -> Reque
 
 def parse_source_file(response: Response) -> SourceFile:
     """The mapping of a file."""
-    match response.status:
-        case 200 | 201:
-            return _require_id(response, "sourceFile", decode(response, "sourceFile", SourceFile))
-        case _:
-            raise error_from_response(response)
+    if response.status not in (200, 201):
+        raise error_from_response(response)
+    return _require_id(response, "sourceFile", decode(response, "sourceFile", SourceFile))
 
 
 def parse_source_files(response: Response) -> Page[SourceFile]:

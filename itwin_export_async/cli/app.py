@@ -15,7 +15,7 @@ from itwin_export_async.cli.commands.connections import (
     list_connections,
 )
 from itwin_export_async.cli.commands.demo import demo
-from itwin_export_async.cli.commands.emulator import emulator
+from itwin_export_async.cli.commands.emulator import serve_emulator
 from itwin_export_async.cli.commands.imodels import list_imodels, list_versions
 from itwin_export_async.cli.commands.ledger_report import report
 from itwin_export_async.cli.commands.run import run, watch
@@ -53,7 +53,7 @@ add_command(
     app, "report", report, example="report exports/itwin-export.db --since 24h -o report.html"
 )
 add_command(app, "demo", demo, example="demo -o exports")
-add_command(app, "emulator", emulator, example="emulator --port 8321")
+add_command(app, "emulator", serve_emulator, example="emulator --port 8321", is_service=True)
 
 _runs = _group("Runs of a connection.")
 add_command(_runs, "list", list_runs, example=f"runs list {_CONNECTION}")

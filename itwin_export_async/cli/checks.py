@@ -45,11 +45,16 @@ def check_ifc_version(value: str) -> str:
         return IfcVersion.parse(value).value
 
 
-def check_output(output: str, *, name: str = "output") -> None:
-    """Raise a `UsageError` for an output path that cannot be written."""
+def check_output(output: str, *, name: str = "output", as_json: bool = False) -> None:
+    """Raise a `UsageError` for an output path that cannot be written.
+
+    `as_json`: standard output is for JSON.
+    """
     if not output:
         raise UsageError(f"--{name} is empty: give a file or a folder")
     if output == STDOUT:
+        if as_json:
+            raise UsageError("--json does not go with -o -: both are for standard output")
         return
     try:
         with user_input():

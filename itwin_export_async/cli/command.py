@@ -1,8 +1,8 @@
 """Commands of the app: what all of them take, and what they run with.
 
-A command is a function whose first parameter is its `Invocation`; the others are its own arguments
-and options, annotated for Typer. A coroutine that it returns is run, and its result is the exit
-code. Each option can be set by a variable: `--if-active` by `ITP_EXPORT_IF_ACTIVE`.
+A command is a coroutine function whose first parameter is its `Invocation`; the others are its own
+arguments and options, annotated for Typer. It returns the exit code, None for 0. Each option can be
+set by a variable: `--if-active` by `ITP_EXPORT_IF_ACTIVE`.
 """
 
 import inspect
@@ -73,6 +73,11 @@ _SHARED: tuple[tuple[str, Any, Any], ...] = (
 )
 
 
+def has_token() -> bool:
+    """Whether the environment has a token, which is never renewed."""
+    return bool(os.environ.get(TOKEN, "").strip())
+
+
 @frozen(kw_only=True)
 class Invocation:
     """One call of a command.
@@ -104,7 +109,7 @@ class Invocation:
         Raises `MissingToken` without credentials, and a `UsageError` for a wrong variable.
         """
         missing = [name for name in _APPLICATION if not os.environ.get(name, "").strip()]
-        if missing and not os.environ.get(TOKEN, "").strip():
+        if missing and not has_token():
             names = " and ".join(missing)
             raise MissingToken(
                 f"no credentials: set {TOKEN}, or {names} of a service application"
@@ -136,33 +141,37 @@ class IdCommand(TyperCommand):
 
 
 def add_command(
-    app: typer.Typer, name: str, function: Callable[..., Any], *, example: str, epilog: str = ""
+    app: typer.Typer,
+    name: str,
+    function: Callable[..., Coroutine[Any, Any, int | None]],
+    *,
+    example: str,
+    epilog: str = "",
+    is_service: bool = False,
 ) -> None:
-    """Add a command to the app, with the options of every command."""
+    """Add a command to the app, with the options of every command.
+
+    `is_service`: it has no client, and Ctrl-C is its regular end.
+    """
     own = inspect.signature(function).parameters
-    takes_invocation = "invocation" in own
     shared = [each for each in _SHARED if each[0] not in own]
 
     def call(context: typer.Context, **values: Any) -> None:
         set_up_streams(as_json=bool(values.get("as_json")))
         given = {name: values.pop(name) for name, _, _ in shared}
         set_up_logging(given["verbose"])
-        if takes_invocation:
-            invoke(context, given, values)
+        if is_service:
+            run_command(function(**values), interruptible=True)
         else:
-            function(**values)
-
-    def invoke(context: typer.Context, given: dict[str, Any], values: dict[str, Any]) -> None:
-        invocation = Invocation(
-            runtime=context.ensure_object(Runtime),
-            base_url=given["base_url"],
-            rate_limit=Tier(given["tier"]).rate_limit,
-            quiet=given["quiet"],
-            no_progress=given["no_progress"],
-            rerun_command=reconstruct_command(context),
-        )
-        work: Coroutine[Any, Any, int | None] = function(invocation, **values)
-        run_command(work, run=invocation.runtime.run)
+            invocation = Invocation(
+                runtime=context.ensure_object(Runtime),
+                base_url=given["base_url"],
+                rate_limit=Tier(given["tier"]).rate_limit,
+                quiet=given["quiet"],
+                no_progress=given["no_progress"],
+                rerun_command=reconstruct_command(context),
+            )
+            run_command(function(invocation, **values), run=invocation.runtime.run)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [

@@ -152,15 +152,13 @@ def exit_code(error: BaseException) -> int:
     match error:
         case RunTimeout() | RunUnreachable():
             return 3
-        case RefusedLedger():
-            return 2
         case TokenError(is_transient=True):
             return 1
         case AuthenticationFailed() | AuthorizationRequired() | PermissionDenied():
             return 4
         case TokenError() | MissingToken():
             return 4
-        case UsageError():
+        case RefusedLedger() | UsageError():
             return 2
         case ExportError() | OSError():
             return 1

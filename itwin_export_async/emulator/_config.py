@@ -1,6 +1,7 @@
 """The settings of an emulator, checked when they are given and when they are changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from math import inf
 from typing import Any
 
@@ -28,6 +29,15 @@ def check_number(
         bound = f"greater than {lowest:g}" if above else f"at least {lowest:g}"
         limit = "" if highest == inf else f" and at most {highest:g}"
         raise ValueError(f"{name} must be {bound}{limit}, got {value!r}")
+
+
+def check_choice(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise `ValueError` unless the value is one of the known ones."""
+    names = sorted(known) if isinstance(known, frozenset) else list(known)
+    if value not in names:
+        similar = get_close_matches(str(value), names, n=1)
+        hint = f" (did you mean {similar[0]}?)" if similar else ""
+        raise ValueError(f"unknown {name} {value!r}{hint}: use one of {', '.join(names)}")
 
 
 def _integer(lowest: int, highest: float = inf) -> Callable[..., None]:

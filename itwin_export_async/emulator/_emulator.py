@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from math import inf
 from types import MappingProxyType
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from attrs.validators import instance_of, optional
 from itwin_export_async._protocol.messages import Request, Response, StreamedResponse
 from itwin_export_async.emulator._audit.violations import Violation
 from itwin_export_async.emulator._clock import Clock
-from itwin_export_async.emulator._config import Settings, check_number
+from itwin_export_async.emulator._config import Settings, check_choice, check_number
 from itwin_export_async.emulator._dashboard.snapshot import snapshot
 from itwin_export_async.emulator._handlers.identity import SCOPE
 from itwin_export_async.emulator._http.in_memory import InMemoryTransport
@@ -30,12 +29,10 @@ from itwin_export_async.emulator._middleware.rate_limiter import RateLimiter
 from itwin_export_async.emulator._state.blobs import Content, SparseContent
 from itwin_export_async.emulator._state.ids import encode_storage_id, is_guid, new_guid, new_sha1_id
 from itwin_export_async.emulator._state.imodels import (
-    ALL_PERMISSIONS,
     IMODEL_STATES,
     PUSH_DATES,
     VERSION_STATES,
     IModel,
-    NamedVersion,
     PushDate,
 )
 from itwin_export_async.emulator._state.platform import Platform
@@ -196,8 +193,8 @@ class Emulator(Settings):
         """
         if itwin_id is not None and not is_guid(itwin_id):
             raise ValueError(f"itwin_id must be a GUID, got {itwin_id!r}")
-        _check_choice("state", state, IMODEL_STATES)
-        _check_choice("last_changeset_push", last_changeset_push, PUSH_DATES)
+        check_choice("state", state, IMODEL_STATES)
+        check_choice("last_changeset_push", last_changeset_push, PUSH_DATES)
         imodel = self._platform.add_imodel(
             name,
             itwin_id=itwin_id,
@@ -233,26 +230,15 @@ class Emulator(Settings):
         in an iModel, and a changeset has one named version at most.
         """
         imodel, now = self._imodel(imodel_id), self._clock.now()
-        _check_choice("state", state, VERSION_STATES)
-        changeset = None if changeset_id is None else imodel.find_changeset(changeset_id, now)
-        if changeset_id is not None and changeset is None:
-            raise ValueError(f"iModel {imodel_id} has no changeset {changeset_id!r}")
-        for other in imodel.named_versions:
-            if other.name == name or other.changeset_id == changeset_id:
-                raise ValueError(
-                    f"iModel {imodel_id} has the named version {other.name!r} on changeset "
-                    f"{other.changeset_id}: use another name and changeset"
-                )
-        version = NamedVersion(
-            id=new_guid(self._platform.id_rng),
-            name=name,
-            description=description,
-            changeset_id=changeset.id if changeset else None,
-            changeset_index=changeset.index if changeset else 0,
-            created_at=now,
+        check_choice("state", state, VERSION_STATES)
+        version = imodel.add_named_version(
+            name,
+            changeset_id,
+            rng=self._platform.id_rng,
             state=state,
+            description=description,
+            now=now,
         )
-        imodel.named_versions.append(version)
         content = {
             "changesetId": version.changeset_id or "",
             "changesetIndex": str(version.changeset_index),
@@ -270,20 +256,7 @@ class Emulator(Settings):
         of an iTwin (no permissions) gets empty lists. Exports require `imodels_read`, their outputs
         in Storage `storage_write`, webhooks `webhooks_maintainer`. All are granted at first.
         """
-        held = None if permissions is None else frozenset(permissions)
-        unknown = sorted((held or frozenset()) - ALL_PERMISSIONS)
-        if unknown:
-            known = ", ".join(sorted(ALL_PERMISSIONS))
-            raise ValueError(f"unknown permission {', '.join(unknown)}: use any of {known}")
-        imodel = self._platform.imodels.get(scope_id)
-        if imodel is not None:
-            imodel.permissions = held
-        elif scope_id not in self._platform.file_store.itwins:
-            raise ValueError(f"there is no iModel and no iTwin {scope_id!r}")
-        elif held is None:
-            self._platform.permissions.pop(scope_id, None)
-        else:
-            self._platform.permissions[scope_id] = held
+        self._platform.set_permissions(scope_id, permissions)
 
     def add_file(self, name: str, content: Content, *, itwin_id: str | None = None) -> str:
         """Add a file and return its Storage id. It is in the root folder of an iTwin.
@@ -355,21 +328,18 @@ class Emulator(Settings):
         is for so many runs; None means for all that have no other plan.
         """
         self._imodel(imodel_id)
-        _check_choice("result", result, RESULTS)
+        check_choice("result", result, RESULTS)
         if task_result is not None:
-            _check_choice("task_result", task_result, RESULTS)
+            check_choice("task_result", task_result, RESULTS)
         if duration is not None:
             check_number("duration", duration, lowest=0)
-        _check_choice("service", service, ("export", "synchronization"))
+        check_choice("service", service, ("export", "synchronization"))
         plan = RunPlan(result=result, task_result=task_result, duration=duration)
         is_export = service == "export"
         connections = self._platform.exports if is_export else self._platform.synchronizations
-        if times is None:
-            connections.set_default_plan(imodel_id, plan)
-            return
-        check_number("times", times, lowest=1)
-        for _ in range(times):
-            connections.enqueue_plan(imodel_id, plan)
+        if times is not None:
+            check_number("times", times, lowest=1)
+        connections.plan_runs(imodel_id, plan, times=times)
 
     def inject(
         self,
@@ -387,7 +357,7 @@ class Emulator(Settings):
         - The connection breaks after `truncate_after` bytes of the answer's body.
         - The answer is delayed by `delay` seconds, whether the client waits for it or not.
         """
-        _check_choice("operation", operation, ROUTER.operations)
+        check_choice("operation", operation, ROUTER.operations)
         if not faults:
             raise ValueError("no fault was given: pass a status, a Response, an exception or None")
         outcomes = [parse_outcome(fault) for fault in faults]
@@ -405,7 +375,7 @@ class Emulator(Settings):
 
     def count(self, operation: str) -> int:
         """Return how many requests of an operation were made, "unknown" included."""
-        _check_choice("operation", operation, ROUTER.operations | {UNKNOWN.operation})
+        check_choice("operation", operation, ROUTER.operations | {UNKNOWN.operation})
         return self._pipeline.log.counts[operation]
 
     def read_file(self, file_id: str) -> bytes:
@@ -475,11 +445,3 @@ class Emulator(Settings):
                 f"there is no iModel {imodel_id!r}: use an id that add_imodel returned"
             )
         return imodel
-
-
-def _check_choice(name: str, value: object, known: Iterable[str]) -> None:
-    names = sorted(known) if isinstance(known, frozenset) else list(known)
-    if value not in names:
-        similar = get_close_matches(str(value), names, n=1)
-        hint = f" (did you mean {similar[0]}?)" if similar else ""
-        raise ValueError(f"unknown {name} {value!r}{hint}: use one of {', '.join(names)}")

@@ -30,7 +30,8 @@ from itwin_export_async import (
     RunUpdate,
     TokenError,
 )
-from itwin_export_async.cli.commands.batch import BatchArgs, run_batch
+from itwin_export_async.cli.batch_args import BatchArgs
+from itwin_export_async.cli.commands.batch import run_batch
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.batch_progress import BatchProgress, estimate_by_pace
 from itwin_export_async.cli.output.format import duration, size
@@ -214,7 +215,7 @@ async def test_report_that_fails_hides_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError("r.html: the report cannot be written: No space left on device")
 
-    monkeypatch.setattr("itwin_export_async.cli.commands.batch.write_report", full)
+    monkeypatch.setattr("itwin_export_async.cli.running_batch.write_report", full)
     imodel_id = emulator.add_imodel()
     emulator.plan_next_run(imodel_id, *(("Success",) if fate == "slow" else (fate,)), duration=500)
     timeout = 100 if fate == "slow" else None
@@ -253,7 +254,7 @@ async def test_cancellation_passes_though_the_report_fails(
     def full(*_: object, **__: object) -> None:
         raise OSError("full")
 
-    monkeypatch.setattr("itwin_export_async.cli.commands.batch.write_report", full)
+    monkeypatch.setattr("itwin_export_async.cli.running_batch.write_report", full)
     emulator.plan_next_run(slow := emulator.add_imodel(), "Success", duration=500)
     work = asyncio.create_task(run(table(slow), report=tmp_path / "r.html"))
     asyncio.get_running_loop().call_later(100, work.cancel)

@@ -36,9 +36,10 @@ from itwin_export_async.cli import main
 from itwin_export_async.cli.command import Invocation
 from itwin_export_async.cli.commands.demo import names
 from itwin_export_async.cli.commands.emulator import serve_emulator
-from itwin_export_async.cli.commands.run import OutputArgs, RunArgs, run_export
+from itwin_export_async.cli.commands.run import run_export
 from itwin_export_async.cli.errors import MissingToken, RefusedLedger, UsageError
 from itwin_export_async.cli.runner import exit_code, run_command
+from itwin_export_async.cli.running_export import OutputArgs, RunArgs
 from itwin_export_async.cli.runtime import Runtime
 from itwin_export_async.emulator import Emulator
 from tests.support.command import COMMAND, CommandLine, Stream, invoke, on_terminal, start
@@ -351,7 +352,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(f"r.html: the report cannot be written: {os.strerror(errno.ENOSPC)}")
 
-    monkeypatch.setattr("itwin_export_async.cli.commands.run.write_report", full)
+    monkeypatch.setattr("itwin_export_async.cli.running_export.write_report", full)
 
 
 @pytest.mark.usefixtures("full_disk")

@@ -18,7 +18,6 @@ from itwin_export_async import (
     RunUpdate,
     ServerError,
 )
-from itwin_export_async.cli.commands.batch import CHECK_INTERVAL
 from itwin_export_async.cli.export_record import Record
 from itwin_export_async.cli.output.batch_progress import (
     MIN_SLOW,
@@ -29,6 +28,7 @@ from itwin_export_async.cli.output.batch_progress import (
 from itwin_export_async.cli.output.console import SafeConsole
 from itwin_export_async.cli.output.format import duration, time_left
 from itwin_export_async.cli.output.progress import RunProgress, background, every
+from itwin_export_async.cli.running_batch import CHECK_INTERVAL
 from tests.support.command import CommandLine, Stream
 from tests.support.fakes import answer
 
@@ -237,7 +237,7 @@ def test_report_that_cannot_be_rewritten_ends_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError("r.html: the report cannot be written: No space left on device")
 
-    monkeypatch.setattr("itwin_export_async.cli.commands.batch.write_report", full)
+    monkeypatch.setattr("itwin_export_async.cli.running_batch.write_report", full)
     code, out, err = cli.invoke("batch", "m.csv", "-o", "out", "--report", "r.html")
     assert (code, "1 of 1 export done" in out) == (1, True)
     assert err.count("No space left") >= 2

@@ -35,6 +35,7 @@ from itwin_export_async._protocol import codec
 from itwin_export_async._protocol.authorization import parse_authorization
 from itwin_export_async._protocol.codec import decode, decode_list, encode, json_object
 from itwin_export_async._protocol.dates import structure_datetime
+from itwin_export_async._protocol.model_hooks import check_shortcut
 from tests.support.samples import NOW, answer, export_options, json_values
 
 ODD_JSON = (  # accepted by the standard library, and maybe not by faster readers
@@ -288,7 +289,7 @@ def test_half_built_model_has_a_repr(model: type[Any]) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_shortcut_fits_every_model(model: type[Any]) -> None:
-    codec.check_shortcut(model)
+    check_shortcut(model)
 
 
 @frozen(kw_only=True)
@@ -319,7 +320,7 @@ class _WithoutSlots:
 @pytest.mark.parametrize("model", [_WithPostInit, _WithConverter, _WithFactory, _WithoutSlots])
 def test_shortcut_refuses_a_model_that_needs_its_init(model: type[Any]) -> None:
     with pytest.raises(TypeError, match=model.__name__):
-        codec.check_shortcut(model)
+        check_shortcut(model)
 
 
 def test_imodels_are_decoded() -> None:

@@ -19,7 +19,7 @@ from itwin_export_async import (
     TokenError,
 )
 from itwin_export_async.cli.checks import check_guid
-from itwin_export_async.cli.command import Invocation
+from itwin_export_async.cli.command import TOKEN, Invocation, has_token
 from itwin_export_async.cli.commands.auth import CONSENT_DAYS, REDIRECT_URL
 from itwin_export_async.cli.errors import UsageError, summary_line
 from itwin_export_async.cli.options import AsJson, AuthenticationTypeOption
@@ -162,7 +162,7 @@ def _lacking_text(missing: Iterable[str], names: list[str]) -> str:
 def _member_hint() -> str:
     """How a service application becomes a member, empty for a user's token."""
     application = os.environ.get("ITP_SERVICE_CLIENT_ID", "").strip()
-    if not application or os.environ.get("ITWIN_ACCESS_TOKEN", "").strip():
+    if not application or has_token():
         return "; the user has to be a member of the iTwin"
     return (
         f"; an administrator has to add {application}@apps.imsoidc.bentley.com to the iTwin, "
@@ -176,8 +176,8 @@ def _token_finding(client: ExportClient) -> Finding:
         return Finding(subject="token", ok=True, text="accepted; its end is not known")
     left = max(0.0, (ends - datetime.now(UTC)).total_seconds())
     text = f"accepted; ends at {ends:%Y-%m-%d %H:%M} UTC, in {duration(left)}"
-    if os.environ.get("ITWIN_ACCESS_TOKEN", "").strip():
-        text += "; ITWIN_ACCESS_TOKEN is not renewed: a longer batch needs a service application"
+    if has_token():
+        text += f"; {TOKEN} is not renewed: a longer batch needs a service application"
     else:
         text += "; it is renewed"
     return Finding(subject="token", ok=True, text=text)

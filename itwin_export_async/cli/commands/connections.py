@@ -25,15 +25,15 @@ async def list_connections(
     check_guid("imodel_id", imodel_id)
     async with invocation.open_client() as client:
         connections = await client.list_connections(imodel_id)
-    is_filled = print_items(
+    print_items(
+        invocation,
         connections,
         as_json=as_json,
         to_json=connection_to_json,
         names=("connection", "name", "authentication type"),
         to_row=_row,
+        if_empty="no connections yet",
     )
-    if not is_filled:
-        invocation.note("no connections yet")
 
 
 async def create_connection(

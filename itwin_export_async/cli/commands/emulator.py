@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from itwin_export_async.cli.commands.demo import names
 from itwin_export_async.cli.errors import UsageError, user_input
 from itwin_export_async.cli.output.console import echo
-from itwin_export_async.cli.runner import run_command
 
 if TYPE_CHECKING:  # no other command waits for the emulator to be imported
     from itwin_export_async.emulator import Emulator, ServerAddress
@@ -23,7 +23,8 @@ _MEDIAN_SECONDS = 420.0
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?")
 
 
-def emulator(
+async def serve_emulator(
+    *,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")
@@ -55,49 +56,7 @@ def emulator(
     ] = None,
 ) -> None:
     """Serve an emulated iTwin Platform until Ctrl-C."""
-    import itwin_export_async.cli.commands.demo  # noqa: F401 - before the loop runs
-
-    work = serve_emulator(
-        host=host,
-        port=port,
-        public_url=public_url,
-        imodels=imodels,
-        tier=tier,
-        quirks=quirks,
-        chaos=chaos,
-        fail=fail,
-        slow=slow,
-        no_access=no_access,
-        run_seconds=run_seconds,
-        speed=speed,
-        seed=seed,
-        env_file=env_file,
-    )
-    run_command(work, interruptible=True)
-
-
-async def serve_emulator(
-    *,
-    port: int,
-    imodels: int,
-    speed: float,
-    seed: int,
-    host: str = "127.0.0.1",
-    public_url: str | None = None,
-    tier: str | None = None,
-    quirks: str | None = None,
-    chaos: int | None = None,
-    fail: int = 0,
-    slow: int = 0,
-    no_access: int = 0,
-    run_seconds: str | None = None,
-    env_file: Path | None = None,
-) -> None:
-    """Print the address, the iTwin, its iModels and a client's variables; serve until cancelled.
-
-    Raises `ValueError` for a port that cannot be used, or an option that is not valid.
-    """
-    from itwin_export_async.cli.commands.demo import names
+    # no other command waits for the emulator to be imported
     from itwin_export_async.emulator import Chaos, Emulator
 
     if fail + slow + no_access > imodels:

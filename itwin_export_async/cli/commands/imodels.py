@@ -38,15 +38,15 @@ async def list_imodels(
         raise UsageError("--name does not go with --search")
     async with invocation.open_client() as client:
         imodels = await client.imodels.list(itwin_id, name=name, search=search)
-    is_filled = print_items(
+    print_items(
+        invocation,
         imodels,
         as_json=as_json,
         to_json=imodel_to_json,
         names=("iModel", "name", "last changeset (UTC)", "state"),
         to_row=_row,
+        if_empty=NO_IMODELS,
     )
-    if not is_filled:
-        invocation.note(NO_IMODELS)
 
 
 async def list_versions(
@@ -56,15 +56,15 @@ async def list_versions(
     check_guid("imodel_id", imodel_id)
     async with invocation.open_client() as client:
         versions = await client.imodels.list_named_versions(imodel_id)
-    is_filled = print_items(
+    print_items(
+        invocation,
         versions,
         as_json=as_json,
         to_json=version_to_json,
         names=("changeset", "name", "state", "changeset id"),
         to_row=_version_row,
+        if_empty="no named versions yet",
     )
-    if not is_filled:
-        invocation.note("no named versions yet")
 
 
 def _row(imodel: IModel) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ def _to_table(content: LedgerContent, name: str) -> str:
             (
                 record.name,
                 record.status.value,
-                "" if seconds is None else duration(seconds),
+                duration(seconds),
                 size(sum(each.size or 0 for each in record.files)) if record.files else "",
                 "" if record.error is None else summary_line(record.error)[:60],
             )

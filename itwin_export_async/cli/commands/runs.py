@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itwin_export_async import Run, RunFailed
 from itwin_export_async.cli.checks import STDOUT, check_id, check_output
 from itwin_export_async.cli.command import Invocation
-from itwin_export_async.cli.errors import UsageError, failed_tasks, hints
+from itwin_export_async.cli.errors import failed_tasks, hints
 from itwin_export_async.cli.options import AsJson, ConnectionId, Output, RunId
 from itwin_export_async.cli.output.console import echo
 from itwin_export_async.cli.output.format import duration, size
@@ -24,15 +24,15 @@ async def list_runs(
     check_id("connection_id", connection_id)
     async with invocation.open_client() as client:
         runs = await client.list_runs(connection_id)
-    is_filled = print_items(
+    print_items(
+        invocation,
         sorted(runs, key=lambda run: run.start_date_time or _QUEUED, reverse=True),
         as_json=as_json,
         to_json=run_to_json,
         names=("run", "started (UTC)", "took", "state"),
         to_row=_row,
+        if_empty="no runs yet",
     )
-    if not is_filled:
-        invocation.note("no runs yet")
 
 
 async def show_run(
@@ -54,7 +54,7 @@ async def show_run(
     echo(f"state       {run.state.value} {_result(run)}".rstrip())
     echo(f"started     {short_moment(run.start_date_time)}")
     echo(f"ended       {short_moment(run.end_date_time)}")
-    echo(f"took        {_took(run)}")
+    echo(f"took        {duration(run.duration)}")
     echo(f"resume      {token}")
     if run.jobs:
         echo("")
@@ -77,9 +77,7 @@ async def download_run(
     """Download the files of a finished run, also of one that failed in part."""
     check_id("connection_id", connection_id)
     check_id("run_id", run_id)
-    check_output(output)
-    if output == STDOUT and as_json:
-        raise UsageError("--json does not go with -o -: both are for standard output")
+    check_output(output, as_json=as_json)
     async with invocation.open_client() as client:
         run = client.attach(connection_id, run_id)
         if output == STDOUT:
@@ -102,12 +100,9 @@ def _part_rows(run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def _row(run: Run) -> tuple[str, ...]:
-    return run.id, short_moment(run.start_date_time), _took(run), _result(run) or run.state.value
+    state = _result(run) or run.state.value
+    return run.id, short_moment(run.start_date_time), duration(run.duration), state
 
 
 def _result(run: Run) -> str:
     return run.outcome.value if run.is_completed else ""
-
-
-def _took(run: Run) -> str:
-    return "" if run.duration is None else duration(run.duration)

@@ -41,15 +41,15 @@ async def list_files(
             files = await client.storage.list_folder(folder_id)
         else:
             files = await client.storage.list_root_folder(itwin or "")
-    is_filled = print_items(
+    print_items(
+        invocation,
         files,
         as_json=as_json,
         to_json=file_to_json,
         names=("id", "name", "size", "modified (UTC)"),
         to_row=_row,
+        if_empty="the folder is empty",
     )
-    if not is_filled:
-        invocation.note("the folder is empty")
 
 
 async def upload_file(
@@ -91,9 +91,7 @@ async def download_file(
 ) -> None:
     """Download a file. Prints its path."""
     check_id("file_id", file_id)
-    check_output(output)
-    if output == STDOUT and as_json:
-        raise UsageError("--json does not go with -o -: both are for standard output")
+    check_output(output, as_json=as_json)
     async with invocation.open_client() as client:
         if output == STDOUT:
             async with client.storage.open(file_id) as chunks:

@@ -15,7 +15,12 @@ from itwin_export_async.cli.errors import summary_line
 from itwin_export_async.cli.export_record import Record, Status
 from itwin_export_async.cli.output.console import echo, is_live, single_line, table_cell
 from itwin_export_async.cli.output.format import duration, size, time_left
-from itwin_export_async.cli.output.progress import clock_line, outage_text, trouble_line
+from itwin_export_async.cli.output.progress import (
+    clock_line,
+    outage_line,
+    outage_text,
+    trouble_line,
+)
 
 _FAILURES_SHOWN = 5
 _WIDE, _MEDIUM = 120, 80  # columns of a terminal that shows run ids, and times in the queue
@@ -102,7 +107,7 @@ class BatchProgress:
         record.update(update)
         self._active[id(record)] = record
         if record.trouble is not None and not had_trouble and self._prints_lines:
-            line = f"{record.name}: outage, retrying: {summary_line(record.trouble)}"
+            line = f"{record.name}: {outage_line(record.trouble)}"
             echo(single_line(line), to=self._console.file)
 
     def finished(self, record: Record) -> None:
@@ -211,7 +216,7 @@ class BatchProgress:
         now = datetime.now(UTC)
         active = sorted(self._active.values(), key=lambda record: -record.seconds(now))
         for record in active[:rows]:
-            queued, executing = (_seconds(each) for each in record.phases(now))
+            queued, executing = (duration(each) for each in record.phases(now))
             name = table_cell(record.name)
             name.truncate(longest, overflow="ellipsis")
             cells: list[RenderableType] = [name, table_cell(record.result or "starting")]
@@ -220,10 +225,6 @@ class BatchProgress:
         yield table
         if len(active) > rows:
             yield Text(f"and {len(active) - rows} more", style="dim")
-
-
-def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
 
 
 def _age(record: Record) -> float:

@@ -5,8 +5,10 @@ from rich.filesize import decimal
 from itwin_export_async import Estimate
 
 
-def duration(seconds: float) -> str:
-    """A duration: 4.2 s, 45 s, 1 min 35 s, 12 min, 3 h 20 min."""
+def duration(seconds: float | None) -> str:
+    """A duration: 4.2 s, 45 s, 1 min 35 s, 12 min, 3 h 20 min; empty for None."""
+    if seconds is None:
+        return ""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:

@@ -175,7 +175,7 @@ class RunProgress:
             cells: list[RenderableType] = [
                 table_cell(record.name),
                 table_cell(state),
-                *map(_seconds, record.phases(now)),
+                *map(duration, record.phases(now)),
             ]
             table.add_row(*cells, *([] if narrow else [table_cell(record.run_id or "")]))
             if left := record.remaining(now):
@@ -192,18 +192,19 @@ def outage_text(since: datetime | None) -> str:
     return "" if since is None else f"outage since {since:%H:%M:%S} UTC: waiting for the service"
 
 
+def outage_line(error: Exception) -> str:
+    """The state of a run that cannot be polled."""
+    return f"outage, retrying: {summary_line(error)}"
+
+
 def trouble_line(error: Exception) -> Text:
     """One line about an outage that lasts."""
-    text = table_cell(f"outage, retrying: {summary_line(error)}")
+    text = table_cell(outage_line(error))
     text.style, text.no_wrap, text.overflow = "yellow", True, "ellipsis"
     return text
 
 
 def _describe_state(record: Record) -> str:
     if record.trouble is not None:
-        return f"outage, retrying: {summary_line(record.trouble)}"
+        return outage_line(record.trouble)
     return record.states[-1][1] if record.states else ""
-
-
-def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)

@@ -84,3 +84,24 @@ def total_line(records: Sequence[Record], *, seconds: float, folder: str) -> str
     parts += [f"{number:,} {status.value}" for status, number in others.items()]
     total = f"{count(len(files), 'file')}, {size(sum(file.size or 0 for file in files))}"
     return f"{', '.join(parts)} in {duration(seconds)}: {total} in {folder}"
+
+
+def resume_hints(
+    records: Sequence[Record], *, command: str | None, is_piped: bool, has_given_up: bool
+) -> Iterator[str]:
+    """How a batch that has not done everything continues.
+
+    `command` gives it again, None without a ledger. `is_piped`: it has read standard input.
+    """
+    left = sum(record.finished_at is None for record in records)
+    failed = sum(record.failed for record in records)
+    if has_given_up and left:
+        yield f"{count(left, 'export')} not tried: they would fail in the same way"
+    if (left or failed) and command is not None:
+        what = "this continues" if left else "this retries what failed"
+        yield f"{what}{' (with the same lines)' if is_piped else ''}:\n  {command}"
+    elif left and not has_given_up:
+        yield (
+            f"{count(left, 'export')} not finished; runs that were started continue at the "
+            "service. Without --no-ledger the same command would continue from here."
+        )

@@ -12,10 +12,9 @@ from collections import defaultdict, deque
 
 from attrs import define
 
-from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator._audit.violations import ViolationLog
 from itwin_export_async.emulator._http.exchange import Exchange
-from itwin_export_async.emulator._state.connections import ConnectionService
+from itwin_export_async.emulator._http.messages import ids_in_location
 from itwin_export_async.emulator._state.platform import Platform
 from itwin_export_async.emulator._state.run_lifecycle import HAS_OUTPUT, Run
 
@@ -61,8 +60,8 @@ class DuplicateRunDetector:
         response = exchange.handler_response
         if exchange.operation not in _STARTS or response is None or response.status != 202:
             return
-        connection_id, run_id = _ids_in_location(response)
-        run = self._service(exchange).run(connection_id, run_id)
+        connection_id, run_id = ids_in_location(response)
+        run = self._platform.run(connection_id, run_id)
         assert run is not None, "it was started just now"
         if len(self._starts) >= _MAX_KEYS:  # pragma: no cover - a bound of memory
             del self._starts[next(iter(self._starts))]
@@ -115,7 +114,7 @@ class DuplicateRunDetector:
         assert answer is not None
         assert exchange.context is not None
         if answer.status == 303 and exchange.handler_response is not None:
-            connection_id, run_id = _ids_in_location(exchange.handler_response)
+            connection_id, run_id = ids_in_location(exchange.handler_response)
             lost_start = self._lost.get(connection_id, {}).get(run_id)
             named = [] if lost_start is None else [lost_start]
         else:
@@ -127,10 +126,6 @@ class DuplicateRunDetector:
                 start.listed = start.listed or order
             elif exchange.operation in _POLLS:
                 start.is_followed = True
-
-    def _service(self, exchange: Exchange) -> ConnectionService:
-        is_export = exchange.operation == "create_run"
-        return self._platform.exports if is_export else self._platform.synchronizations
 
 
 @define(eq=False, kw_only=True)
@@ -193,9 +188,3 @@ class DuplicateConnectionDetector:
         if created is not None:
             created.lost = order
             self._lost[_canonical(exchange.request.body)].append(created)
-
-
-def _ids_in_location(answer: Response) -> tuple[str, str]:
-    """Return the connection id and the run id in a Location."""
-    *_, connection_id, _, run_id = answer.headers["Location"].split("/")
-    return connection_id, run_id

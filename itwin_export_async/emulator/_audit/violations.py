@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
@@ -48,7 +47,7 @@ class ViolationLog:
                 at=exchange.at,
                 operation=exchange.operation,
                 method=exchange.request.method,
-                path=_path(exchange),
+                path=exchange.path,
                 message=message,
             )
         )
@@ -67,12 +66,6 @@ class ViolationLog:
             problems.append(f"{count} met no request of its operation:{lines}")
         if problems:
             raise AssertionError("\n".join(problems))
-
-
-def _path(exchange: Exchange) -> str:
-    if exchange.context is not None and exchange.context.path:
-        return exchange.context.path
-    return urlsplit(exchange.request.url).path if exchange.context is None else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,6 +9,8 @@ from heapq import nlargest
 from itertools import islice
 from typing import Any, TypeAlias
 
+from attrs import asdict
+
 from itwin_export_async.emulator._audit.violations import Violation
 from itwin_export_async.emulator._handlers import ROUTES
 from itwin_export_async.emulator._handlers.serializers import run_detail
@@ -144,27 +146,15 @@ def _files(platform: Platform, now: float) -> list[State]:
 
 def _request(platform: Platform, record: RequestRecord) -> State:
     """Return a request; `seconds` is how long its answer took, None without an answer."""
-    return {
-        "number": record.number,
-        "at": platform.clock.stamp(record.at),
-        "seconds": None if record.answered_at is None else record.answered_at - record.at,
-        "operation": record.operation,
-        "method": record.method,
-        "path": record.path,
-        "status": record.status,
-        "fault": record.fault,
-    }
+    answered_at = record.answered_at
+    seconds = None if answered_at is None else answered_at - record.at
+    members = asdict(record) | {"at": platform.clock.stamp(record.at), "seconds": seconds}
+    del members["answered_at"]
+    return members
 
 
 def _violation(platform: Platform, violation: Violation) -> State:
-    return {
-        "at": platform.clock.stamp(violation.at),
-        "kind": violation.kind,
-        "message": violation.message,
-        "operation": violation.operation,
-        "method": violation.method,
-        "path": violation.path,
-    }
+    return asdict(violation) | {"at": platform.clock.stamp(violation.at)}
 
 
 def _calls(records: list[RequestRecord], limiter: RateLimiter | None, now: float) -> State:

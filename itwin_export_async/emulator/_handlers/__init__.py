@@ -7,6 +7,7 @@ from itwin_export_async.emulator._handlers import (
     folders,
     identity,
     imodels,
+    reports,
     source_files,
     synchronization,
     webhooks,
@@ -22,10 +23,12 @@ ROUTES: tuple[Route, ...] = tuple(
         folders,
         identity,
         imodels,
+        reports,
         source_files,
         synchronization,
         webhooks,
     )
-    for declared in vars(module).values()
+    for value in vars(module).values()
+    for declared in (value if isinstance(value, tuple) else (value,))
     if isinstance(declared, Route)
 )

@@ -1,15 +1,19 @@
 """What the connections of Export and Synchronization have in common, and their runs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._handlers.serializers import (
+from itwin_export_async.emulator._handlers.connection_kinds import (
     KINDS,
+    MANIFEST,
+    STORAGE,
     ConnectionKind,
+)
+from itwin_export_async.emulator._handlers.serializers import (
     connection_item,
     connection_summary,
     run_detail,
@@ -17,6 +21,7 @@ from itwin_export_async.emulator._handlers.serializers import (
 )
 from itwin_export_async.emulator._handlers.validation import (
     connection_option_errors,
+    find_imodel,
     json_body,
     page_of,
     require_access,
@@ -30,10 +35,36 @@ from itwin_export_async.emulator._http.messages import (
     json_response,
     no_content,
 )
+from itwin_export_async.emulator._http.router import Route, api
 from itwin_export_async.emulator._state.connections import Connection
 from itwin_export_async.emulator._state.ids import decode_storage_id, is_guid
 from itwin_export_async.emulator._state.platform import Platform, RequestContext
 from itwin_export_async.emulator._state.run_lifecycle import Run, plan_unauthorized_run
+
+KindHandler: TypeAlias = Callable[[Platform, RequestContext, ConnectionKind], Response]
+
+
+def synchronization_routes(
+    *operations: tuple[str, str, KindHandler, str, str],
+) -> tuple[Route, ...]:
+    """Declare operations that storage and manifest connections have in common.
+
+    Each has a method, the path below the connections, a handler, and its two names.
+    """
+
+    def declare(
+        kind: ConnectionKind, method: str, path: str, handle: KindHandler, name: str
+    ) -> Route:
+        def handler(platform: Platform, context: RequestContext) -> Response:
+            return handle(platform, context, kind)
+
+        return api(method, kind.path + path, operation=name)(handler)
+
+    return tuple(
+        declare(kind, method, path, handle, name)
+        for method, path, handle, *names in operations
+        for kind, name in zip((STORAGE, MANIFEST), names, strict=True)
+    )
 
 
 def find_connection(
@@ -77,7 +108,7 @@ def visible_connections(
 def get_connection(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
     """Answer a read of one connection."""
     connection = find_connection(platform, context, kind)
-    item = connection_item(platform, context.endpoints, connection)
+    item = connection_item(platform, context, connection)
     return json_response(200, {"connection": item})
 
 
@@ -97,7 +128,7 @@ def update_connection(
         authentication_type=body.get("authenticationType", connection.authentication_type),
     )
     kind.service(platform).save(updated)
-    item = connection_item(platform, context.endpoints, updated, version="v1/")
+    item = connection_item(platform, context, updated, version="v1/")
     return json_response(200, {"connection": item})
 
 
@@ -111,10 +142,7 @@ def list_synchronization_connections(
     """
     url, found = kind.url(context.endpoints), visible_connections(platform, context, kind)
     if "imodelid" in context.query:
-        imodel = platform.imodels.get(context.query["imodelid"])
-        if imodel is None:
-            raise ApiError(error(404, "iModelNotFound", "Requested iModel is not available."))
-        require_access(platform, imodel)
+        imodel = find_imodel(platform, context.query["imodelid"])
         url, found = f"{url}?iModelId={imodel.id}&", [c for c in found if c.imodel is imodel]
     else:
         url, found = f"{url}?", [c for c in found if platform.may_read(c.imodel)]
@@ -122,7 +150,7 @@ def list_synchronization_connections(
     skip, top = page_of(context, kind.invalid_connection, default=page_size)
     is_full = wants_representation(context)
     items = [
-        connection_item(platform, context.endpoints, c) if is_full else connection_summary(c)
+        connection_item(platform, context, c) if is_full else connection_summary(c)
         for c in found[skip : skip + top]
     ]
     return json_response(200, {"connections": items, "_links": endless_links(url, skip, top)})

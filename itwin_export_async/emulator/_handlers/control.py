@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attrs import Attribute, asdict
+
 from itwin_export_async._protocol.messages import Response
 from itwin_export_async.emulator._http.messages import error, json_response
 
@@ -40,32 +42,12 @@ def read(emulator: "Emulator", path: str) -> Response:
     """Return the violations or the latest requests."""
     match path:
         case "/emulator/violations":
-            violations = [
-                {
-                    "kind": violation.kind,
-                    "message": violation.message,
-                    "at": violation.at,
-                    "operation": violation.operation,
-                    "method": violation.method,
-                    "path": violation.path,
-                }
-                for violation in emulator.violations
-            ]
+            violations = [asdict(violation) for violation in emulator.violations]
             unmet = emulator.unmet_faults
             return json_response(200, {"violations": violations, "unmetFaults": unmet})
         case _:
-            requests = [
-                {
-                    "number": record.number,
-                    "at": record.at,
-                    "operation": record.operation,
-                    "method": record.method,
-                    "path": record.path,
-                    "status": record.status,
-                    "fault": record.fault,
-                }
-                for record in emulator.requests[-_MAX_REQUESTS:]
-            ]
+            latest = emulator.requests[-_MAX_REQUESTS:]
+            requests = [asdict(record, filter=_is_controlled) for record in latest]
             return json_response(200, {"requests": requests})
 
 
@@ -90,6 +72,10 @@ def write(emulator: "Emulator", path: str, body: bytes) -> Response:
     except (TypeError, ValueError, RecursionError) as exc:
         return error(422, "InvalidControlRequest", str(exc))
     return Response(status=204)
+
+
+def _is_controlled(attribute: "Attribute[Any]", _: object) -> bool:
+    return attribute.name != "answered_at"
 
 
 def _created(new_id: str) -> Response:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async.emulator._handlers.connection_kinds import EXPORT
 from itwin_export_async.emulator._handlers.connections import (
     authorization_information,
     connection_not_found,
@@ -13,11 +14,7 @@ from itwin_export_async.emulator._handlers.connections import (
 )
 from itwin_export_async.emulator._handlers.connections import get_connection as get_any_connection
 from itwin_export_async.emulator._handlers.connections import get_run as get_any_run
-from itwin_export_async.emulator._handlers.serializers import (
-    EXPORT,
-    connection_item,
-    run_list_item,
-)
+from itwin_export_async.emulator._handlers.serializers import connection_item, run_list_item
 from itwin_export_async.emulator._handlers.validation import (
     connection_option_errors,
     find_imodel,
@@ -39,7 +36,7 @@ from itwin_export_async.emulator._http.router import api
 from itwin_export_async.emulator._state.connections import Connection
 from itwin_export_async.emulator._state.outputs import write_outputs
 from itwin_export_async.emulator._state.platform import Platform, RequestContext
-from itwin_export_async.emulator._state.run_lifecycle import Run, RunPlan, plan_export
+from itwin_export_async.emulator._state.run_lifecycle import Run, RunPlan, plan_run
 
 
 @api("POST", "/export/connections")
@@ -57,7 +54,7 @@ def create_connection(platform: Platform, context: RequestContext) -> Response:
         now=context.now,
     )
     platform.exports.save(connection)
-    item = connection_item(platform, context.endpoints, connection)
+    item = connection_item(platform, context, connection)
     return json_response(201, {"connection": item})
 
 
@@ -88,7 +85,7 @@ def list_connections(platform: Platform, context: RequestContext) -> Response:
         200,
         {
             "connections": [
-                connection_item(platform, context.endpoints, c) for c in found[skip : skip + top]
+                connection_item(platform, context, c) for c in found[skip : skip + top]
             ],
             "_links": {
                 "self": {"href": f"{url}?$skip={skip}&$top={top}"},
@@ -173,14 +170,16 @@ def _plan(
     plan = platform.exports.next_plan(imodel)
     if imodel.state != "initialized":  # there is nothing to export
         plan = RunPlan(result="Error", duration=plan.duration)
-    run = plan_export(
+    run = plan_run(
         connection_id=connection.id,
+        kind="export",
         now=context.now,
         plan=plan,
         settings=platform.settings,
         id_rng=platform.id_rng,
         run_rng=platform.run_rng,
-        in_storage=body.get("outputOptions", {}).get("location") != "USER_BLOB_STORAGE",
+        sources=[(None, [None])],
+        has_output=body.get("outputOptions", {}).get("location") != "USER_BLOB_STORAGE",
     )
     return write_outputs(platform, context.endpoints, run, imodel, body)
 

@@ -25,9 +25,7 @@ from itwin_export_async.emulator._state.platform import Platform, RequestContext
 def get_file(platform: Platform, context: RequestContext) -> Response:
     """Return the metadata of a file."""
     stored = _find_file(platform, context)
-    return json_response(
-        200, {"file": file_item(platform, context.endpoints, stored, now=context.now)}
-    )
+    return json_response(200, {"file": file_item(platform, context, stored)})
 
 
 @api("GET", "/storage/files/{}/download", accepts=V1 | BYTES)
@@ -105,7 +103,7 @@ def complete_file(platform: Platform, context: RequestContext) -> Response:
     )
     store.files[guid] = stored
     del store.uploads[guid]
-    item = file_item(platform, context.endpoints, stored, now=context.now)
+    item = file_item(platform, context, stored)
     return json_response(200, {"file": item})
 
 

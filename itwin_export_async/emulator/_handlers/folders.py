@@ -97,7 +97,7 @@ def search_folder(platform: Platform, context: RequestContext) -> Response:
 def get_folder(platform: Platform, context: RequestContext) -> Response:
     """Return the metadata of a folder."""
     folder = find_folder(platform, context)
-    return json_response(200, {"folder": folder_item(platform, context.endpoints, folder)})
+    return json_response(200, {"folder": folder_item(platform, context, folder)})
 
 
 @api("POST", "/storage/folders/{}/folders")
@@ -108,7 +108,7 @@ def create_folder(platform: Platform, context: RequestContext) -> Response:
     folder = platform.file_store.add_folder(
         parent, name=name, description=description, now=context.now
     )
-    return json_response(201, {"folder": folder_item(platform, context.endpoints, folder)})
+    return json_response(201, {"folder": folder_item(platform, context, folder)})
 
 
 @api("DELETE", "/storage/folders/{}")
@@ -185,10 +185,10 @@ def _item(
     platform: Platform, context: RequestContext, item: Folder | StoredFile, *, is_mixed: bool
 ) -> dict[str, Any]:
     if isinstance(item, Folder):
-        kind, members = "folder", folder_item(platform, context.endpoints, item)
+        kind, members = "folder", folder_item(platform, context, item)
     else:
         kind = "file"
-        members = file_item(platform, context.endpoints, item, now=context.now)
+        members = file_item(platform, context, item)
     return {"type": kind, **members} if is_mixed else members
 
 

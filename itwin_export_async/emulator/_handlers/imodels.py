@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from itwin_export_async._protocol.messages import Response
-from itwin_export_async.emulator._handlers.serializers import (
+from itwin_export_async.emulator._handlers.imodel_items import (
     JSON,
     changeset_item,
     imodel_item,
@@ -19,9 +19,9 @@ from itwin_export_async.emulator._handlers.serializers import (
 )
 from itwin_export_async.emulator._handlers.validation import (
     MAX_PAGE,
+    find_imodel,
     int_parameter,
     page_of,
-    require_access,
     wants_representation,
 )
 from itwin_export_async.emulator._http.messages import (
@@ -84,24 +84,22 @@ def list_imodels(platform: Platform, context: RequestContext) -> Response:
         context,
         "iModels",
         found,
-        lambda imodel: imodel_item(
-            platform, context.endpoints, imodel, is_full=is_full, now=context.now
-        ),
+        lambda imodel: imodel_item(platform, context, imodel, is_full=is_full),
     )
 
 
 @api("GET", "/imodels/{}", accepts=V2)
 def get_imodel(platform: Platform, context: RequestContext) -> Response:
     """Return an iModel."""
-    imodel = _find(platform, context)
-    item = imodel_item(platform, context.endpoints, imodel, is_full=True, now=context.now)
+    imodel = find_imodel(platform, context.ids[0], "imodels_webview")
+    item = imodel_item(platform, context, imodel, is_full=True)
     return json_response(200, {"iModel": item})
 
 
 @api("GET", "/imodels/{}/namedversions", accepts=V2)
 def list_named_versions(platform: Platform, context: RequestContext) -> Response:
     """List the named versions of an iModel, hidden ones too unless `state` excludes them."""
-    imodel = _find(platform, context)
+    imodel = find_imodel(platform, context.ids[0], "imodels_webview")
     _check_parameters(context, states=VERSION_STATES)
     found = [
         version
@@ -119,19 +117,17 @@ def list_named_versions(platform: Platform, context: RequestContext) -> Response
         context,
         "namedVersions",
         _sorted(context, found, keys),
-        lambda version: named_version_item(
-            platform, context.endpoints, imodel, version, is_full=is_full
-        ),
+        lambda version: named_version_item(platform, context, imodel, version, is_full=is_full),
     )
 
 
 @api("GET", "/imodels/{}/namedversions/{}", accepts=V2)
 def get_named_version(platform: Platform, context: RequestContext) -> Response:
     """Return a named version."""
-    imodel = _find(platform, context)
+    imodel = find_imodel(platform, context.ids[0], "imodels_webview")
     for version in imodel.named_versions:
         if version.id == context.ids[1]:
-            item = named_version_item(platform, context.endpoints, imodel, version, is_full=True)
+            item = named_version_item(platform, context, imodel, version, is_full=True)
             return json_response(200, {"namedVersion": item})
     return error(404, "NamedVersionNotFound", "Requested Named Version is not available.")
 
@@ -139,7 +135,7 @@ def get_named_version(platform: Platform, context: RequestContext) -> Response:
 @api("GET", "/imodels/{}/changesets", accepts=V2)
 def list_changesets(platform: Platform, context: RequestContext) -> Response:
     """List the changesets of an iModel, the oldest first unless `$orderBy` reverses it."""
-    imodel = _find(platform, context, "imodels_read")
+    imodel = find_imodel(platform, context.ids[0])
     _check_parameters(context)
     after = int_parameter(context, "afterIndex", 0, _INVALID)
     last = int_parameter(context, "lastIndex", 2**31, _INVALID)
@@ -151,29 +147,25 @@ def list_changesets(platform: Platform, context: RequestContext) -> Response:
         context,
         "changesets",
         _sorted(context, found, keys),
-        lambda changeset: changeset_item(
-            platform, context.endpoints, imodel, changeset, is_full=is_full
-        ),
+        lambda changeset: changeset_item(platform, context, imodel, changeset, is_full=is_full),
     )
 
 
 @api("GET", "/imodels/{}/changesets/{}", accepts=V2)
 def get_changeset(platform: Platform, context: RequestContext) -> Response:
     """Return a changeset, by its id or its index."""
-    imodel = _find(platform, context, "imodels_read")
+    imodel = find_imodel(platform, context.ids[0])
     changeset = imodel.find_changeset(context.ids[1], context.now)
     if changeset is None:
         return error(404, "ChangesetNotFound", "Requested Changeset is not available.")
-    item = changeset_item(platform, context.endpoints, imodel, changeset, is_full=True)
+    item = changeset_item(platform, context, imodel, changeset, is_full=True)
     return json_response(200, {"changeset": item})
 
 
 @api("GET", "/imodels/{}/permissions", accepts=V2)
 def get_imodel_permissions(platform: Platform, context: RequestContext) -> Response:
     """Return the caller's permissions in an iModel."""
-    imodel = platform.imodels.get(context.ids[0])
-    if imodel is None:
-        raise _imodel_not_found()
+    imodel = find_imodel(platform, context.ids[0], None)
     held = sorted(p for p in platform.permissions_in(imodel) if p.startswith("imodels_"))
     return json_response(200, {"permissions": held})
 
@@ -185,19 +177,6 @@ def get_itwin_permissions(platform: Platform, context: RequestContext) -> Respon
     if itwin_id not in platform.file_store.itwins:
         return error(404, "iTwinNotFound", "Requested iTwin is not available.")
     return json_response(200, {"permissions": sorted(platform.permissions_in_itwin(itwin_id))})
-
-
-def _find(
-    platform: Platform, context: RequestContext, permission: str = "imodels_webview"
-) -> IModel:
-    imodel = platform.imodels.get(context.ids[0])
-    if imodel is None:
-        raise _imodel_not_found()
-    return require_access(platform, imodel, permission)
-
-
-def _imodel_not_found() -> ApiError:
-    return ApiError(error(404, "iModelNotFound", "Requested iModel is not available."))
 
 
 def _check_parameters(context: RequestContext, *, states: Sequence[str] = ()) -> None:

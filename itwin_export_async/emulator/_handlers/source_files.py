@@ -7,17 +7,14 @@ from typing import Any
 from attrs import evolve
 
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async.emulator._handlers.connection_kinds import STORAGE, ConnectionKind
 from itwin_export_async.emulator._handlers.connections import (
     endless_links,
     find_connection,
     required_body,
+    synchronization_routes,
 )
-from itwin_export_async.emulator._handlers.serializers import (
-    MANIFEST,
-    STORAGE,
-    ConnectionKind,
-    source_file_item,
-)
+from itwin_export_async.emulator._handlers.serializers import source_file_item
 from itwin_export_async.emulator._handlers.validation import (
     manifest_source_errors,
     page_of,
@@ -31,73 +28,9 @@ from itwin_export_async.emulator._http.messages import (
     json_response,
     no_content,
 )
-from itwin_export_async.emulator._http.router import api
 from itwin_export_async.emulator._state.connections import Connection, SourceFile
 from itwin_export_async.emulator._state.ids import new_guid
 from itwin_export_async.emulator._state.platform import Platform, RequestContext
-
-_STORAGE = STORAGE.path + "/{}/sourcefiles"
-_MANIFEST = MANIFEST.path + "/{}/sourcefiles"
-
-
-@api("POST", _STORAGE)
-def add_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Add a source file to a storage connection."""
-    return _add(platform, context, STORAGE)
-
-
-@api("GET", _STORAGE)
-def list_source_files(platform: Platform, context: RequestContext) -> Response:
-    """List the source files of a storage connection."""
-    return _list(platform, context, STORAGE)
-
-
-@api("GET", _STORAGE + "/{}")
-def get_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Return a source file of a storage connection."""
-    return _get(platform, context, STORAGE)
-
-
-@api("PUT", _STORAGE + "/{}")
-def update_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Replace a source file of a storage connection."""
-    return _update(platform, context, STORAGE)
-
-
-@api("DELETE", _STORAGE + "/{}")
-def delete_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Remove a source file from a storage connection."""
-    return _delete(platform, context, STORAGE)
-
-
-@api("POST", _MANIFEST)
-def add_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Add a source file to a manifest connection."""
-    return _add(platform, context, MANIFEST)
-
-
-@api("GET", _MANIFEST)
-def list_manifest_source_files(platform: Platform, context: RequestContext) -> Response:
-    """List the source files of a manifest connection."""
-    return _list(platform, context, MANIFEST)
-
-
-@api("GET", _MANIFEST + "/{}")
-def get_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Return a source file of a manifest connection."""
-    return _get(platform, context, MANIFEST)
-
-
-@api("PUT", _MANIFEST + "/{}")
-def update_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Replace a source file of a manifest connection."""
-    return _update(platform, context, MANIFEST)
-
-
-@api("DELETE", _MANIFEST + "/{}")
-def delete_manifest_source_file(platform: Platform, context: RequestContext) -> Response:
-    """Remove a source file from a manifest connection."""
-    return _delete(platform, context, MANIFEST)
 
 
 def new_source_files(
@@ -133,13 +66,13 @@ def _add(platform: Platform, context: RequestContext, kind: ConnectionKind) -> R
     connection = find_connection(platform, context, kind)
     (source,) = new_source_files(platform.id_rng, kind, [_body(context, kind)])
     _save(platform, connection, (*connection.source_files, source))
-    item = source_file_item(platform, context.endpoints, kind, source)
+    item = source_file_item(platform, context, kind, source)
     return json_response(201, {"sourceFile": item})
 
 
 def _get(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
     source = _find(find_connection(platform, context, kind), context, kind)
-    item = source_file_item(platform, context.endpoints, kind, source)
+    item = source_file_item(platform, context, kind, source)
     return json_response(200, {"sourceFile": item})
 
 
@@ -148,7 +81,7 @@ def _list(platform: Platform, context: RequestContext, kind: ConnectionKind) -> 
     page_size = platform.settings.synchronization_page_size
     skip, top = page_of(context, kind.invalid_source_file, default=page_size)
     items = [
-        source_file_item(platform, context.endpoints, kind, source)
+        source_file_item(platform, context, kind, source)
         for source in connection.source_files[skip : skip + top]
     ]
     if not wants_representation(context):
@@ -165,7 +98,7 @@ def _update(platform: Platform, context: RequestContext, kind: ConnectionKind) -
     updated = evolve(source, file_id=body[kind.id_member], connector_type=body.get("connectorType"))
     others = connection.source_files
     _save(platform, connection, tuple(updated if s is source else s for s in others))
-    item = source_file_item(platform, context.endpoints, kind, updated)
+    item = source_file_item(platform, context, kind, updated)
     return json_response(200, {"sourceFile": item})
 
 
@@ -196,3 +129,12 @@ def _save(platform: Platform, connection: Connection, sources: tuple[SourceFile,
     changed = evolve(connection, source_files=sources)
     check_mappings(platform, changed)
     platform.synchronizations.save(changed)
+
+
+ROUTES = synchronization_routes(
+    ("POST", "/{}/sourcefiles", _add, "add_source_file", "add_manifest_source_file"),
+    ("GET", "/{}/sourcefiles", _list, "list_source_files", "list_manifest_source_files"),
+    ("GET", "/{}/sourcefiles/{}", _get, "get_source_file", "get_manifest_source_file"),
+    ("PUT", "/{}/sourcefiles/{}", _update, "update_source_file", "update_manifest_source_file"),
+    ("DELETE", "/{}/sourcefiles/{}", _delete, "delete_source_file", "delete_manifest_source_file"),
+)

@@ -1,13 +1,13 @@
-"""The Synchronization API: storage and manifest connections, their runs, reports, and consent.
+"""The Synchronization API: storage and manifest connections, their runs, and consent.
 
 Lists show the minimal form of their items unless the request has `Prefer: return=representation`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from itwin_export_async._protocol.messages import Response
+from itwin_export_async.emulator._handlers.connection_kinds import MANIFEST, STORAGE, ConnectionKind
 from itwin_export_async.emulator._handlers.connections import (
     authorization_information,
     find_connection_strict,
@@ -17,14 +17,10 @@ from itwin_export_async.emulator._handlers.connections import (
     list_synchronization_runs,
     required_body,
     start_run,
+    synchronization_routes,
     update_connection,
 )
-from itwin_export_async.emulator._handlers.serializers import (
-    MANIFEST,
-    STORAGE,
-    ConnectionKind,
-    connection_item,
-)
+from itwin_export_async.emulator._handlers.serializers import connection_item
 from itwin_export_async.emulator._handlers.source_files import (
     check_mappings,
     new_source_files,
@@ -44,108 +40,33 @@ from itwin_export_async.emulator._http.messages import (
     invalid_value,
     json_response,
     no_content,
+    not_provided,
 )
 from itwin_export_async.emulator._http.router import api
 from itwin_export_async.emulator._state.connections import Connection
-from itwin_export_async.emulator._state.ids import encode_storage_id, is_guid, new_sha1_id
-from itwin_export_async.emulator._state.imodels import IModel
+from itwin_export_async.emulator._state.ids import new_sha1_id
 from itwin_export_async.emulator._state.platform import Platform, RequestContext
 from itwin_export_async.emulator._state.run_lifecycle import (
     HAS_OUTPUT,
     Run,
     Task,
-    plan_synchronization,
+    plan_run,
 )
 
-_STORAGE = STORAGE.path
-_MANIFEST = MANIFEST.path
 _MAX_DEPTH = 100  # of the children in a manifest
-_REPORTS = "InvalidBadgersRequest"
 
 
-@api("POST", _STORAGE)
-def create_storage_connection(platform: Platform, context: RequestContext) -> Response:
-    """Create a storage connection."""
-    return _create(platform, context, STORAGE)
-
-
-@api("GET", _STORAGE)
-def list_storage_connections(platform: Platform, context: RequestContext) -> Response:
-    """List storage connections, of one iModel or of all."""
-    return list_synchronization_connections(platform, context, STORAGE)
-
-
-@api("GET", _STORAGE + "/{}")
-def get_storage_connection(platform: Platform, context: RequestContext) -> Response:
-    """Return a storage connection."""
-    return get_connection(platform, context, STORAGE)
-
-
-@api("PUT", _STORAGE + "/{}")
-def update_storage_connection(platform: Platform, context: RequestContext) -> Response:
-    """Change the name or the authentication type of a storage connection."""
-    return update_connection(platform, context, STORAGE)
-
-
-@api("DELETE", _STORAGE + "/{}")
-def delete_storage_connection(platform: Platform, context: RequestContext) -> Response:
-    """Delete a storage connection."""
-    return _delete(platform, context, STORAGE)
-
-
-@api("POST", _STORAGE + "/{}/run")
+@api("POST", STORAGE.path + "/{}/run")
 def start_synchronization(platform: Platform, context: RequestContext) -> Response:
     """Start the run of a storage connection."""
     connection = find_connection_strict(platform, context, STORAGE, STORAGE.invalid_run)
     sources: dict[str, list[str]] = {}
     for source in connection.source_files:
         sources.setdefault(source.connector_type or "", []).append(source.file_id)
-    return _start(platform, context, connection, sources, {})
+    return _start(platform, context, STORAGE, connection, sources, {})
 
 
-@api("GET", _STORAGE + "/{}/runs/{}")
-def get_synchronization(platform: Platform, context: RequestContext) -> Response:
-    """Return a run of a storage connection."""
-    return get_run(platform, context, STORAGE)
-
-
-@api("GET", _STORAGE + "/{}/runs")
-def list_synchronizations(platform: Platform, context: RequestContext) -> Response:
-    """List the runs of a storage connection."""
-    return list_synchronization_runs(platform, context, STORAGE)
-
-
-@api("POST", _MANIFEST)
-def create_manifest_connection(platform: Platform, context: RequestContext) -> Response:
-    """Create a manifest connection."""
-    return _create(platform, context, MANIFEST)
-
-
-@api("GET", _MANIFEST)
-def list_manifest_connections(platform: Platform, context: RequestContext) -> Response:
-    """List manifest connections, of one iModel or of all."""
-    return list_synchronization_connections(platform, context, MANIFEST)
-
-
-@api("GET", _MANIFEST + "/{}")
-def get_manifest_connection(platform: Platform, context: RequestContext) -> Response:
-    """Return a manifest connection."""
-    return get_connection(platform, context, MANIFEST)
-
-
-@api("PUT", _MANIFEST + "/{}")
-def update_manifest_connection(platform: Platform, context: RequestContext) -> Response:
-    """Change the name or the authentication type of a manifest connection."""
-    return update_connection(platform, context, MANIFEST)
-
-
-@api("DELETE", _MANIFEST + "/{}")
-def delete_manifest_connection(platform: Platform, context: RequestContext) -> Response:
-    """Delete a manifest connection."""
-    return _delete(platform, context, MANIFEST)
-
-
-@api("POST", _MANIFEST + "/{}/runs")
+@api("POST", MANIFEST.path + "/{}/runs")
 def start_manifest_synchronization(platform: Platform, context: RequestContext) -> Response:
     """Start the run of a manifest connection; the body lists the files."""
     connection = find_connection_strict(platform, context, MANIFEST, MANIFEST.invalid_run)
@@ -154,19 +75,7 @@ def start_manifest_synchronization(platform: Platform, context: RequestContext) 
     errors = _manifest_errors(body.get("sourceFiles"), sources, is_child=False)
     if errors:
         raise ApiError(invalid(MANIFEST.invalid_run, *errors))
-    return _start(platform, context, connection, sources, body)
-
-
-@api("GET", _MANIFEST + "/{}/runs/{}")
-def get_manifest_synchronization(platform: Platform, context: RequestContext) -> Response:
-    """Return a run of a manifest connection."""
-    return get_run(platform, context, MANIFEST)
-
-
-@api("GET", _MANIFEST + "/{}/runs")
-def list_manifest_synchronizations(platform: Platform, context: RequestContext) -> Response:
-    """List the runs of a manifest connection."""
-    return list_synchronization_runs(platform, context, MANIFEST)
+    return _start(platform, context, MANIFEST, connection, sources, body)
 
 
 @api("GET", "/synchronization/imodels/connections/authorizationinformation")
@@ -178,35 +87,6 @@ def get_synchronization_authorization(platform: Platform, context: RequestContex
         context.query.get("redirecturl"),
         invalid_url=detail("InvalidValue", message, "redirectUrl"),
     )
-
-
-@api("GET", "/synchronization/reports")
-def list_reports(platform: Platform, context: RequestContext) -> Response:
-    """List the diagnostic reports of a run: one for each task that has ended."""
-    query = context.query
-    names = {"iModelId": "imodelid", "runId": "runid"}
-    errors = [
-        detail("MissingRequiredProperty", f"{name} was not provided.", name)
-        for name, parameter in names.items()
-        if not query.get(parameter)
-    ]
-    if query.get("imodelid") and not is_guid(query["imodelid"]):
-        errors.append(invalid_value("iModelId"))
-    if "taskid" in query and not is_guid(query["taskid"]):
-        errors.append(invalid_value("taskId"))
-    if errors:
-        raise ApiError(invalid(_REPORTS, *errors))
-    imodel = find_imodel(platform, query["imodelid"])
-    reports = [
-        _report(platform, context, imodel, run, task)
-        for connection in platform.synchronizations.of(imodel)
-        for run in platform.synchronizations.runs(connection).values()
-        if run.id == query["runid"]
-        for job in run.jobs
-        for task in job.tasks
-        if task.ends_at <= context.now and query.get("taskid") in (None, task.id)
-    ]
-    return json_response(200, {"reports": reports})
 
 
 def _create(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
@@ -229,7 +109,7 @@ def _create(platform: Platform, context: RequestContext, kind: ConnectionKind) -
     )
     check_mappings(platform, connection)
     platform.synchronizations.save(connection)
-    item = connection_item(platform, context.endpoints, connection)
+    item = connection_item(platform, context, connection)
     return json_response(201, {"connection": item})
 
 
@@ -242,11 +122,11 @@ def _delete(platform: Platform, context: RequestContext, kind: ConnectionKind) -
 def _start(
     platform: Platform,
     context: RequestContext,
+    kind: ConnectionKind,
     connection: Connection,
     sources: Mapping[str, Sequence[str]],
     body: dict[str, Any],
 ) -> Response:
-    kind = STORAGE if connection.kind == "storage" else MANIFEST
     return start_run(
         platform,
         context,
@@ -265,7 +145,7 @@ def _plan(
 ) -> Run:
     """Return the run that starts now, with the changeset and the event of its end."""
     imodel = connection.imodel
-    run = plan_synchronization(
+    run = plan_run(
         connection_id=connection.id,
         kind=connection.kind,
         now=context.now,
@@ -273,7 +153,7 @@ def _plan(
         settings=platform.settings,
         id_rng=platform.id_rng,
         run_rng=platform.run_rng,
-        sources=sources,
+        sources=sources.items(),
     )
     tasks = [task for job in run.jobs for task in job.tasks]
     changed = [task for task in tasks if _has_changed(platform, connection, task)]
@@ -318,11 +198,7 @@ def _manifest_errors(
             errors.append(invalid_value("sourceFiles"))
             continue
         required = ("id", "name", "url", *(() if is_child else ("action",)))
-        errors += [
-            detail("MissingRequiredProperty", f"{name} was not provided.", name)
-            for name in required
-            if not isinstance(file.get(name), str)
-        ]
+        errors += [not_provided(name) for name in required if not isinstance(file.get(name), str)]
         if file.get("action", "bridge") not in ("bridge", "unmap"):
             errors.append(invalid_value("action"))
         connector = file.get("connectorType", file.get("connector", ""))
@@ -332,57 +208,18 @@ def _manifest_errors(
     return errors
 
 
-def _report(
-    platform: Platform, context: RequestContext, imodel: IModel, run: Run, task: Task
-) -> dict[str, Any]:
-    """Return a diagnostic report, its content written to the blob store."""
-    path = f"/reports/{task.id}.json"
-    blobs = platform.file_store.blobs
-    if blobs.get(path, now=context.now) is None:
-        content = json.dumps(_report_content(platform, imodel, run, task)).encode()
-        blobs.put(path, lambda: content, since=task.ends_at)
-    expiry = platform.clock.moment(context.now + platform.settings.download_lifetime)
-    query = blobs.sign(path, rights="r", expiry=expiry, name=f"{task.id}.json")
-    return {
-        "id": encode_storage_id(imodel.id, task.id),
-        "imodelId": imodel.id,
-        "runId": run.id,
-        "taskId": task.id,
-        "sasUri": f"{context.endpoints.blobs}{path}?{query}",
-        "createdTimeStamp": platform.clock.stamp(task.ends_at),
-    }
-
-
-def _report_content(platform: Platform, imodel: IModel, run: Run, task: Task) -> dict[str, Any]:
-    stored = platform.file(task.source_id or "")
-    name = stored.name if stored else task.source_id
-    level = "Error" if task.error else "Warning"
-    audit = {"issueid": "ITW-0001", "level": level, "category": "General", "type": "Other"}
-    message = task.error["message"] if task.error else "An element has no geometry."
-    return {
-        "context": {
-            "reportType": "detailReport",
-            "operationType": "Create",
-            "jobid": run.id,
-            "contextid": imodel.itwin_id,
-            "imodelid": imodel.id,
-            "activityid": task.id,
-            "timestamp": platform.clock.stamp(task.ends_at),
-        },
-        "sourceFilesInfo": {
-            "itemType": "File",
-            "fileId": task.source_id,
-            "fileName": name,
-            "fileExists": stored is not None,
-            "bimFileExists": True,
-            "Files": [],
-        },
-        "filerecords": [
-            {
-                "file": {"identifier": task.source_id, "path": name},
-                "auditrecords": [
-                    {"auditinfo": audit | {"message": message, "fileName": name}, "elementinfo": {}}
-                ],
-            }
-        ],
-    }
+ROUTES = synchronization_routes(
+    ("POST", "", _create, "create_storage_connection", "create_manifest_connection"),
+    (
+        *("GET", "", list_synchronization_connections),
+        *("list_storage_connections", "list_manifest_connections"),
+    ),
+    ("GET", "/{}", get_connection, "get_storage_connection", "get_manifest_connection"),
+    ("PUT", "/{}", update_connection, "update_storage_connection", "update_manifest_connection"),
+    ("DELETE", "/{}", _delete, "delete_storage_connection", "delete_manifest_connection"),
+    ("GET", "/{}/runs/{}", get_run, "get_synchronization", "get_manifest_synchronization"),
+    (
+        *("GET", "/{}/runs", list_synchronization_runs),
+        *("list_synchronizations", "list_manifest_synchronizations"),
+    ),
+)

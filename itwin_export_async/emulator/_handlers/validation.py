@@ -13,6 +13,7 @@ from itwin_export_async.emulator._http.messages import (
     insufficient_permissions,
     invalid,
     invalid_value,
+    not_provided,
 )
 from itwin_export_async.emulator._state.ids import decode_storage_id, is_guid
 from itwin_export_async.emulator._state.imodels import IModel
@@ -87,12 +88,14 @@ def wants_representation(context: RequestContext) -> bool:
     return "return=representation" in header_of(context.request, "Prefer").lower()
 
 
-def find_imodel(platform: Platform, imodel_id: str) -> IModel:
-    """Return an iModel that the caller may read. Raises 404 or 403."""
+def find_imodel(
+    platform: Platform, imodel_id: str, permission: str | None = "imodels_read"
+) -> IModel:
+    """Return an iModel. Raises 404, or 403 if the caller lacks a permission that is required."""
     imodel = platform.imodels.get(imodel_id)
     if imodel is None:
         raise ApiError(error(404, "iModelNotFound", "Requested iModel is not available."))
-    return require_access(platform, imodel)
+    return imodel if permission is None else require_access(platform, imodel, permission)
 
 
 def require_access(platform: Platform, imodel: IModel, permission: str = "imodels_read") -> IModel:
@@ -115,7 +118,7 @@ def imodel_id_errors(body: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the details for the `iModelId` of a new connection."""
     imodel_id = body.get("iModelId")
     if imodel_id is None:
-        return [detail("MissingRequiredProperty", "imodelId was not provided.", "imodelId")]
+        return [not_provided("imodelId")]
     is_valid = isinstance(imodel_id, str) and is_guid(imodel_id)
     return [] if is_valid else [invalid_value("imodelId")]
 
@@ -237,9 +240,7 @@ def run_errors(body: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     errors = [invalid_value(name) for name in _wrong_members(body, _RUN)]
     if "exportType" not in body:
-        errors.append(
-            detail("MissingRequiredProperty", "exportType was not provided.", "exportType")
-        )
+        errors.append(not_provided("exportType"))
     for group, checks in _RUN_OPTIONS.items():
         options = body.get(group)
         if isinstance(options, dict):

@@ -15,13 +15,13 @@ from itwin_export_async.emulator._handlers.identity import authenticate
 from itwin_export_async.emulator._handlers.validation import json_body
 from itwin_export_async.emulator._http.messages import (
     ApiError,
-    detail,
     error,
     insufficient_permissions,
     invalid,
     invalid_value,
     json_response,
     no_content,
+    not_provided,
 )
 from itwin_export_async.emulator._http.router import V2, api
 from itwin_export_async.emulator._state.ids import new_guid
@@ -40,12 +40,12 @@ def create_webhook(platform: Platform, context: RequestContext) -> Response:
     """Create an inactive webhook. The secret is in this answer only."""
     body = json_body(context, _INVALID)
     errors = [
-        detail("MissingRequiredProperty", f"{name} was not provided.", name)
+        not_provided(name)
         for name in ("callbackUrl", "scope", "eventTypes")
         if body.get(name) is None
     ]
     if body.get("scope") == "iTwin" and body.get("scopeId") is None:
-        errors.append(detail("MissingRequiredProperty", "scopeId was not provided.", "scopeId"))
+        errors.append(not_provided("scopeId"))
     errors = errors or _errors(body)
     if errors:
         raise ApiError(invalid(_INVALID, *errors))

@@ -1,6 +1,7 @@
 """One request and its answer, from arrival to delivery."""
 
 from collections.abc import Hashable
+from urllib.parse import urlsplit
 
 from attrs import define
 
@@ -50,6 +51,16 @@ class Exchange:
         return answer is None or (
             self.truncate_at is not None and self.truncate_at < body_length(answer)
         )
+
+    @property
+    def path(self) -> str:
+        """The path of the request in its service, or in its URL if no service knows it."""
+        if self.context is not None and self.context.path:
+            return self.context.path
+        try:
+            return urlsplit(self.request.url).path
+        except ValueError:
+            return self.request.url.partition("?")[0]
 
     @property
     def token(self) -> str:

@@ -16,6 +16,7 @@ from itwin_export_async.emulator._http.exchange import Exchange
 from itwin_export_async.emulator._http.messages import (
     body_chunks,
     body_length,
+    ids_in_location,
     materialize,
     without_body,
 )
@@ -107,11 +108,7 @@ class InMemoryTransport:
             or not _is_real_time()
         ):
             return
-        *_, connection_id, _, run_id = response.headers["Location"].split("/")
-        platform = self._pipeline.platform
-        is_export = exchange.operation == "create_run"
-        service = platform.exports if is_export else platform.synchronizations
-        run = service.run(connection_id, run_id)
+        run = self._pipeline.platform.run(*ids_in_location(response))
         assert run is not None, "it was started just now"
         seconds = run.ends_at - run.starts_at
         if not run.has_planned_duration and seconds > _LONG_RUN:

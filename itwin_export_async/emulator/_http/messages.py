@@ -77,6 +77,12 @@ def no_content(status: int, *, location: str | None = None) -> Response:
     return Response(status=status, headers={} if location is None else {"Location": location})
 
 
+def ids_in_location(response: Response) -> tuple[str, str]:
+    """Return the connection id and the run id in a `Location`."""
+    *_, connection_id, _, run_id = response.headers["Location"].split("/")
+    return connection_id, run_id
+
+
 def detail(code: str, message: str, target: str | None = None) -> dict[str, str]:
     """Return one entry of an error's `details`."""
     entry = {"code": code, "message": message}
@@ -99,6 +105,11 @@ def invalid(code: str, *details: dict[str, str]) -> Response:
 def invalid_value(target: str) -> dict[str, str]:
     """Return the detail for a value that is not accepted."""
     return detail("InvalidValue", f"Provided {target} value is not valid.", target)
+
+
+def not_provided(name: str) -> dict[str, str]:
+    """Return the detail for a member that is absent."""
+    return detail("MissingRequiredProperty", f"{name} was not provided.", name)
 
 
 def insufficient_permissions() -> Response:

@@ -1,7 +1,6 @@
 """The way of every request: rate limit (429), faults, handler, quirks, and the log."""
 
 from collections.abc import Hashable
-from urllib.parse import urlsplit
 
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator._audit.auditor import Auditor
@@ -152,18 +151,9 @@ class Pipeline:
                 at=exchange.at,
                 operation=exchange.operation,
                 method=exchange.request.method,
-                path=_path(exchange),
+                path=exchange.path,
                 status=None if answer is None else answer.status,
                 answered_at=None if answer is None else exchange.at + exchange.delay,
                 fault=exchange.fault,
             )
         )
-
-
-def _path(exchange: Exchange) -> str:
-    if exchange.context is not None and exchange.context.path:
-        return exchange.context.path
-    try:
-        return urlsplit(exchange.request.url).path
-    except ValueError:
-        return exchange.request.url.partition("?")[0]

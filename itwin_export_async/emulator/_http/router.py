@@ -5,8 +5,8 @@ A handler is declared with its route:
     @api("GET", "/export/connections/{}")
     def get_connection(platform: Platform, context: RequestContext) -> Response: ...
 
-The name of the function is the name of the operation. The letter case of a path does not matter,
-except in the ids.
+The name of the function is the name of the operation, unless another is given. The letter case
+of a path does not matter, except in the ids.
 """
 
 from collections import defaultdict
@@ -79,10 +79,12 @@ class Route:
         )
 
 
-def api(method: str, path: str, *, accepts: frozenset[str] = V1) -> Callable[[Handler], Route]:
+def api(
+    method: str, path: str, *, operation: str = "", accepts: frozenset[str] = V1
+) -> Callable[[Handler], Route]:
     """Declare a handler of an API: it requires a bearer token and an `Accept` header."""
     return lambda handler: Route(
-        operation=handler.__name__,
+        operation=operation or handler.__name__,
         handler=handler,
         method=method,
         path=path,

@@ -4,20 +4,25 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from copy import copy
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import aiohttp
 from aiohttp import web
-from attrs import evolve, frozen
+from attrs import frozen
 
 from itwin_export_async._protocol.messages import Request, Response
 from itwin_export_async.emulator._dashboard.page import fragment, page, policy
 from itwin_export_async.emulator._dashboard.snapshot import snapshot
 from itwin_export_async.emulator._handlers import control
 from itwin_export_async.emulator._http.exchange import Exchange
+from itwin_export_async.emulator._http.hosts import (
+    authority_of,
+    host_of,
+    is_loopback,
+    may_be_own,
+    origin_of,
+    parse_public_url,
+)
 from itwin_export_async.emulator._http.messages import (
     LazyResponse,
     body_chunks,
@@ -27,8 +32,8 @@ from itwin_export_async.emulator._http.messages import (
     no_content,
 )
 from itwin_export_async.emulator._http.pipeline import Pipeline
-from itwin_export_async.emulator._state.platform import PRODUCTION, Endpoints, Platform
-from itwin_export_async.emulator._state.webhooks import WebhookDelivery
+from itwin_export_async.emulator._http.webhook_sender import posting_webhooks
+from itwin_export_async.emulator._state.platform import PRODUCTION, Endpoints
 from itwin_export_async.emulator._virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:  # the emulator passes itself
@@ -38,11 +43,7 @@ _MAX_BODY = 1024**2  # bytes of a request to an API
 _SHUTDOWN_SECONDS = 0.05
 _LEEWAY = 0.25  # seconds for which a request may have been on its way unnoticed
 _BLOBS = "/blobs"
-_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".test")
 _UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how clients reach them
-_WEBHOOK_INTERVAL = 0.1  # seconds
-_WEBHOOK_TIMEOUT = aiohttp.ClientTimeout(total=5)
-_WEBHOOK_ATTEMPTS = 3
 
 
 @frozen(kw_only=True)
@@ -63,9 +64,9 @@ async def running_server(
             "serve() needs real time: call it outside of run_virtual() and itwin_virtual_time, "
             "or pass the emulator as transport="
         )
-    base = None if public_url is None else _parse_public_url(public_url)
+    base = None if public_url is None else parse_public_url(public_url)
     async with AsyncExitStack() as stack:
-        has_blob_port = base is None and _is_loopback(host)
+        has_blob_port = base is None and is_loopback(host)
         blobs = None
         if has_blob_port:
             blobs = _Server(emulator, pipeline, host, serves_blobs=True)
@@ -76,7 +77,7 @@ async def running_server(
         known = pipeline.platform.served_endpoints
         known.append(endpoints)
         stack.callback(known.remove, endpoints)
-        await stack.enter_async_context(_posting_webhooks(emulator))
+        await stack.enter_async_context(posting_webhooks(emulator.webhook_deliveries))
         yield ServerAddress(base_url=endpoints.api, token_url=endpoints.token)
 
 
@@ -99,7 +100,7 @@ class _Server:
         self._base = base
         self._serves_blobs = serves_blobs
         self._blob_server = blob_server
-        self._initial = _initial_state(pipeline.platform)
+        self._initial = pipeline.platform.copied()
         self._allowed_hosts = {host, socket.gethostname(), socket.getfqdn()}
         if base is not None:
             self._allowed_hosts.add(urlsplit(base).hostname or "")
@@ -108,7 +109,7 @@ class _Server:
     @property
     def authority(self) -> str:
         """Host and port of this server, as in a URL."""
-        return _authority(_UNSPECIFIED.get(self._host, self._host), self.port)
+        return authority_of(_UNSPECIFIED.get(self._host, self._host), self.port)
 
     @asynccontextmanager
     async def running(self, port: int) -> AsyncIterator[None]:
@@ -129,12 +130,12 @@ class _Server:
         base = self._base or f"http://{authority}"
         if self._blob_server is None:
             return Endpoints.served_at(base, f"{base}{_BLOBS}")
-        blobs = _authority(_host_of(authority), self._blob_server.port)
+        blobs = authority_of(host_of(authority), self._blob_server.port)
         return Endpoints.served_at(base, f"http://{blobs}")
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         host = request.headers.get("Host", "")
-        if not self._is_allowed(host):
+        if not may_be_own(host, self._allowed_hosts):
             return _web_response(
                 error(
                     421,
@@ -198,7 +199,7 @@ class _Server:
         self, request: web.BaseRequest, path: str, host: str
     ) -> web.StreamResponse:
         """Answer for the dashboard and the control. The pipeline never sees these requests."""
-        if _is_foreign(request, {f"http://{host}", _origin(self._base or "")}):
+        if _is_foreign(request, {f"http://{host}", origin_of(self._base or "")}):
             message = "Pages of other origins must not control the emulator."
             return _private(error(403, "ForeignOrigin", message))
         method = "GET" if request.method == "HEAD" else request.method
@@ -235,85 +236,7 @@ class _Server:
     def _reset(self) -> None:
         """Reset the emulator to what it held when it was first served."""
         self._emulator.reset()
-        _restore(self._pipeline.platform, self._initial)
-
-    def _is_allowed(self, authority: str) -> bool:
-        """Whether the `Host` header can be the emulator's, so that DNS rebinding is refused."""
-        host = _host_of(authority).lower()
-        if not authority or host in self._allowed_hosts or "." not in host:
-            return True  # a name without dots is never a public one
-        return _is_ip(host) or host.endswith(_PRIVATE_SUFFIXES)
-
-
-def _initial_state(platform: Platform) -> Platform:
-    """Return a copy of what a reset over HTTP restores: iModels, files, tokens and webhooks."""
-    return evolve(
-        platform,
-        imodels={
-            imodel.id: evolve(
-                imodel,
-                named_versions=list(imodel.named_versions),
-                changesets=list(imodel.changesets(platform.clock.last)),
-                scheduled=[],
-            )
-            for imodel in platform.imodels.values()
-        },
-        id_rng=copy(platform.id_rng),
-        file_store=platform.file_store.copied(),
-        webhooks=platform.webhooks.copied(),
-        permissions=dict(platform.permissions),
-        tokens=dict(platform.tokens),
-        refresh_tokens=set(platform.refresh_tokens),
-    )
-
-
-def _restore(platform: Platform, initial: Platform) -> None:
-    copied = _initial_state(initial)
-    platform.imodels = copied.imodels
-    platform.id_rng = copied.id_rng
-    platform.file_store = copied.file_store
-    platform.webhooks = copied.webhooks
-    platform.file_store.id_rng = platform.webhooks.id_rng = copied.id_rng
-    platform.permissions = copied.permissions
-    platform.tokens = copied.tokens
-    platform.refresh_tokens = copied.refresh_tokens
-
-
-@asynccontextmanager
-async def _posting_webhooks(emulator: "Emulator") -> AsyncIterator[None]:
-    """Post webhook events while the block is active."""
-    task = asyncio.create_task(_post_webhooks(emulator))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def _post_webhooks(emulator: "Emulator") -> None:
-    async with (
-        aiohttp.ClientSession(timeout=_WEBHOOK_TIMEOUT) as session,
-        asyncio.TaskGroup() as tasks,
-    ):
-        while True:
-            for delivery in emulator.webhook_deliveries():
-                tasks.create_task(_post(session, delivery))
-            await asyncio.sleep(_WEBHOOK_INTERVAL)
-
-
-async def _post(session: aiohttp.ClientSession, delivery: WebhookDelivery) -> None:
-    """Post one event until the receiver answers 200."""
-    for attempt in range(_WEBHOOK_ATTEMPTS):
-        try:
-            async with session.post(
-                delivery.url, data=delivery.body, headers=delivery.headers, allow_redirects=False
-            ) as answer:
-                if answer.status == 200:
-                    return
-        except (aiohttp.ClientError, TimeoutError):
-            pass
-        await asyncio.sleep(_WEBHOOK_INTERVAL * 2**attempt)
+        self._pipeline.platform.restore(self._initial)
 
 
 async def _send(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
@@ -378,37 +301,3 @@ def _is_foreign(request: web.BaseRequest, own_origins: set[str]) -> bool:
     if origin is not None and origin not in own_origins:
         return True
     return site not in ("none", "same-origin") and not is_navigation
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _parse_public_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise ValueError(f"public_url must be an http or https URL, got {url!r}")
-    return url.rstrip("/")
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _host_of(authority: str) -> str:
-    if authority.startswith("["):
-        return authority[1:].partition("]")[0]
-    return authority.rpartition(":")[0] or authority
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)

@@ -163,9 +163,7 @@ class ChaosInjector:
     def _unknown_young_run(self, route: Route, context: RequestContext) -> Fault | None:
         if route.operation not in _POLLS:
             return None
-        is_export = route.operation == "get_run"
-        service = self._platform.exports if is_export else self._platform.synchronizations
-        run = service.run(*context.ids)
+        run = self._platform.run(*context.ids)
         if run is None or context.now - run.starts_at > self._chaos.youth:
             return None
         missing = error(404, "ConnectionRunNotFound", "Requested Connection Run not available.")

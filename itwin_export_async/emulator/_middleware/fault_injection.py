@@ -84,7 +84,7 @@ class FaultQueue:
                 name=INJECTED,
                 instead=outcome,
                 has_effect=apply_effect or outcome is None,
-                truncate_at=None if truncate_after is None else _constant(truncate_after),
+                truncate_at=None if truncate_after is None else lambda _length: truncate_after,
                 delay=delay,
             )
         )
@@ -113,7 +113,3 @@ def _describe(fault: Fault) -> str:
             return "a delayed answer" if fault.delay else "the real answer"
         case failure:
             return type(failure).__name__
-
-
-def _constant(value: int) -> Callable[[int], int]:
-    return lambda _length: value

@@ -93,13 +93,12 @@ class ConnectionService:
         self._latest[connection.imodel.id] = run
         self.options[run.id] = body
 
-    def enqueue_plan(self, imodel_id: str, plan: RunPlan) -> None:
-        """Plan a run of this iModel, after those that are planned already."""
-        self._plans.setdefault(imodel_id, deque()).append(plan)
-
-    def set_default_plan(self, imodel_id: str, plan: RunPlan) -> None:
-        """Plan all runs of this iModel that have no plan of their own."""
-        self._default_plans[imodel_id] = plan
+    def plan_runs(self, imodel_id: str, plan: RunPlan, *, times: int | None) -> None:
+        """Plan so many runs of this iModel, after those that are planned; None for all others."""
+        if times is None:
+            self._default_plans[imodel_id] = plan
+        else:
+            self._plans.setdefault(imodel_id, deque()).extend([plan] * times)
 
     def next_plan(self, imodel: IModel) -> RunPlan:
         """Take the plan for the next run of this iModel; a default one if none was made."""

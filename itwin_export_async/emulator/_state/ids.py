@@ -5,6 +5,8 @@ import binascii
 from random import Random
 from uuid import UUID
 
+USER_ID = "1140f95b-1ba0-49d9-bbf4-b53e54d80387"  # of the user that created everything
+
 
 def new_guid(rng: Random) -> str:
     """Return a random GUID in its 36-character form."""

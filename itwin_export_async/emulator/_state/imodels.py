@@ -1,9 +1,12 @@
 """iModels: their changesets, their named versions, and the caller's permissions."""
 
 from collections.abc import Iterable
+from random import Random
 from typing import Literal
 
 from attrs import define, evolve, field, frozen
+
+from itwin_export_async.emulator._state.ids import new_guid
 
 ALL_PERMISSIONS = frozenset(
     {
@@ -70,6 +73,15 @@ class IModel:
     _changesets: list[Changeset] = field(factory=list)
     _scheduled: list[Changeset] = field(factory=list)
 
+    def copied(self, now: float) -> "IModel":
+        """Return a copy that later changes do not affect, without pushes of the future."""
+        return evolve(
+            self,
+            named_versions=list(self.named_versions),
+            changesets=list(self.changesets(now)),
+            scheduled=[],
+        )
+
     def changesets(self, now: float) -> list[Changeset]:
         """Return the changesets that have been pushed by now, the oldest first."""
         for due in sorted(self._scheduled, key=lambda changeset: changeset.pushed_at):
@@ -97,6 +109,38 @@ class IModel:
             if id_or_index in (changeset.id, str(changeset.index)):
                 return changeset
         return None
+
+    def add_named_version(
+        self,
+        name: str,
+        changeset_id: str | None,
+        *,
+        rng: Random,
+        state: str,
+        description: str | None,
+        now: float,
+    ) -> NamedVersion:
+        """Add a named version. Raises `ValueError` for a name or a changeset that has one."""
+        changeset = None if changeset_id is None else self.find_changeset(changeset_id, now)
+        if changeset_id is not None and changeset is None:
+            raise ValueError(f"iModel {self.id} has no changeset {changeset_id!r}")
+        for other in self.named_versions:
+            if other.name == name or other.changeset_id == changeset_id:
+                raise ValueError(
+                    f"iModel {self.id} has the named version {other.name!r} on changeset "
+                    f"{other.changeset_id}: use another name and changeset"
+                )
+        version = NamedVersion(
+            id=new_guid(rng),
+            name=name,
+            description=description,
+            changeset_id=changeset.id if changeset else None,
+            changeset_index=changeset.index if changeset else 0,
+            created_at=now,
+            state=state,
+        )
+        self.named_versions.append(version)
+        return version
 
     def _append(self, changeset: Changeset) -> Changeset:
         parent = self._changesets[-1] if self._changesets else None

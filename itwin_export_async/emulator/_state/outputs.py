@@ -6,14 +6,10 @@ The end of a run and the rights of a SAS URL at that moment are known when the r
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from itwin_export_async.emulator._state.failures import NO_WRITE_PERMISSION, NOT_WRITABLE
 from itwin_export_async.emulator._state.imodels import IModel
 from itwin_export_async.emulator._state.platform import Endpoints, Platform
-from itwin_export_async.emulator._state.run_lifecycle import (
-    HAS_OUTPUT,
-    NO_WRITE_PERMISSION,
-    NOT_WRITABLE,
-    Run,
-)
+from itwin_export_async.emulator._state.run_lifecycle import HAS_OUTPUT, Run
 from itwin_export_async.emulator._state.sample_files import ifc_file, pdf_file
 
 _Write: TypeAlias = Callable[[], bytes]

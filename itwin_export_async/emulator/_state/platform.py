@@ -1,6 +1,7 @@
 """The state behind all operations, and the request that an operation gets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import copy
 from random import Random
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -19,9 +20,14 @@ from itwin_export_async.emulator._state.connections import (
 from itwin_export_async.emulator._state.files import FileStore, StoredFile
 from itwin_export_async.emulator._state.ids import encode_storage_id, new_guid
 from itwin_export_async.emulator._state.imodels import ALL_PERMISSIONS, IModel, PushDate
+from itwin_export_async.emulator._state.run_lifecycle import Run
 from itwin_export_async.emulator._state.webhooks import Event, WebhookService
 
 _MAX_TOKENS = 10_000
+_RESTORED = (
+    *("id_rng", "imodels", "file_store", "webhooks"),
+    *("permissions", "tokens", "refresh_tokens"),
+)
 
 
 @frozen(kw_only=True)
@@ -117,6 +123,26 @@ class Platform:
             webhooks=WebhookService(id_rng=id_rng),
         )
 
+    def copied(self) -> "Platform":
+        """Return a copy of what a reset over HTTP restores, see `restore`."""
+        id_rng = copy(self.id_rng)
+        return evolve(
+            self,
+            id_rng=id_rng,
+            imodels={id: imodel.copied(self.clock.last) for id, imodel in self.imodels.items()},
+            file_store=evolve(self.file_store.copied(), id_rng=id_rng),
+            webhooks=evolve(self.webhooks.copied(), id_rng=id_rng),
+            permissions=dict(self.permissions),
+            tokens=dict(self.tokens),
+            refresh_tokens=set(self.refresh_tokens),
+        )
+
+    def restore(self, earlier: "Platform") -> None:
+        """Take over iModels, files, webhooks, permissions, tokens and ids of an earlier copy."""
+        copied = earlier.copied()
+        for name in _RESTORED:
+            setattr(self, name, getattr(copied, name))
+
     @property
     def endpoints(self) -> Endpoints:
         """The endpoints for links outside of a request: the latest server's, else production."""
@@ -147,6 +173,26 @@ class Platform:
         self.file_store.itwins.add(imodel.itwin_id)
         self.publish(imodel, "iModels.iModelCreated.v1", {"imodelId": imodel.id})
         return imodel
+
+    def set_permissions(self, scope_id: str, permissions: Iterable[str] | None) -> None:
+        """Set the caller's permissions in an iModel or an iTwin; None removes them.
+
+        Raises `ValueError` for an unknown scope or permission.
+        """
+        held = None if permissions is None else frozenset(permissions)
+        unknown = sorted((held or frozenset()) - ALL_PERMISSIONS)
+        if unknown:
+            known = ", ".join(sorted(ALL_PERMISSIONS))
+            raise ValueError(f"unknown permission {', '.join(unknown)}: use any of {known}")
+        imodel = self.imodels.get(scope_id)
+        if imodel is not None:
+            imodel.permissions = held
+        elif scope_id not in self.file_store.itwins:
+            raise ValueError(f"there is no iModel and no iTwin {scope_id!r}")
+        elif held is None:
+            self.permissions.pop(scope_id, None)
+        else:
+            self.permissions[scope_id] = held
 
     def permissions_in_itwin(self, itwin_id: str) -> frozenset[str]:
         """Return the caller's permissions in an iTwin."""
@@ -220,6 +266,11 @@ class Platform:
         token = f"refresh-{self.id_rng.getrandbits(160):040x}"
         self.refresh_tokens.add(token)
         return token
+
+    def run(self, connection_id: str, run_id: str) -> Run | None:
+        """Return the run with these ids, of either service; None if there is none."""
+        run = self.exports.run(connection_id, run_id)
+        return run or self.synchronizations.run(connection_id, run_id)
 
     def file(self, file_id: str) -> StoredFile | None:
         """Return the file with this Storage id or, if the settings accept them, plain GUID."""

@@ -8,15 +8,19 @@ The whole timeline of a run is drawn when the run is created. There is no backgr
 run shows is a function of its timeline and the current time. Only some runs pass NotStarted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log
 from random import Random
-from types import MappingProxyType
-from typing import Any
 
 from attrs import evolve, frozen
 
 from itwin_export_async.emulator._config import Settings
+from itwin_export_async.emulator._state.failures import (
+    EXPORT_FAILURES,
+    NO_CONSENT,
+    SOURCE_FAILURES,
+    Failure,
+)
 from itwin_export_async.emulator._state.ids import new_guid, new_sha1_id
 
 _MEDIAN, _SPREAD = 420.0, 0.6  # seconds, and the scale of the log-normal distribution
@@ -31,65 +35,6 @@ RESULTS = (
     "Cancelled",
     "TimedOut",
     "Undetermined",
-)
-
-Failure = Mapping[str, Any]
-
-_FAILURE = {
-    "errorCode": "TAE_BRW_1000",
-    "message": "Failed to orchestrate file processing.",
-    "details": "Error exit code received from bridge wrapper. Details from wrapper: ''.",
-    "bridgeExitCode": -7002,
-    "system": "Exporter",
-    "phase": "export_file",
-    "category": "other",
-    "descriptionKey": "FailedToExport",
-    "description": "Failed to export your file.",
-    "kbArticleLink": "",
-    "canUserFix": False,
-}
-_PARTIAL_FAILURE = {
-    "errorCode": "TAE_BRG_1000",
-    "message": "Failed to process.",
-    "details": "Error exit code received from bridge wrapper.",
-    "bridgeExitCode": 4294967295,
-    "system": "cloud_orchestrator",
-    "phase": "internal_server_error",
-    "category": "other",
-    "descriptionKey": "RunOrchestrationError",
-    "description": "Failed to orchestrate Run.",
-    "kbArticleLink": "",
-    "canUserFix": False,
-}
-_SOURCE_FAILURE = _PARTIAL_FAILURE | {"message": "Failed to process the file."}
-
-EXPORT_FAILURES: Mapping[str, Failure] = MappingProxyType(
-    {"Error": _FAILURE, "TimedOut": _FAILURE, "PartialSuccess": _PARTIAL_FAILURE}
-)
-SOURCE_FAILURES: Mapping[str, Failure] = MappingProxyType(
-    dict.fromkeys(("Error", "TimedOut", "PartialSuccess"), _SOURCE_FAILURE)
-)
-NOT_WRITABLE: Failure = MappingProxyType(
-    _FAILURE
-    | {
-        "message": "Failed to write the output.",
-        "details": "The given SAS address is not valid, has expired, or cannot be written.",
-        "phase": "upload_file",
-        "category": "user_input",
-        "descriptionKey": "OutputNotWritable",
-        "description": "Failed to write to your blob storage.",
-        "canUserFix": True,
-    }
-)
-NO_WRITE_PERMISSION: Failure = MappingProxyType(
-    {
-        **NOT_WRITABLE,
-        "details": "The user has no write access to the output folder.",
-        "description": "Failed to write to the folder in Storage.",
-    }
-)
-NO_CONSENT: Failure = MappingProxyType(
-    {"errorKey": "UserNotAuthenticated", "description": "User is not authenticated."}
 )
 
 
@@ -195,31 +140,7 @@ class Run:
         return evolve(self, result="Error", jobs=tuple(fail(job) for job in self.jobs))
 
 
-def plan_export(
-    *,
-    connection_id: str,
-    now: float,
-    plan: RunPlan,
-    settings: Settings,
-    id_rng: Random,
-    run_rng: Random,
-    in_storage: bool,
-) -> Run:
-    """Draw the times and ids of an export that starts now."""
-    timeline = _state_timeline(now, plan, settings, run_rng)
-    run_id = new_guid(id_rng)
-    return Run(
-        id=run_id,
-        connection_id=connection_id,
-        kind="export",
-        result=plan.result,
-        timeline=timeline,
-        has_planned_duration=plan.duration is not None,
-        jobs=(_job(timeline, plan, id_rng, run_rng, EXPORT_FAILURES, has_output=in_storage),),
-    )
-
-
-def plan_synchronization(
+def plan_run(
     *,
     connection_id: str,
     kind: str,
@@ -228,25 +149,26 @@ def plan_synchronization(
     settings: Settings,
     id_rng: Random,
     run_rng: Random,
-    sources: Mapping[str, Sequence[str]],
+    sources: Iterable[tuple[str | None, Sequence[str | None]]],
+    has_output: bool = False,
 ) -> Run:
-    """Draw the times and ids of a synchronization that starts now.
+    """Draw the times and ids of a run that starts now.
 
-    It has one job for each connector and one task for each file. `sources` are the ids of the files
-    by connector.
+    It has one job for each connector and one task for each file. `sources` are connectors with the
+    ids of their files; both are None for an export. `has_output`: its tasks write files to Storage.
     """
     timeline = _state_timeline(now, plan, settings, run_rng)
-    run_id = new_sha1_id(id_rng)
+    failures = EXPORT_FAILURES if kind == "export" else SOURCE_FAILURES
     return Run(
-        id=run_id,
+        id=_new_run_id(kind, id_rng),
         connection_id=connection_id,
         kind=kind,
         result=plan.result,
         timeline=timeline,
         has_planned_duration=plan.duration is not None,
         jobs=tuple(
-            _job(timeline, plan, id_rng, run_rng, SOURCE_FAILURES, connector, source_ids)
-            for connector, source_ids in sources.items()
+            _job(timeline, plan, id_rng, run_rng, failures, connector, ids, has_output=has_output)
+            for connector, ids in sources
         ),
     )
 
@@ -265,13 +187,17 @@ def plan_unauthorized_run(
     start = dict(timeline)["Executing"]
     waiting = tuple((state, at) for state, at in timeline if at < start)
     return Run(
-        id=new_guid(id_rng) if kind == "export" else new_sha1_id(id_rng),
+        id=_new_run_id(kind, id_rng),
         connection_id=connection_id,
         kind=kind,
         result="Error",
         timeline=(*waiting, ("Completed", start)),
         error=NO_CONSENT,
     )
+
+
+def _new_run_id(kind: str, id_rng: Random) -> str:
+    return new_guid(id_rng) if kind == "export" else new_sha1_id(id_rng)
 
 
 def _state_timeline(
@@ -296,12 +222,12 @@ def _job(
     id_rng: Random,
     run_rng: Random,
     failures: Mapping[str, Failure],
-    connector_type: str | None = None,
-    source_ids: Sequence[str | None] = (None,),
+    connector_type: str | None,
+    source_ids: Sequence[str | None],
     *,
-    has_output: bool = False,
+    has_output: bool,
 ) -> Job:
-    """Return a job with one task for each source; the only task of an export has none."""
+    """Return a job with one task for each source."""
     start, seconds = timeline[0][1], timeline[-1][1] - timeline[0][1]
     job_id = new_guid(id_rng)
     tasks = tuple(

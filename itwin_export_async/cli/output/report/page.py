@@ -262,8 +262,8 @@ def _facts(record: Record, now: datetime | None = None) -> str:
         ("connection", record.connection_id),
         ("run", record.run_id),
         ("run started", f"{started:%Y-%m-%d %H:%M:%S} UTC" if started else None),
-        ("queued", None if queued is None else duration(queued)),
-        ("executing", None if executing is None else duration(executing)),
+        ("queued", duration(queued)),
+        ("executing", duration(executing)),
         ("states seen", " → ".join(state for _, state in record.states)),
         ("destination", record.destination),
     )
