@@ -260,6 +260,7 @@ class ExportClient(ServiceClient[Connection]):
         """
         request = create_connection_request(imodel_id, display_name, authentication_type)
         connection = parse_created_connection(await self._session.send(request), Connection)
+        self._session.remember_new_connection(connection.id)
         self._session.remember_imodel(connection.id, imodel_id)
         return connection
 

@@ -52,7 +52,7 @@ _USER_AGENT = (
     f"itwin-export-async/{__version__} "
     f"Python/{platform.python_version()} aiohttp/{aiohttp.__version__}"
 )
-MAX_REMEMBERED_IMODELS = 10_000
+MAX_REMEMBERED = 10_000  # connections
 CLOCK_MAX_AGE = 600.0  # seconds for which the service's clock is known after a response
 
 
@@ -92,6 +92,7 @@ class Session:
         self.rate_limit = rate_limit
         self.locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._imodel_ids: dict[str, str] = {}  # by connection, for log records
+        self._new_connections: dict[str, None] = {}
         self._origin = origin(self.base_url)
         self._allows_plain_http = is_loopback(self.base_url)
         self._auth = auth
@@ -236,12 +237,22 @@ class Session:
         """Remember the iModel of a connection, so that log records can name it."""
         if imodel_id is not None:
             self._imodel_ids[connection_id] = imodel_id
-            if len(self._imodel_ids) > MAX_REMEMBERED_IMODELS:
+            if len(self._imodel_ids) > MAX_REMEMBERED:
                 del self._imodel_ids[next(iter(self._imodel_ids))]
 
     def imodel_of(self, connection_id: str) -> str | None:
         """The iModel of a connection, None if it is not known here."""
         return self._imodel_ids.get(connection_id)
+
+    def remember_new_connection(self, connection_id: str) -> None:
+        """Remember that this client has created the connection, so that it has no earlier runs."""
+        self._new_connections[connection_id] = None
+        if len(self._new_connections) > MAX_REMEMBERED:
+            del self._new_connections[next(iter(self._new_connections))]
+
+    def is_new_connection(self, connection_id: str) -> bool:
+        """Whether this client has created the connection."""
+        return connection_id in self._new_connections
 
     async def send(
         self,

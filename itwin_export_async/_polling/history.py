@@ -1,7 +1,7 @@
 """Durations of earlier runs: those this client has seen, and one page of the connection's list.
 
 The list is loaded at most once for each connection, and only for a run that is old enough for the
-saved polls to pay for the request.
+saved polls to pay for the request. A connection that this client has created has no earlier runs.
 """
 
 import asyncio
@@ -29,13 +29,14 @@ class ConnectionHistory:
     """The earlier runs of one connection.
 
     `durations`: seconds, the latest last. `is_loaded`: the connection's list was read.
+    `is_requested`: no poll has to request it, also where the connection has no earlier runs.
     """
 
     service: Service
     connection_id: str
     durations: tuple[float, ...] = ()
     is_loaded: bool = False
-    _is_requested: bool = False
+    is_requested: bool = False
     _run_ids: tuple[str, ...] = ()
 
     def add(self, run: Run) -> None:
@@ -46,9 +47,9 @@ class ConnectionHistory:
 
     def claim_load(self, *, age: float) -> bool:
         """Whether to load the list now, for a run of this age in seconds; True only once."""
-        if self.is_loaded or self._is_requested or age <= MIN_RUN_AGE:
+        if self.is_loaded or self.is_requested or age <= MIN_RUN_AGE:
             return False
-        self._is_requested = True
+        self.is_requested = True
         return True
 
 
@@ -66,7 +67,11 @@ class RunHistory:
         key = (service, connection_id)
         history = self._connections.get(key)
         if history is None:
-            history = ConnectionHistory(service=service, connection_id=connection_id)
+            history = ConnectionHistory(
+                service=service,
+                connection_id=connection_id,
+                is_requested=self._session.is_new_connection(connection_id),
+            )
         self._connections[key] = history
         self._connections.move_to_end(key)
         if len(self._connections) > _MAX_CONNECTIONS:

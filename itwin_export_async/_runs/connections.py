@@ -111,6 +111,7 @@ class _Finder:
                     raise
             else:
                 self._log(logging.INFO, "created", created.id)
+                self.session.remember_new_connection(created.id)
                 return created
         raise AssertionError  # pragma: no cover - the loop above has no other end
 

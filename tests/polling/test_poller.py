@@ -52,6 +52,12 @@ async def started(client: ExportClient, emulator: Emulator, imodel_id: str) -> R
     return await client.start_run(connection.id)
 
 
+async def create_connection(emulator: Emulator, imodel_id: str) -> None:
+    """Create the connection of `started` with another client, so that it may have earlier runs."""
+    async with ExportClient(emulator.token(), transport=emulator) as other:
+        await other.create_connection(imodel_id, display_name="n")
+
+
 async def waited(runs: Iterable[RunHandle], seconds: float) -> None:
     """Wait for the runs for so long, and leave."""
     waits = [asyncio.create_task(run.wait()) for run in runs]
@@ -63,6 +69,7 @@ async def waited(runs: Iterable[RunHandle], seconds: float) -> None:
 
 async def test_history_is_loaded_once_and_only_for_a_long_run(emulator: Emulator) -> None:
     imodel_id = emulator.add_imodel()
+    await create_connection(emulator, imodel_id)
     async with ExportClient(emulator.token(), transport=emulator) as client:
         emulator.plan_next_run(imodel_id, duration=40)
         await (await started(client, emulator, imodel_id)).wait()
@@ -96,6 +103,7 @@ async def test_poller_works_without_a_history(
     client: ExportClient, emulator: Emulator, response: Response
 ) -> None:
     imodel_id = emulator.add_imodel()
+    await create_connection(emulator, imodel_id)
     emulator.plan_next_run(imodel_id, duration=400)
     emulator.inject("list_runs", response)
     assert (await (await started(client, emulator, imodel_id)).wait()).is_final
@@ -235,6 +243,17 @@ async def test_history_of_each_connection_is_loaded_once() -> None:
         await waited((client.attach(f"c{n}", "r") for n in range(1100)), 200)
     assert len(lists) == 1100
     assert set(lists.values()) == {1}
+
+
+@pytest.mark.parametrize("create", ["create_connection", "find_or_create_connection"])
+async def test_history_of_a_connection_that_the_client_created_is_read_by_an_estimate_only(
+    create: str, emulator: Emulator, client: ExportClient
+) -> None:
+    connection = await getattr(client, create)(emulator.add_imodel("Bridge"), display_name="IFC")
+    await (await client.start_run(connection.id)).wait()
+    assert emulator.count("list_runs") == 0
+    await (await client.start_run(connection.id)).estimate()
+    assert emulator.count("list_runs") == 1
 
 
 async def test_history_keeps_a_run_that_was_polled_through_many_connections() -> None:
