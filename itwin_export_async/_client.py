@@ -49,7 +49,6 @@ from itwin_export_async._runs.starter import (
     JOIN_BY_DEFAULT,
     IfActive,
     export_starter,
-    start_within,
     validate_if_active,
 )
 from itwin_export_async.webhooks import WebhookEvent
@@ -311,7 +310,7 @@ class ExportClient(ServiceClient[Connection]):
         https://developer.bentley.com/apis/export/operations/create-export-connection-run/
         """
         starter = export_starter(self._context, connection_id, options, if_active=if_active)
-        return await start_within(starter, timeout)
+        return await starter.start(timeout)
 
     async def start_once(
         self,

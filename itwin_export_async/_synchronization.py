@@ -20,7 +20,7 @@ from itwin_export_async._protocol.runs import Service
 from itwin_export_async._runs.consent import Consent
 from itwin_export_async._runs.handle import RunContext, RunHandle
 from itwin_export_async._runs.service_client import ServiceClient
-from itwin_export_async._runs.starter import JOIN_BY_DEFAULT, IfActive, RunStarter, start_within
+from itwin_export_async._runs.starter import JOIN_BY_DEFAULT, IfActive, RunStarter
 
 
 class SynchronizationClient(ServiceClient[StorageConnection]):
@@ -175,7 +175,7 @@ class SynchronizationClient(ServiceClient[StorageConnection]):
             request=runs.create_synchronization_run_request(connection_id),
             if_active=if_active,
         )
-        return await start_within(starter, timeout)
+        return await starter.start(timeout)
 
 
 class _ReportPager(AsyncPager[DiagnosticReport]):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from itwin_export_async._batch.entries import OutputFile
 from itwin_export_async._errors import DownloadError
-from itwin_export_async._files.download import is_folder
+from itwin_export_async._files.destinations import is_folder
 from itwin_export_async._files.names import numbered
 from itwin_export_async._files.temp_file import is_same_file
 

@@ -35,7 +35,8 @@ from itwin_export_async._batch.outcomes import OnStart
 from itwin_export_async._batch.output_paths import claimed_file, files_exist
 from itwin_export_async._batch.run_start import RunStart
 from itwin_export_async._errors import RunFailed, RunTimeout, StartTimeout
-from itwin_export_async._files.download import Progress, check_destination
+from itwin_export_async._files.destinations import check_destination
+from itwin_export_async._files.download import Progress
 from itwin_export_async._models import (
     ExportOutcome,
     ExportRequest,

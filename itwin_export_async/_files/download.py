@@ -19,7 +19,6 @@ from itwin_export_async._files.destinations import (
     WrittenFiles,
     check_destination,
     identify,
-    is_folder,
 )
 from itwin_export_async._files.disk_threads import DiskThreads
 from itwin_export_async._files.names import safe_name
@@ -27,8 +26,6 @@ from itwin_export_async._files.temp_file import TempFile, temp_file
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import Run
 from itwin_export_async._protocol.files import get_file_request, parse_file
-
-__all__ = ["ChoosePath", "Downloader", "Progress", "blob_source", "check_destination", "is_folder"]
 
 log = logging.getLogger("itwin_export_async.files")
 

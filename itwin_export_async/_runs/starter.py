@@ -120,18 +120,6 @@ def service_now(context: RunContext) -> datetime:
     return now if now is not None and _FIRST_YEAR <= now.year <= _LAST_YEAR else datetime.now(UTC)
 
 
-async def start_within(starter: "RunStarter", timeout: float | None) -> RunHandle:
-    """Start a run. Raises `StartTimeout` after `timeout` seconds, None for no limit."""
-    validate_timeout(timeout)
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await starter.start()
-    except TimeoutError:
-        if timeout is None or not limit.expired():
-            raise
-        raise StartTimeout(connection_id=starter.connection_id, seconds=timeout) from None
-
-
 @define(eq=False, kw_only=True)
 class RunStarter:
     """One start of a run.
@@ -160,8 +148,12 @@ class RunStarter:
     product: str = ""
     state: StartState = field(factory=StartState)
 
-    async def start(self) -> RunHandle:
-        """The handle of the run that was started, recovered or joined."""
+    async def start(self, timeout: float | None = None) -> RunHandle:
+        """The handle of the run that was started, recovered or joined.
+
+        Raises `StartTimeout` after `timeout` seconds, None for no limit.
+        """
+        validate_timeout(timeout)
         with span(
             "itwin start",
             service=self.service.value,
@@ -169,8 +161,14 @@ class RunStarter:
             imodel_id=self._imodel_id,
         ) as active_span:
             handle = None
-            while handle is None:
-                handle = await self._on_answer(*await self._send())
+            try:
+                async with asyncio.timeout(timeout) as limit:
+                    while handle is None:
+                        handle = await self._on_answer(*await self._send())
+            except TimeoutError:
+                if timeout is None or not limit.expired():
+                    raise
+                raise StartTimeout(connection_id=self.connection_id, seconds=timeout) from None
             active_span.set(run_id=handle.run_id, origin=handle.origin.value)
         self._log_handle(handle)
         return handle

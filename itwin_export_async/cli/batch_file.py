@@ -25,7 +25,7 @@ from itwin_export_async import (
     InputOptions,
     OutputOptions,
 )
-from itwin_export_async._files.download import (  # no public name yet
+from itwin_export_async._files.destinations import (  # no public name yet
     check_destination,
     is_folder,
 )

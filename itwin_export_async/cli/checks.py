@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from itwin_export_async import DownloadError, IfcVersion
-from itwin_export_async._files.download import check_destination  # no public name yet
+from itwin_export_async._files.destinations import check_destination  # no public name yet
 from itwin_export_async._redaction import holds_secret, safe_repr  # no public name yet
 from itwin_export_async.cli.errors import UsageError, message, user_input
 
