@@ -148,16 +148,19 @@ async def _downloads(base_url: str, size: int, folder: Path, effort: Effort) -> 
         azure = _azure(base_url)
         if azure is not None:
             ways[AZURE] = azure
-        return await _interleaved(ways, size, folder / "file.ifc", effort.rounds)
+        return await _interleaved(ways, size, folder / "file.ifc", effort.rounds, is_download=True)
 
 
-async def _interleaved(ways: dict[str, Fetch], size: int, path: Path, count: int) -> Measured:
+async def _interleaved(
+    ways: dict[str, Fetch], size: int, path: Path, count: int, *, is_download: bool
+) -> Measured:
     measured = Measured(speed=Samples(), cpu=Samples())
     for fetch in ways.values():
         await fetch(size, path)  # connects, and warms up
     for name in rounds(tuple(ways), count):
-        path.unlink(missing_ok=True)
-        os.sync()  # else an fsync would also wait for what the way before has left to the system
+        if is_download:
+            path.unlink()
+            os.sync()  # else an fsync would also wait for what the way before left to the system
         wall, cpu = time.perf_counter(), time.process_time()
         await ways[name](size, path)
         measured.speed.add(name, size / (time.perf_counter() - wall))
@@ -268,7 +271,7 @@ async def _uploads(
                 response.raise_for_status()
 
         ways: dict[str, Fetch] = {UPLOAD: ours, BARE_UPLOAD: bare}
-        return await _interleaved(ways, effort.upload, source, effort.rounds)
+        return await _interleaved(ways, effort.upload, source, effort.rounds, is_download=False)
 
 
 def _report(
