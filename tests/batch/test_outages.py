@@ -63,10 +63,10 @@ TROUBLES: tuple[Trouble, ...] = ("network", "lost answers", "gateway", "token se
 async def test_outage_of_a_minute_is_waited_out(
     emulator: Emulator, make: Make, path: Path, trouble: Trouble, begin: float, is_noted: bool
 ) -> None:
-    requests = make(25)
+    requests = make(10)
     outage = Outage(emulator, trouble, begin, begin + 60)
     async with client_of(emulator, outage) as client:
-        outcomes = await collect(client, requests, ledger=path if is_noted else None)
+        outcomes = await collect(client, requests, ledger=path if is_noted else None, concurrency=8)
     assert outage.tries
     await check_all(emulator, requests, outcomes)
 
