@@ -231,7 +231,7 @@ _MODULES = (
     "_batch.outcomes",
     "_client",
 )
-_LATER_MODULES = ("_models.imodels", "_imodels", "_synchronization")  # no export needs them
+_LATER_MODULES = ("_models.imodels", "_imodels", "_synchronization")  # loaded at their first use
 
 if not TYPE_CHECKING:  # pragma: no branch
 

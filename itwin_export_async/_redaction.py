@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable
 from functools import cached_property
+from html import unescape
 from urllib.parse import parse_qsl, quote
 
 from attrs import field, frozen
@@ -109,12 +110,18 @@ def struck_out(text: str, secrets: Iterable[Secret]) -> str:
 
 
 def struck_out_bytes(body: bytes, secrets: Iterable[Secret]) -> bytes:
-    """The body without these values, however they are escaped."""
+    """The body without these values, however they are escaped, also as in HTML."""
+    secrets = tuple(secrets)
     for secret in secrets:
         for form in secret.spellings:
             encoded = form.encode()
             if encoded in body:
                 body = body.replace(encoded, b"***")
+    if b"&" in body:
+        text = unescape(body.decode(errors="replace"))
+        struck = struck_out(text, secrets)
+        if struck is not text:
+            return struck.encode()
     return body
 
 

@@ -58,7 +58,9 @@ class SynchronizationClient(ServiceClient[StorageConnection]):
             imodel_id, source_files, display_name, authentication_type
         )
         response = await self._session.send(request)
-        return connections.parse_created_connection(response, StorageConnection)
+        connection = connections.parse_created_connection(response, StorageConnection)
+        self._session.remember_new_connection(connection.id)
+        return connection
 
     def list_connections(
         self, imodel_id: str | None = None, *, page_size: int | None = None

@@ -27,7 +27,7 @@ from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._batch.pipeline import ExportPipeline
 from itwin_export_async._batch.slots import Slots
 from itwin_export_async._errors import ExportError, LedgerError
-from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
+from itwin_export_async._models import ExecutionResult, ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._models.validators import validate_timeout
 from itwin_export_async._runs.callback import Callback
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
@@ -35,6 +35,7 @@ from itwin_export_async._runs.handle import OnUpdate, RunHandle
 log = logging.getLogger("itwin_export_async.batch")
 
 MAX_WAITING = 1000  # requests that were read and cannot begin yet
+OUTCOME_KINDS = ("exported", "skipped", "up_to_date", "failed")
 
 _DONE: Final = object()
 
@@ -114,7 +115,8 @@ class _Batch:
     _tasks: "set[asyncio.Task[Any]]" = field(factory=set)
     _changed: asyncio.Event = field(factory=asyncio.Event)  # a slot or an iModel is free
     _finished: "asyncio.Queue[asyncio.Task[Any]]" = field(factory=asyncio.Queue)
-    _counts: Counter[str] = field(factory=Counter)  # of outcomes
+    _begun: int = 0  # exports
+    _counts: Counter[str] = field(factory=Counter)  # of consumed outcomes
 
     def __attrs_post_init__(self) -> None:
         self._slots = Slots(self.concurrency, self._changed)
@@ -146,35 +148,38 @@ class _Batch:
                     self._tasks.discard(task)
                     outcome = _result_of(task)
                     if outcome is not None:
-                        self._counts[_result_name(outcome)] += 1
+                        self._counts[_kind_of(outcome)] += 1
                         yield outcome
                         self._slots.release()
             finally:
-                self._log_end(asyncio.get_running_loop().time() - began_at)
                 for task in self._tasks:
                     task.cancel()
-                await finish_uninterrupted(asyncio.gather(*self._tasks, return_exceptions=True))
+                try:
+                    everything = asyncio.gather(*self._tasks, return_exceptions=True)
+                    await finish_uninterrupted(everything)
+                finally:
+                    self._log_end(asyncio.get_running_loop().time() - began_at)
 
     def _log_begin(self) -> None:
         fields: dict[str, Any] = {"concurrency": self.concurrency}
-        place = "no ledger"
+        ledger = "no ledger"
         if self.context.ledger is not None:
             fields["ledger"] = str(self.context.ledger.path)
-            place = f"ledger {self.context.ledger.path}"
+            ledger = f"ledger {self.context.ledger.path}"
         message = "batch began: up to %d exports at once, %s"
-        log.info(message, self.concurrency, place, extra={"itwin": fields})
+        log.info(message, self.concurrency, ledger, extra={"itwin": fields})
 
     def _log_end(self, seconds: float) -> None:
-        """Log the outcomes that were consumed, and the exports that are left to the service."""
-        names = ("exported", "up_to_date", "failed")
-        fields = {name: self._counts[name] for name in names} | {"unfinished": len(self._busy)}
-        log.info(
-            "batch ended after %.0f s: %d exported, %d up to date, %d failed%s",
-            seconds,
-            *(fields[name] for name in names),
-            f", {len(self._busy)} unfinished" if self._busy else "",
-            extra={"itwin": {**fields, "seconds": seconds}},
-        )
+        """Log the consumed outcomes by kind, and how many exports were begun without one."""
+        counts = {name: self._counts[name] for name in OUTCOME_KINDS}
+        counts["unfinished"] = self._begun - self._counts.total()
+        shown = [
+            f"{count} {name.replace('_', ' ')}"
+            for name, count in counts.items()
+            if count or name in ("exported", "failed")
+        ]
+        fields = {**counts, "seconds": seconds}
+        log.info("batch ended after %.0f s: %s", seconds, ", ".join(shown), extra={"itwin": fields})
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work, context=self._caller.copy())
@@ -221,6 +226,7 @@ class _Batch:
 
     def _begin(self, item: ExportRequest | ExportOutcome) -> None:
         self._slots.take()
+        self._begun += 1
         if isinstance(item, ExportOutcome):
             self._spawn(_return(item))
         else:
@@ -262,10 +268,13 @@ class _Batch:
         )
 
 
-def _result_name(outcome: ExportOutcome) -> str:
+def _kind_of(outcome: ExportOutcome) -> str:
     if outcome.error is not None:
         return "failed"
-    return "up_to_date" if outcome.up_to_date else "exported"
+    if outcome.up_to_date:
+        return "up_to_date"
+    is_skipped = outcome.run is not None and outcome.run.outcome == ExecutionResult.SKIPPED
+    return "skipped" if is_skipped else "exported"
 
 
 async def _return(outcome: ExportOutcome) -> ExportOutcome:

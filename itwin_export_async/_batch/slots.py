@@ -16,8 +16,8 @@ from attrs import define, field
 class Slots:
     """The slots of one batch.
 
-    `free`: how many a new export may take. It is negative while ended exports hold more than there
-    are. `changed`: set when one may be free.
+    `free`: how many a new export may take. It is negative while exports that end take back slots
+    that others have. `changed`: set when one may be free.
     """
 
     free: int

@@ -11,6 +11,7 @@ from itwin_export_async._protocol.blobs import Content
 from itwin_export_async._protocol.messages import Request, Response
 
 MAX_DRAIN = 64 * 1024  # bytes worth reading to keep a connection
+MAX_DRAIN_TIME = 1.0  # seconds worth waiting for them
 
 
 class BlobConnection:
@@ -67,9 +68,10 @@ class BlobConnection:
         stop = self.content.stop
         try:
             if self._chunks is not None and stop is not None and stop - self.offset <= MAX_DRAIN:
-                with suppress(TransportError):
-                    async for _ in self._chunks:
-                        pass
+                with suppress(TransportError, TimeoutError):
+                    async with asyncio.timeout(MAX_DRAIN_TIME):
+                        async for _ in self._chunks:
+                            pass
         finally:
             await self.close()
 

@@ -27,7 +27,7 @@ from itwin_export_async._files.blob_digest import BlobDigest
 from itwin_export_async._files.disk_threads import DiskThreads
 from itwin_export_async._files.read_plan import (
     GivenUp,
-    Instead,
+    NextStep,
     ReadPlan,
     TooSlow,
     is_expired,
@@ -213,12 +213,12 @@ class BlobReader:
                 await self._connection.close()
                 await self._back_off(error)
                 continue
-            if isinstance(content, Instead):
+            if isinstance(content, NextStep):
                 await self._connection.close()  # reading the size may take minutes
-                if content is not Instead.REQUEST_AGAIN:
-                    await self._ask_size(is_needed=content is Instead.NEED_SIZE)
+                if content is not NextStep.REQUEST_AGAIN:
+                    await self._ask_size(is_needed=content is NextStep.NEED_SIZE)
 
-    def _accept(self, response: Response) -> Content | Instead:
+    def _accept(self, response: Response) -> Content | NextStep:
         """Begin to read the response, or say what to do instead."""
         before = self._plan.state
         self._plan, content = self._plan.after_response(response)

@@ -35,7 +35,7 @@ SPEED_WINDOW = 60.0
 _EXPIRED = (401, 403)  # statuses that a new signature may cure
 
 
-class Instead(Enum):
+class NextStep(Enum):
     """What to do instead of reading a response."""
 
     REQUEST_AGAIN = auto()
@@ -137,7 +137,7 @@ class ReadPlan:
         etag = self.if_range if state.known is None else self.etag
         return get_blob_request(url, start=state.request_start, stop=state.stop, etag=etag)
 
-    def after_response(self, response: Response) -> "tuple[ReadPlan, Content | Instead]":
+    def after_response(self, response: Response) -> "tuple[ReadPlan, Content | NextStep]":
         """The plan after a response, and what to read of it or to do instead.
 
         Raises `UnusableContent`, and the error of an error response.
@@ -146,9 +146,9 @@ class ReadPlan:
         is_first = state.known is None
         if is_first and self.if_range:
             if response.status == 412:
-                return self._of_whole_file(), Instead.REQUEST_AGAIN
+                return self._of_whole_file(), NextStep.REQUEST_AGAIN
             if response.status == 416 and state.start:  # one byte shows which version it is
-                return evolve(self, state=ReadState(stop=0)), Instead.REQUEST_AGAIN
+                return evolve(self, state=ReadState(stop=0)), NextStep.REQUEST_AGAIN
         content = parse_blob(response, start=state.request_start, etag=self.etag, total=state.total)
         if is_first:
             return self._after_first(content)
@@ -156,15 +156,15 @@ class ReadPlan:
             raise UnusableContent("cannot be resumed: the store gives no ETag any more")
         return evolve(self, state=state.with_content(content)), content
 
-    def _after_first(self, content: Content) -> "tuple[ReadPlan, Content | Instead]":
+    def _after_first(self, content: Content) -> "tuple[ReadPlan, Content | NextStep]":
         if self.if_range not in (None, content.etag):
-            return self._of_whole_file(), Instead.REQUEST_AGAIN
+            return self._of_whole_file(), NextStep.REQUEST_AGAIN
         if self.state.start != self.start and content.total != self.start:
             raise UnusableContent(
                 f"cannot start at byte {self.start}: the file has {content.total} bytes", "refused"
             )
         if self.can_ask_size and must_ask_size(content, self.storage_size):
-            return self, Instead.ASK_SIZE if content.is_bounded else Instead.NEED_SIZE
+            return self, NextStep.ASK_SIZE if content.is_bounded else NextStep.NEED_SIZE
         content = with_size(content, self.storage_size)
         # the one byte that showed the version is none of the stream's
         state = evolve(self.state, start=self.start, position=self.start, stop=self.stop)

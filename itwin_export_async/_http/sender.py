@@ -238,7 +238,7 @@ class RequestSender:
         return Call(request=request, url=request.url, headers=request.headers, policy=self._retry)
 
     async def _send_once(self, call: Call, request: Request | None = None) -> Outcome:
-        """Send the request, that of the call without another one, within the timeout."""
+        """Send `request`, or the call's own where it is None, within the timeout."""
         if request is None:
             request = call.request
         call.sent_at = self.time()
@@ -316,7 +316,7 @@ class RequestSender:
             if (date := outcome.headers.get(DATE)) is not None:
                 self.service_date = date, now
             if outcome.status == 429:
-                self._pause_all(outcome)
+                self._pause_all(call, outcome)
             else:
                 self._consecutive_429s = 0
         if self.metrics is not None:
@@ -325,7 +325,7 @@ class RequestSender:
                 call.operation, status, now - call.sent_at, self.limiter.remaining
             )
 
-    def _pause_all(self, response: Response) -> None:
+    def _pause_all(self, call: Call, response: Response) -> None:
         """After a 429, pause all requests: as long as the service asks, and not less than the
         backoff after so many 429s. Responses that come during a pause are one 429 together."""
         self._last_429 = response
@@ -334,7 +334,8 @@ class RequestSender:
         requested = requested_delay(response, now=datetime.now(UTC)) or 0.0
         seconds = max(requested, self._retry.max_delay(self._consecutive_429s))
         if is_first:
-            log.warning("%s: all requests paused for %.1f s", describe(response), seconds)
+            message = "%s: all requests paused for %.1f s"
+            log.warning(message, describe(response), seconds, extra=call.log_fields)
         self.limiter.pause(seconds)
 
     def _last_429_response(self, call: Call) -> Response:

@@ -245,14 +245,14 @@ class Session:
         return self._imodel_ids.get(connection_id)
 
     def remember_new_connection(self, connection_id: str) -> None:
-        """Remember that this client has created the connection, so that it has no earlier runs."""
+        """Remember that this session has just created the connection: it has no earlier runs."""
         self._new_connections[connection_id] = None
         if len(self._new_connections) > MAX_REMEMBERED:
             del self._new_connections[next(iter(self._new_connections))]
 
-    def is_new_connection(self, connection_id: str) -> bool:
-        """Whether this client has created the connection."""
-        return connection_id in self._new_connections
+    def forget_new_connection(self, connection_id: str) -> bool:
+        """Whether the connection is a new one. It is no more when its first run begins."""
+        return self._new_connections.pop(connection_id, True) is None
 
     async def send(
         self,

@@ -128,7 +128,7 @@ class AiohttpTransport:
     async def _iter_body(
         self, response: aiohttp.ClientResponse, request: Request
     ) -> AsyncIterator[bytes]:
-        """The body in chunks. How slowly they may come is for the reader to say."""
+        """The body in chunks. The reader judges their speed."""
         error: TransportError
         try:
             while chunk := await response.content.readany():

@@ -1,7 +1,8 @@
 """Durations of earlier runs: those this client has seen, and one page of the connection's list.
 
 The list is loaded at most once for each connection, and only for a run that is old enough for the
-saved polls to pay for the request. A connection that this client has created has no earlier runs.
+saved polls to pay for the request. A connection that the session has just created has no earlier
+runs.
 """
 
 import asyncio
@@ -29,14 +30,14 @@ class ConnectionHistory:
     """The earlier runs of one connection.
 
     `durations`: seconds, the latest last. `is_loaded`: the connection's list was read.
-    `is_requested`: no poll has to request it, also where the connection has no earlier runs.
+    `may_load`: a poll of an old run may request the list, which is done once.
     """
 
     service: Service
     connection_id: str
     durations: tuple[float, ...] = ()
     is_loaded: bool = False
-    is_requested: bool = False
+    may_load: bool = True
     _run_ids: tuple[str, ...] = ()
 
     def add(self, run: Run) -> None:
@@ -47,9 +48,9 @@ class ConnectionHistory:
 
     def claim_load(self, *, age: float) -> bool:
         """Whether to load the list now, for a run of this age in seconds; True only once."""
-        if self.is_loaded or self.is_requested or age <= MIN_RUN_AGE:
+        if self.is_loaded or not self.may_load or age <= MIN_RUN_AGE:
             return False
-        self.is_requested = True
+        self.may_load = False
         return True
 
 
@@ -70,7 +71,7 @@ class RunHistory:
             history = ConnectionHistory(
                 service=service,
                 connection_id=connection_id,
-                is_requested=self._session.is_new_connection(connection_id),
+                may_load=not self._session.forget_new_connection(connection_id),
             )
         self._connections[key] = history
         self._connections.move_to_end(key)

@@ -16,7 +16,7 @@ def _cancellations() -> int:
 
 @define(eq=False)
 class Callback:
-    """A function of the caller, sync or async, for the task that makes it. None: nothing is called.
+    """A function of the caller, sync or async; None is called without effect.
 
     A `CancelledError` that the function raises itself becomes a `RuntimeError`, so that it does not
     pass for a cancellation of the task.

@@ -6,7 +6,13 @@ from typing import Any
 
 from attrs import frozen
 
-from itwin_export_async import ExportClient, ExportOptions, ExportOutcomes, ExportRequest
+from itwin_export_async import (
+    ExportClient,
+    ExportOptions,
+    ExportOutcomes,
+    ExportRequest,
+    ItwinVersion,
+)
 from itwin_export_async.cli.options import ActiveRun
 
 
@@ -19,7 +25,7 @@ class BatchArgs:
 
     file: str | None = None
     itwin: str | None = None
-    version: Any = "latest"  # or "named"
+    version: ItwinVersion = "latest"
     filename: str = "{imodel_name}.ifc"
     name: str | None = None
     search: str | None = None

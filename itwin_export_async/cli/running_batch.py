@@ -27,12 +27,11 @@ from itwin_export_async import (
 from itwin_export_async.cli.batch_args import BatchArgs
 from itwin_export_async.cli.batch_file import Line
 from itwin_export_async.cli.command import TOKEN, Invocation, has_token
-from itwin_export_async.cli.commands.imodels import NO_IMODELS
 from itwin_export_async.cli.errors import RefusedLedger, UsageError, summary_line, user_input
 from itwin_export_async.cli.export_record import Record, Status
 from itwin_export_async.cli.output.batch_progress import BatchProgress
 from itwin_export_async.cli.output.console import SafeConsole, echo
-from itwin_export_async.cli.output.format import count, duration
+from itwin_export_async.cli.output.format import NO_IMODELS, count, duration
 from itwin_export_async.cli.output.json_lines import to_json_line
 from itwin_export_async.cli.output.progress import (
     CLOCK_INTERVAL,

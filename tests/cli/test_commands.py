@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -747,6 +748,7 @@ def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands are imported when they are next needed."""
     for name in ("app", "batch_file", "command", "commands.batch"):
         parent, _, leaf = f"itwin_export_async.cli.{name}".rpartition(".")
+        import_module(f"{parent}.{leaf}")
         module = sys.modules[parent]
         monkeypatch.setattr(module, leaf, getattr(module, leaf))  # restored afterwards
         monkeypatch.delitem(sys.modules, f"{parent}.{leaf}")

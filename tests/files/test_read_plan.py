@@ -9,7 +9,7 @@ from itwin_export_async._files.read_plan import (
     MIN_SPEED,
     SPEED_WINDOW,
     GivenUp,
-    Instead,
+    NextStep,
     ReadPlan,
     Speed,
 )
@@ -53,17 +53,17 @@ def test_broken_stream_is_resumed_at_its_next_byte_of_the_same_version() -> None
 @pytest.mark.parametrize("response", [answer(412), whole(etag='"2"')])
 def test_bounds_of_another_version_are_dropped(response: Response) -> None:
     plan, step = plan_of(5, 8, '"1"').after_response(response)
-    assert step is Instead.REQUEST_AGAIN
+    assert step is NextStep.REQUEST_AGAIN
     assert (plan.start, plan.end) == (0, None)
     assert "Range" not in plan.request(URL).headers
 
 
 @pytest.mark.parametrize(
     ("headers", "step"),
-    [({"Transfer_Encoding": "chunked"}, Instead.ASK_SIZE), ({}, Instead.NEED_SIZE)],
+    [({"Transfer_Encoding": "chunked"}, NextStep.ASK_SIZE), ({}, NextStep.NEED_SIZE)],
 )
 def test_storage_is_asked_once_for_a_length_that_the_store_does_not_give(
-    headers: dict[str, str], step: Instead
+    headers: dict[str, str], step: NextStep
 ) -> None:
     response = answer(200, ETag='"1"', **headers)
     plan, first = plan_of(can_ask_size=True).after_response(response)

@@ -433,6 +433,17 @@ async def test_server_below_the_least_speed_is_given_up() -> None:
     assert len(store.ranges) == 5
 
 
+async def test_close_waits_a_second_for_the_rest_at_most() -> None:
+    store = Store(chunk=100, chunk_delay=20.0)
+    clock = asyncio.get_running_loop().time
+    async with ExportClient("t", transport=store) as client:
+        async with client.storage.open("f1") as file:
+            await anext(file)
+            left_at = clock()
+        assert clock() - left_at <= 1.0
+    assert store.open == 0
+
+
 async def test_slow_consumer_is_no_slow_server() -> None:
     store = Store()
     data = b""

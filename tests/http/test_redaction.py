@@ -278,6 +278,17 @@ def test_secret_at_the_cut_is_struck_out_first() -> None:
         assert redacted(text, [secret], limit=2000) == "x" * 1990 + "***"
 
 
+@pytest.mark.parametrize("escaped", ["AbCd&#43;EfGh&#x2F;IjKl&equals;", "AbCd+EfGh/IjKl&#61;"])
+async def test_token_that_a_page_repeats_in_html_escapes_is_struck_out(escaped: str) -> None:
+    page = f"<html><head><title>Denied: {escaped}</title></head></html>"
+    transport = Answers(answer(403, page))
+    async with ExportClient("AbCd+EfGh/IjKl=", transport=transport) as client:
+        with pytest.raises(ExportError) as caught:
+            await client.get_connection("c1")
+    assert "an HTML page: Denied: ***" in str(caught.value)
+    assert "AbCd" not in shown(caught.value)
+
+
 def test_plain_value_is_struck_out() -> None:
     assert redacted("the token abcdef0123 is old", [Secret("abcdef0123")]) == "the token *** is old"
 

@@ -1,5 +1,6 @@
 """The log of a night of exports: how many lines, which are warnings, what each names."""
 
+import asyncio
 import logging
 import random
 from collections import Counter
@@ -8,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from itwin_export_async import ClientCredentials, ExportClient, ExportRequest, RateLimit
+from itwin_export_async import (
+    ClientCredentials,
+    ExportClient,
+    ExportRequest,
+    NotFound,
+    RateLimit,
+)
 from itwin_export_async.emulator import Chaos, Emulator
 
 EXPORTS = 40
@@ -81,29 +88,45 @@ async def test_batch_says_how_it_begins_and_how_it_ended(
     assert "itwin" in vars(last)
     fields = vars(last)["itwin"]
     seconds = fields.pop("seconds")
-    counts = {"exported": EXPORTS - failures, "up_to_date": 0, "failed": failures, "unfinished": 0}
-    assert fields == counts
+    good = EXPORTS - failures
+    none = {"skipped": 0, "up_to_date": 0, "unfinished": 0}
+    assert fields == {"exported": good, "failed": failures, **none}
     assert 300 < seconds < 86400
-    assert last.getMessage() == (
-        f"batch ended after {seconds:.0f} s: {EXPORTS - failures} exported, 0 up to date, "
-        f"{failures} failed"
-    )
+    text = f"batch ended after {seconds:.0f} s: {good} exported, {failures} failed"
+    assert last.getMessage() == text
 
 
-async def test_batch_says_what_it_left_unfinished(
+async def test_batch_says_what_it_skipped_and_left_unfinished(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "itwin_export_async.batch")
     emulator = Emulator(seed=1)
-    request, slow = (
+    skipped, quick, slow = (
         ExportRequest(imodel_id=emulator.add_imodel(name), destination=tmp_path / f"{name}.ifc")
-        for name in ("a", "b")
+        for name in ("a", "b", "c")
     )
+    emulator.plan_next_run(skipped.imodel_id, "Skipped", duration=5)
+    emulator.plan_next_run(quick.imodel_id, duration=100)
     emulator.plan_next_run(slow.imodel_id, duration=7200)
     async with ExportClient(emulator.token(), transport=emulator) as client:
-        await client.export_imodel(request.imodel_id, request.destination)
-        async with client.export_many([request, slow], concurrency=2) as outcomes:
+        async with client.export_many([skipped, quick, slow], concurrency=3) as outcomes:
             assert (await anext(outcomes)).ok
-    texts = [r.getMessage() for r in caplog.records]
-    assert texts[0] == "batch began: up to 2 exports at once, no ledger"
-    assert texts[-1].endswith(": 1 exported, 0 up to date, 0 failed, 1 unfinished")
+            await asyncio.sleep(1000)  # the second has ended, and is not consumed
+    first, *_, last = caplog.records
+    assert first.getMessage() == "batch began: up to 3 exports at once, no ledger"
+    assert last.getMessage().endswith(": 0 exported, 1 skipped, 0 failed, 2 unfinished")
+
+
+async def test_pause_after_a_429_has_the_fields_of_its_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    emulator = Emulator(seed=1)
+    emulator.inject("get_connection", 429)
+    async with ExportClient(emulator.token(), transport=emulator) as client:
+        with pytest.raises(NotFound):
+            await client.get_connection("c1")
+    (record,) = (r for r in caplog.records if "all requests paused" in r.getMessage())
+    assert vars(record)["itwin"] == {
+        "operation": "GET /export/connections/{id}",
+        "attempt": 1,
+    }

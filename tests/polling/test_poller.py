@@ -256,6 +256,22 @@ async def test_history_of_a_connection_that_the_client_created_is_read_by_an_est
     assert emulator.count("list_runs") == 1
 
 
+async def test_history_of_a_created_connection_is_loaded_after_many_others_were_used(
+    emulator: Emulator,
+) -> None:
+    async with ExportClient(emulator.token(), transport=emulator, rate_limit=RateLimit()) as client:
+        imodel_id = emulator.add_imodel("Bridge")
+        connection = await client.create_connection(imodel_id, display_name="IFC")
+        for _ in range(2):
+            emulator.plan_next_run(imodel_id, duration=400)
+            await (await client.start_run(connection.id)).wait()
+            assert emulator.count("list_runs") == 0
+        await waited((client.attach(f"c{n}", "r") for n in range(1000)), 1)
+        emulator.plan_next_run(imodel_id, duration=400)
+        await (await client.start_run(connection.id)).wait()
+        assert emulator.count("list_runs") == 1
+
+
 async def test_history_keeps_a_run_that_was_polled_through_many_connections() -> None:
     over = False
 

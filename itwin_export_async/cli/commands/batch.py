@@ -3,10 +3,11 @@
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from itwin_export_async import ItwinVersion
 from itwin_export_async.cli.batch_args import BatchArgs
 from itwin_export_async.cli.batch_file import COLUMNS, Line, read_sheet
 from itwin_export_async.cli.checks import (
@@ -147,7 +148,7 @@ async def batch(
     args = BatchArgs(
         file=file,
         itwin=itwin,
-        version=version,
+        version=cast(ItwinVersion, version),
         filename=filename,
         name=name,
         search=search,

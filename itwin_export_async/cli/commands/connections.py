@@ -26,8 +26,8 @@ async def list_connections(
     async with invocation.open_client() as client:
         connections = await client.list_connections(imodel_id)
     print_items(
-        invocation,
         connections,
+        note=invocation.note,
         as_json=as_json,
         to_json=connection_to_json,
         names=("connection", "name", "authentication type"),

@@ -9,13 +9,9 @@ from itwin_export_async.cli.checks import check_guid
 from itwin_export_async.cli.command import Invocation
 from itwin_export_async.cli.errors import UsageError
 from itwin_export_async.cli.options import AsJson, IModelId
+from itwin_export_async.cli.output.format import NO_IMODELS
 from itwin_export_async.cli.output.json_lines import imodel_to_json, version_to_json
 from itwin_export_async.cli.output.tables import print_items, short_moment
-
-NO_IMODELS = (
-    "no iModels: the iTwin has none, or this account may not see any; a service application has "
-    "to be a member of the iTwin"
-)
 
 
 async def list_imodels(
@@ -39,8 +35,8 @@ async def list_imodels(
     async with invocation.open_client() as client:
         imodels = await client.imodels.list(itwin_id, name=name, search=search)
     print_items(
-        invocation,
         imodels,
+        note=invocation.note,
         as_json=as_json,
         to_json=imodel_to_json,
         names=("iModel", "name", "last changeset (UTC)", "state"),
@@ -57,8 +53,8 @@ async def list_versions(
     async with invocation.open_client() as client:
         versions = await client.imodels.list_named_versions(imodel_id)
     print_items(
-        invocation,
         versions,
+        note=invocation.note,
         as_json=as_json,
         to_json=version_to_json,
         names=("changeset", "name", "state", "changeset id"),

@@ -25,8 +25,8 @@ async def list_runs(
     async with invocation.open_client() as client:
         runs = await client.list_runs(connection_id)
     print_items(
-        invocation,
         sorted(runs, key=lambda run: run.start_date_time or _QUEUED, reverse=True),
+        note=invocation.note,
         as_json=as_json,
         to_json=run_to_json,
         names=("run", "started (UTC)", "took", "state"),

@@ -42,8 +42,8 @@ async def list_files(
         else:
             files = await client.storage.list_root_folder(itwin or "")
     print_items(
-        invocation,
         files,
+        note=invocation.note,
         as_json=as_json,
         to_json=file_to_json,
         names=("id", "name", "size", "modified (UTC)"),

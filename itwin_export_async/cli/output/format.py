@@ -1,8 +1,13 @@
-"""Figures as people read them."""
+"""Figures and sentences as people read them."""
 
 from rich.filesize import decimal
 
 from itwin_export_async import Estimate
+
+NO_IMODELS = (
+    "no iModels: the iTwin has none, or this account may not see any; a service application has "
+    "to be a member of the iTwin"
+)
 
 
 def duration(seconds: float | None) -> str:

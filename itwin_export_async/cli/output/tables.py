@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from rich.cells import cell_len
 
-from itwin_export_async.cli.command import Invocation
 from itwin_export_async.cli.output.console import echo, escape_controls, single_line
 from itwin_export_async.cli.output.json_lines import print_json
 
@@ -31,23 +30,23 @@ def table_lines(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iter
 
 
 def print_items(
-    invocation: Invocation,
     items: Sequence[T],
     *,
+    note: Callable[[str], None],
     as_json: bool,
     to_json: Callable[[T], dict[str, Any]],
     names: tuple[str, ...],
     to_row: Callable[[T], tuple[str, ...]],
     if_empty: str,
 ) -> None:
-    """Print a list as JSON lines or as a table. `if_empty`: the message for an empty list."""
+    """Print a list as JSON lines or as a table. An empty one is the note `if_empty`."""
     if as_json:
         for item in items:
             print_json(to_json(item))
     elif items:
         print_table(names, [to_row(item) for item in items])
     if not items:
-        invocation.note(if_empty)
+        note(if_empty)
 
 
 def short_moment(moment: datetime | None) -> str:

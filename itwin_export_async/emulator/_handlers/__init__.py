@@ -28,7 +28,6 @@ ROUTES: tuple[Route, ...] = tuple(
         synchronization,
         webhooks,
     )
-    for value in vars(module).values()
-    for declared in (value if isinstance(value, tuple) else (value,))
+    for declared in (*vars(module).values(), *getattr(module, "ROUTES", ()))
     if isinstance(declared, Route)
 )

@@ -132,9 +132,7 @@ def update_connection(
     return json_response(200, {"connection": item})
 
 
-def list_synchronization_connections(
-    platform: Platform, context: RequestContext, kind: ConnectionKind
-) -> Response:
+def list_connections(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
     """Answer a list of connections of Synchronization.
 
     Without `imodelId` it shows all that the caller may read. The page links never end, and name the
@@ -212,9 +210,7 @@ def run_page(
     return connection, [runs[run_id] for run_id in sorted(runs)[skip : skip + top]], skip, top
 
 
-def list_synchronization_runs(
-    platform: Platform, context: RequestContext, kind: ConnectionKind
-) -> Response:
+def list_runs(platform: Platform, context: RequestContext, kind: ConnectionKind) -> Response:
     """Answer a list of runs of Synchronization.
 
     The page links have a wrong path with a placeholder for the connection, and never end.

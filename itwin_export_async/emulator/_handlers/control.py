@@ -47,7 +47,7 @@ def read(emulator: "Emulator", path: str) -> Response:
             return json_response(200, {"violations": violations, "unmetFaults": unmet})
         case _:
             latest = emulator.requests[-_MAX_REQUESTS:]
-            requests = [asdict(record, filter=_is_controlled) for record in latest]
+            requests = [asdict(record, filter=_is_shown) for record in latest]
             return json_response(200, {"requests": requests})
 
 
@@ -74,7 +74,7 @@ def write(emulator: "Emulator", path: str, body: bytes) -> Response:
     return Response(status=204)
 
 
-def _is_controlled(attribute: "Attribute[Any]", _: object) -> bool:
+def _is_shown(attribute: "Attribute[Any]", _: object) -> bool:
     return attribute.name != "answered_at"
 
 

@@ -13,8 +13,8 @@ from itwin_export_async.emulator._handlers.connections import (
     find_connection_strict,
     get_connection,
     get_run,
-    list_synchronization_connections,
-    list_synchronization_runs,
+    list_connections,
+    list_runs,
     required_body,
     start_run,
     synchronization_routes,
@@ -210,16 +210,10 @@ def _manifest_errors(
 
 ROUTES = synchronization_routes(
     ("POST", "", _create, "create_storage_connection", "create_manifest_connection"),
-    (
-        *("GET", "", list_synchronization_connections),
-        *("list_storage_connections", "list_manifest_connections"),
-    ),
+    ("GET", "", list_connections, "list_storage_connections", "list_manifest_connections"),
     ("GET", "/{}", get_connection, "get_storage_connection", "get_manifest_connection"),
     ("PUT", "/{}", update_connection, "update_storage_connection", "update_manifest_connection"),
     ("DELETE", "/{}", _delete, "delete_storage_connection", "delete_manifest_connection"),
     ("GET", "/{}/runs/{}", get_run, "get_synchronization", "get_manifest_synchronization"),
-    (
-        *("GET", "/{}/runs", list_synchronization_runs),
-        *("list_synchronizations", "list_manifest_synchronizations"),
-    ),
+    ("GET", "/{}/runs", list_runs, "list_synchronizations", "list_manifest_synchronizations"),
 )

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".test")
 
 
-def may_be_own(authority: str, known_hosts: Container[str]) -> bool:
+def is_allowed_host(authority: str, known_hosts: Container[str]) -> bool:
     """Whether a `Host` header can be the emulator's, so that DNS rebinding is refused."""
     host = host_of(authority).lower()
     if not authority or host in known_hosts or "." not in host:

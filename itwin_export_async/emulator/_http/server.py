@@ -18,8 +18,8 @@ from itwin_export_async.emulator._http.exchange import Exchange
 from itwin_export_async.emulator._http.hosts import (
     authority_of,
     host_of,
+    is_allowed_host,
     is_loopback,
-    may_be_own,
     origin_of,
     parse_public_url,
 )
@@ -135,7 +135,7 @@ class _Server:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         host = request.headers.get("Host", "")
-        if not may_be_own(host, self._allowed_hosts):
+        if not is_allowed_host(host, self._allowed_hosts):
             return _web_response(
                 error(
                     421,

@@ -25,8 +25,13 @@ from itwin_export_async.emulator._state.webhooks import Event, WebhookService
 
 _MAX_TOKENS = 10_000
 _RESTORED = (
-    *("id_rng", "imodels", "file_store", "webhooks"),
-    *("permissions", "tokens", "refresh_tokens"),
+    "id_rng",
+    "imodels",
+    "file_store",
+    "webhooks",
+    "permissions",
+    "tokens",
+    "refresh_tokens",
 )
 
 
