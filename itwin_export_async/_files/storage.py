@@ -7,7 +7,6 @@ from pathlib import Path
 
 from itwin_export_async._files.blob_reader import BlobReader, BlobSource
 from itwin_export_async._files.download import Downloader, Progress, blob_source
-from itwin_export_async._files.upload import upload
 from itwin_export_async._http.pager import AsyncPager
 from itwin_export_async._http.session import Session
 from itwin_export_async._models import StoredFile
@@ -114,6 +113,8 @@ class StorageClient:
         """
         source = Path(path)
         request = create_file_request(folder_id, display_name or source.name, description)
+        from itwin_export_async._files.upload import upload  # an export needs none
+
         return await upload(self._session, self._downloader.threads, request, source, on_progress)
 
     async def download(

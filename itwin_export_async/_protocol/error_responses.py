@@ -7,7 +7,6 @@ The documented body is `{"error": {code, message, details}}`. Un-nested bodies, 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from html import unescape
 from itertools import islice
 from typing import Any
 
@@ -148,6 +147,8 @@ def _without_html(text: str) -> str:
         return text
     title = _TITLE.search(page)
     shown = title[1] if title and title[1].strip() else _TAG.sub(" ", page)
+    from html import unescape  # its table of names takes a millisecond to load
+
     shown = redacted(unescape(shown), limit=_MAX_PAGE_TEXT)
     return f"an HTML page: {shown}" if shown else "an HTML page"
 
