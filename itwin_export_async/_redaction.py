@@ -5,11 +5,10 @@ Secrets travel as `Secret`, whose repr is silent. A text that a service sent pas
 looks like a secret. Each pattern takes time in proportion to the text.
 """
 
-import json
 import re
 from collections.abc import Iterable
-from functools import cached_property
-from urllib.parse import parse_qsl, quote
+from functools import cached_property, lru_cache
+from urllib.parse import parse_qsl
 
 from attrs import field, frozen
 
@@ -28,6 +27,7 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\s\"'<>]+")  # a URL holds none of these
+_UNESCAPED = re.compile(r"[A-Za-z0-9._~-]+")  # in JSON, URLs and HTML
 _USER = re.compile(r"(?<=//)[^/@]*@")
 
 
@@ -44,17 +44,39 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(***)"
 
+    def struck_out(self, text: str) -> str:
+        """The text without this value, however a service has escaped it."""
+        if len(self._value) < MIN_SECRET or self._unescaped_part not in text:
+            return text
+        return self._pattern.sub("***", text)
+
     @cached_property
-    def spellings(self) -> tuple[str, ...]:
-        """The ways in which a service may repeat it, the longest first."""
-        value = self._value
-        if len(value) < MIN_SECRET:
-            return ()
-        forms = {value}
-        if not value.isalnum():
-            escaped = json.dumps(value)[1:-1]
-            forms |= {quote(value, safe=""), escaped, escaped.replace("/", "\\/")}
-        return tuple(sorted(forms, key=len, reverse=True))
+    def _unescaped_part(self) -> str:
+        """The longest part that nothing escapes: a text without it is done with at once."""
+        return max(_UNESCAPED.findall(self._value), key=len, default="")
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("".join(map(_escaped, self._value)))
+
+
+@lru_cache(maxsize=256)
+def _escaped(character: str) -> str:
+    """A pattern of a character as it is, and as JSON, URLs and HTML escape it, also twice."""
+    if _UNESCAPED.fullmatch(character):
+        return re.escape(character)
+    from html.entities import html5  # takes a millisecond to load
+
+    code = ord(character)
+    names = [name.rstrip(";") for name, value in html5.items() if value == character]
+    references = "|".join([f"#0{{0,5}}{code}", f"(?i:#x0{{0,5}}{code:x})", *names])
+    percent = "".join(f"%(?:25){{0,2}}{byte:02x}" for byte in character.encode(errors="replace"))
+    units = character.encode("utf-16-be", errors="surrogatepass").hex()
+    unicode = "".join(rf"\\{{1,2}}u{units[n : n + 4]}" for n in range(0, len(units), 4))
+    return (
+        rf"(?:\\{{0,3}}{re.escape(character)}|(?i:{percent})|(?i:{unicode})"
+        rf"|(?:&|\\{{1,2}}u0026)(?:amp;){{0,2}}(?:{references});?)"
+    )
 
 
 def without_query(url: str) -> str:
@@ -102,28 +124,15 @@ def safe_repr(value: object, *, limit: int = 80) -> str:
 def struck_out(text: str, secrets: Iterable[Secret]) -> str:
     """The text without these values, however they are escaped."""
     for secret in secrets:
-        for form in secret.spellings:
-            if form in text:
-                text = text.replace(form, "***")
+        text = secret.struck_out(text)
     return text
 
 
 def struck_out_bytes(body: bytes, secrets: Iterable[Secret]) -> bytes:
-    """The body without these values, however they are escaped, also as in HTML."""
-    secrets = tuple(secrets)
-    for secret in secrets:
-        for form in secret.spellings:
-            encoded = form.encode()
-            if encoded in body:
-                body = body.replace(encoded, b"***")
-    if b"&" in body:
-        from html import unescape  # its table of names takes a millisecond to load
-
-        text = unescape(body.decode(errors="replace"))
-        struck = struck_out(text, secrets)
-        if struck is not text:
-            return struck.encode()
-    return body
+    """The body without these values, however they are escaped."""
+    text = body.decode(errors="surrogateescape")
+    struck = struck_out(text, secrets)
+    return body if struck == text else struck.encode(errors="surrogateescape")
 
 
 def _without_patterns(text: str) -> str:

@@ -68,7 +68,7 @@ def without_secrets(response: Response, secrets: Iterable[Secret]) -> Response:
     secrets = tuple(secrets)
     body = struck_out_bytes(response.body, secrets)
     headers = response.headers
-    if any(struck_out(value, secrets) is not value for value in headers.values()):
+    if any(struck_out(value, secrets) != value for value in headers.values()):
         headers = CIMultiDict((name, struck_out(text, secrets)) for name, text in headers.items())
     if body is response.body and headers is response.headers:
         return response
