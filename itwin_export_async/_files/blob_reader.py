@@ -144,7 +144,11 @@ class BlobReader:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if error is None:
+            await self.close()
+        else:  # at once: the caller may be cancelled
+            self._end()
+            await self._connection.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -182,10 +186,13 @@ class BlobReader:
 
     async def close(self) -> None:
         """Give the connection back."""
+        self._end()
+        await self._connection.release()
+
+    def _end(self) -> None:
         if self._phase is not _Phase.CLOSED:
             self._session.count_download(self.position - self._plan.state.start)
         self._phase = _Phase.CLOSED
-        await self._connection.release()
 
     async def _fail(self, error: BaseException) -> None:
         """After an error or a cancellation, no connection is open.

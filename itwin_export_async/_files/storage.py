@@ -111,10 +111,10 @@ class StorageClient:
 
         https://developer.bentley.com/apis/storage/operations/create-file/
         """
+        from itwin_export_async._files.upload import upload  # loaded here: no export uploads
+
         source = Path(path)
         request = create_file_request(folder_id, display_name or source.name, description)
-        from itwin_export_async._files.upload import upload  # an export needs none
-
         return await upload(self._session, self._downloader.threads, request, source, on_progress)
 
     async def download(

@@ -433,14 +433,28 @@ async def test_server_below_the_least_speed_is_given_up() -> None:
     assert len(store.ranges) == 5
 
 
-async def test_close_waits_a_second_for_the_rest_at_most() -> None:
-    store = Store(chunk=100, chunk_delay=20.0)
+@pytest.mark.parametrize(("delay", "seconds"), [(0.005, 0.7), (20.0, 1.0)])
+async def test_end_of_a_block_waits_a_second_for_the_rest_at_most(
+    delay: float, seconds: float
+) -> None:
+    store = Store(chunk=70, chunk_delay=delay)
     clock = asyncio.get_running_loop().time
     async with ExportClient("t", transport=store) as client:
         async with client.storage.open("f1") as file:
             await anext(file)
             left_at = clock()
-        assert clock() - left_at <= 1.0
+        assert clock() - left_at == pytest.approx(seconds, abs=0.05)
+    assert store.open == 0
+
+
+async def test_error_in_a_block_waits_for_nothing() -> None:
+    store = Store(chunk=70, chunk_delay=20.0)
+    clock = asyncio.get_running_loop().time
+    async with ExportClient("t", transport=store) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(30), client.storage.open("f1") as file:
+                await file.read()
+        assert clock() == pytest.approx(30, abs=0.01)
     assert store.open == 0
 
 
