@@ -27,8 +27,9 @@ from itwin_export_async._batch.output_paths import OutputPaths
 from itwin_export_async._batch.pipeline import ExportPipeline
 from itwin_export_async._batch.slots import Slots
 from itwin_export_async._errors import ExportError, LedgerError
-from itwin_export_async._models import ExecutionResult, ExportOutcome, ExportRequest, RunUpdate
+from itwin_export_async._models import ExportOutcome, ExportRequest, RunUpdate
 from itwin_export_async._models.validators import validate_timeout
+from itwin_export_async._protocol.files import was_skipped
 from itwin_export_async._runs.callback import Callback
 from itwin_export_async._runs.handle import OnUpdate, RunHandle
 
@@ -170,9 +171,9 @@ class _Batch:
         log.info(message, self.concurrency, ledger, extra={"itwin": fields})
 
     def _log_end(self, seconds: float) -> None:
-        """Log the consumed outcomes by kind, and how many exports were begun without one."""
+        """Log how many outcomes of each kind were consumed, and how many exports had none."""
         counts = {name: self._counts[name] for name in OUTCOME_KINDS}
-        counts["unfinished"] = self._begun - self._counts.total()
+        counts["not_consumed"] = self._begun - self._counts.total()
         shown = [
             f"{count} {name.replace('_', ' ')}"
             for name, count in counts.items()
@@ -273,8 +274,7 @@ def _kind_of(outcome: ExportOutcome) -> str:
         return "failed"
     if outcome.up_to_date:
         return "up_to_date"
-    is_skipped = outcome.run is not None and outcome.run.outcome == ExecutionResult.SKIPPED
-    return "skipped" if is_skipped else "exported"
+    return "skipped" if outcome.run is not None and was_skipped(outcome.run) else "exported"
 
 
 async def _return(outcome: ExportOutcome) -> ExportOutcome:

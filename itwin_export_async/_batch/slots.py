@@ -16,8 +16,8 @@ from attrs import define, field
 class Slots:
     """The slots of one batch.
 
-    `free`: how many a new export may take. It is negative while exports that end take back slots
-    that others have. `changed`: set when one may be free.
+    `free`: how many a new export may take; negative when an export that ends early takes back a
+    slot that another export uses. `changed`: set when one may be free.
     """
 
     free: int

@@ -89,14 +89,14 @@ async def test_batch_says_how_it_begins_and_how_it_ended(
     fields = vars(last)["itwin"]
     seconds = fields.pop("seconds")
     good = EXPORTS - failures
-    none = {"skipped": 0, "up_to_date": 0, "unfinished": 0}
+    none = {"skipped": 0, "up_to_date": 0, "not_consumed": 0}
     assert fields == {"exported": good, "failed": failures, **none}
     assert 300 < seconds < 86400
     text = f"batch ended after {seconds:.0f} s: {good} exported, {failures} failed"
     assert last.getMessage() == text
 
 
-async def test_batch_says_what_it_skipped_and_left_unfinished(
+async def test_batch_says_what_it_skipped_and_what_was_not_consumed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "itwin_export_async.batch")
@@ -114,7 +114,7 @@ async def test_batch_says_what_it_skipped_and_left_unfinished(
             await asyncio.sleep(1000)  # the second has ended, and is not consumed
     first, *_, last = caplog.records
     assert first.getMessage() == "batch began: up to 3 exports at once, no ledger"
-    assert last.getMessage().endswith(": 0 exported, 1 skipped, 0 failed, 2 unfinished")
+    assert last.getMessage().endswith(": 0 exported, 1 skipped, 0 failed, 2 not consumed")
 
 
 async def test_pause_after_a_429_has_the_fields_of_its_request(
