@@ -250,9 +250,12 @@ class Session:
         if len(self._new_connections) > MAX_REMEMBERED:
             del self._new_connections[next(iter(self._new_connections))]
 
-    def forget_new_connection(self, connection_id: str) -> bool:
-        """Whether the connection is a new one. It is no more when its first run begins."""
-        return self._new_connections.pop(connection_id, True) is None
+    def claim_new_connection(self, connection_id: str) -> bool:
+        """Whether this session has created the connection; True only once."""
+        if connection_id not in self._new_connections:
+            return False
+        del self._new_connections[connection_id]
+        return True
 
     async def send(
         self,

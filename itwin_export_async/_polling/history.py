@@ -1,6 +1,6 @@
 """Durations of earlier runs: those this client has seen, and one page of the connection's list.
 
-The list is loaded at most once for each connection, and only for a run that is old enough for the
+The list is loaded once while the history is kept, and only for a run that is old enough for the
 saved polls to pay for the request. A connection that the session has just created has no earlier
 runs.
 """
@@ -30,7 +30,7 @@ class ConnectionHistory:
     """The earlier runs of one connection.
 
     `durations`: seconds, the latest last. `is_loaded`: the connection's list was read.
-    `may_load`: a poll of an old run may request the list, which is done once.
+    `may_load`: whether a poll of an old run may still request the list.
     """
 
     service: Service
@@ -71,7 +71,7 @@ class RunHistory:
             history = ConnectionHistory(
                 service=service,
                 connection_id=connection_id,
-                may_load=not self._session.forget_new_connection(connection_id),
+                may_load=not self._session.claim_new_connection(connection_id),
             )
         self._connections[key] = history
         self._connections.move_to_end(key)

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from itwin_export_async._http.session import Session
 from itwin_export_async._polling.poll_task import PollTask
-from itwin_export_async._polling.schedule import PollContext, PollSchedule, next_wait
+from itwin_export_async._polling.schedule import PollContext, PollSchedule, checked_wait
 from itwin_export_async._polling.state import UNDETERMINED_INTERVAL
 
 FIRST_POLL_DELAY = 1.0  # seconds after its start in which a new run is polled for the first time
@@ -64,7 +64,7 @@ class Pacer:
             since_change=now - state.changed_at,
             history=poll.history.durations,
         )
-        wait = next_wait(self._schedule, context)
+        wait = checked_wait(self._schedule, context)
         self.demand(poll, 1.0 / max(wait, 0.001) if poll.subscribers else 0.0)
         available = self._available
         load = self._polls_per_second / available
@@ -72,10 +72,10 @@ class Pacer:
             return wait
         # before polls are scarce they become more expensive, so that an hour's calls last
         pressure = sqrt(min(load, 1.0) / SUSTAINED_SHARE)
-        wait = next_wait(self._schedule, evolve(context, pressure=pressure))
+        wait = checked_wait(self._schedule, evolve(context, pressure=pressure))
         if load <= 1.0:
             return wait
-        stretched = next_wait(self._schedule, evolve(context, pressure=load))
+        stretched = checked_wait(self._schedule, evolve(context, pressure=load))
         one_round = self.runs_polled / available  # enough for one poll of each run
         stretched = min(stretched, one_round)
         jitter = self._jitter(2 * INTERVAL_JITTER * stretched)

@@ -118,7 +118,7 @@ class PollTask:
     has_failed: bool = False
     _on_last_left: "Callable[[PollTask], None]"
     _sleeper: "asyncio.Future[None] | None" = None
-    _is_due: bool = False
+    _is_woken: bool = False
 
     def subscribe(self, *, every_poll: bool) -> Subscription:
         events: list[PollEvent] = []
@@ -157,13 +157,13 @@ class PollTask:
 
     def wake(self) -> None:
         """Poll now, or right after the poll under way. A `Retry-After` is slept out."""
-        self._is_due = True
+        self._is_woken = True
         if self.not_before <= asyncio.get_running_loop().time():
             self._end_sleep()
 
     async def sleep(self) -> None:
         """Sleep until the next poll is due, or not at all if woken since the last sleep."""
-        if not self._is_due or self.not_before > asyncio.get_running_loop().time():
+        if not self._is_woken or self.not_before > asyncio.get_running_loop().time():
             loop = asyncio.get_running_loop()
             self._sleeper = loop.create_future()
             timer = loop.call_at(self.due_at, self._end_sleep)
@@ -171,7 +171,7 @@ class PollTask:
                 await self._sleeper
             finally:
                 timer.cancel()
-        self._is_due = False
+        self._is_woken = False
 
     def _end_sleep(self) -> None:
         if self._sleeper is not None and not self._sleeper.done():

@@ -258,7 +258,7 @@ class RunPoller:
             return None
         if poll.history.claim_load(age=_clock() - state.started_at):
             self._history.start_load(poll.history)
-        return self._pause(poll, result.retry_after)
+        return self._seconds_to_next_poll(poll, result.retry_after)
 
     def _on_failure(self, poll: PollTask, error: ExportError) -> float | None:
         """Return the seconds until the next poll, None when polling ends with this error."""
@@ -286,9 +286,9 @@ class RunPoller:
         else:
             poll.missed = PollMissed(error=error, starts_outage=starts_outage)
         poll.publish(poll.missed)
-        return self._pause(poll, pause or 0.0)
+        return self._seconds_to_next_poll(poll, pause or 0.0)
 
-    def _pause(self, poll: PollTask, retry_after: float) -> float:
+    def _seconds_to_next_poll(self, poll: PollTask, retry_after: float) -> float:
         """Seconds until the next poll, no less than the service asks for."""
         now = _clock()
         poll.not_before = now + retry_after

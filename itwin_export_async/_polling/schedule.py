@@ -80,7 +80,7 @@ class PollSchedule(Protocol):
         ...
 
 
-def next_wait(schedule: PollSchedule, context: PollContext) -> float:
+def checked_wait(schedule: PollSchedule, context: PollContext) -> float:
     """Return the seconds until the next poll; `ValueError` for anything but such a number."""
     wait = schedule.next_wait(context)
     if not isinstance(wait, Real) or not 0 <= wait < inf:

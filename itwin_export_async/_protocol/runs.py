@@ -112,7 +112,7 @@ class LostRace:
     """409: another request for the same iModel is being processed at this moment."""
 
 
-def parse_created_run(response: Response) -> Accepted | AlreadyActive | LostRace:
+def parse_start_response(response: Response) -> Accepted | AlreadyActive | LostRace:
     """The service's decision about a start."""
     match response.status:
         case 202:

@@ -1,4 +1,4 @@
-"""What one start of a run knows between two requests. Pure: decisions only.
+"""What one start of a run knows between two requests, and whether a run may be its own. Pure.
 
 An iModel has one active run. A second request for it gets that run (303), even if it belongs to
 another connection and has other options. Concurrent requests get 409; on retry the answer is 202

@@ -1,4 +1,4 @@
-"""Starting a run: 202, 303, 409 and lost responses. `start_state` decides, this module does.
+"""Starting a run: 202, 303, 409 and lost responses. `start_state` says which run may be ours.
 
 202: the run was started. 303: a run of the iModel is active. It is recovered if a request of ours
 started it. Else `if_active` decides: "join" returns its handle, "wait" waits until it has finished
@@ -38,8 +38,8 @@ from itwin_export_async._protocol.runs import (
     create_run_request,
     get_connection_request,
     newest,
-    parse_created_run,
     parse_last_run,
+    parse_start_response,
     service_time_at,
     started_after,
 )
@@ -181,7 +181,7 @@ class RunStarter:
             response = await session.send(self.request, before_send=self._before_send)
             if response.uncertain_for is not None:
                 self.state = self.state.with_uncertainty(now() - response.uncertain_for)
-            return response, parse_created_run(response)
+            return response, parse_start_response(response)
         except ExportError as error:
             if error.may_have_been_processed:
                 self.state = self.state.with_uncertainty(sent_at)

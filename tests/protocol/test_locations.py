@@ -17,7 +17,7 @@ from itwin_export_async._protocol.runs import (
     LostRace,
     Service,
     get_run_request,
-    parse_created_run,
+    parse_start_response,
 )
 from itwin_export_async._protocol.urls import RunAddress, run_address
 from tests.support.samples import BASE, answer
@@ -117,20 +117,20 @@ def test_location_gives_any_id_back(connection: str, run: str) -> None:
 
 def test_start_is_accepted_with_and_without_its_run() -> None:
     location = "/export/connections/c1/runs/r1"
-    assert parse_created_run(answer(b"", 202, location=location)) == Accepted(run=R1)
-    assert parse_created_run(answer(b"", 202)) == Accepted(run=None)
-    assert parse_created_run(answer(b"", 202, Location="?")) == Accepted(run=None)
+    assert parse_start_response(answer(b"", 202, location=location)) == Accepted(run=R1)
+    assert parse_start_response(answer(b"", 202)) == Accepted(run=None)
+    assert parse_start_response(answer(b"", 202, Location="?")) == Accepted(run=None)
 
 
 def test_active_run_is_named_with_its_own_connection() -> None:
     response = answer(b"", 303, LOCATION=f"{BASE}/export/connections/c2/runs/r2")
-    assert parse_created_run(response) == AlreadyActive(
+    assert parse_start_response(response) == AlreadyActive(
         run=RunAddress(connection_id="c2", run_id="r2")
     )
 
 
 def test_conflict_at_a_start_is_no_error() -> None:
-    assert parse_created_run(answer({}, 409)) == LostRace()
+    assert parse_start_response(answer({}, 409)) == LostRace()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_conflict_at_a_start_is_no_error() -> None:
 )
 def test_start_raises_any_other_response(status: int, error: type[ExportError]) -> None:
     with pytest.raises(error):
-        parse_created_run(answer(b"", status))
+        parse_start_response(answer(b"", status))
 
 
 @pytest.mark.parametrize(("status", "kind"), [(202, Accepted), (303, AlreadyActive)])
@@ -154,4 +154,4 @@ def test_start_takes_only_the_ids_of_a_location(
     status: int, kind: type[Accepted] | type[AlreadyActive]
 ) -> None:
     response = answer(b"", status, Location="https://evil.example.com/connections/c1/runs/r1")
-    assert parse_created_run(response) == kind(run=R1)
+    assert parse_start_response(response) == kind(run=R1)

@@ -15,10 +15,10 @@ from itwin_export_async._protocol.runs import (
     create_synchronization_run_request,
     get_run_request,
     list_runs_request,
-    parse_created_run,
     parse_last_run,
     parse_run,
     parse_runs,
+    parse_start_response,
 )
 from itwin_export_async._protocol.urls import RunAddress
 from tests.support.samples import BASE, answer, example
@@ -56,25 +56,25 @@ def test_invalid_id_is_refused(id: str) -> None:
 def test_location_names_the_run(
     status: int, kind: type[Accepted] | type[AlreadyActive], location: str
 ) -> None:
-    started = parse_created_run(answer(b"", status, LOCATION=location))
+    started = parse_start_response(answer(b"", status, LOCATION=location))
     assert started == kind(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
 @pytest.mark.parametrize("location", ["", f"{BASE}{ROOT}/c1/runsr1/", f"{ROOT}/c1/run"])
 def test_location_that_names_no_run_is_none(location: str) -> None:
-    started = parse_created_run(answer(b"", 202, Location=location))
+    started = parse_start_response(answer(b"", 202, Location=location))
     assert started == Accepted(run=None)
 
 
 def test_location_names_its_run_whatever_its_host() -> None:
     foreign = f"https://elsewhere.example.com{ROOT}/c1/runs/r1"
-    started = parse_created_run(answer(b"", 303, Location=foreign))
+    started = parse_start_response(answer(b"", 303, Location=foreign))
     assert started == AlreadyActive(run=RunAddress(connection_id="c1", run_id="r1"))
 
 
 def test_concurrent_starts_get_a_conflict() -> None:
     body = example("sync.run_storage_connection.older.409.json")
-    assert parse_created_run(answer(body, 409)) == LostRace()
+    assert parse_start_response(answer(body, 409)) == LostRace()
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_concurrent_starts_get_a_conflict() -> None:
 )  # fmt: skip
 def test_run_of_no_connection_is_not_found(name: str, status: int) -> None:
     with pytest.raises(NotFound) as caught:
-        parse_created_run(answer(example(name), status))
+        parse_start_response(answer(example(name), status))
     assert caught.value.is_gateway == name.startswith("platform")
 
 
 @pytest.mark.parametrize("status", [200, 204, 302])
 def test_unexpected_answer_to_a_start_is_an_error(status: int) -> None:
     with pytest.raises(ProtocolError):
-        parse_created_run(answer(b"", status))
+        parse_start_response(answer(b"", status))
 
 
 def test_full_representation_is_requested_by_lists_only() -> None:

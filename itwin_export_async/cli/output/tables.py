@@ -39,7 +39,7 @@ def print_items(
     to_row: Callable[[T], tuple[str, ...]],
     if_empty: str,
 ) -> None:
-    """Print a list as JSON lines or as a table. An empty one is the note `if_empty`."""
+    """Print a list as JSON lines or as a table. For an empty list, `note` gets `if_empty`."""
     if as_json:
         for item in items:
             print_json(to_json(item))

@@ -1,4 +1,7 @@
-"""The operations of the emulated services. Each module declares its routes."""
+"""The operations of the emulated services.
+
+Each module declares its routes: one at a handler, or several as `ROUTES`.
+"""
 
 from itwin_export_async.emulator._handlers import (
     blobs,
