@@ -3,43 +3,45 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def call_in_thread(function: Callable[..., T], *args: Any) -> T:
-    """The result of `function(*args)`, called in a new thread.
+class DaemonThreads(Executor):
+    """Runs each job in a new daemon thread, so that one that hangs keeps no program alive.
 
-    The thread is a daemon: a function that hangs keeps no program alive. A cancelled caller leaves
-    the thread alone. `StopIteration` becomes a `RuntimeError`, because no future can hold it.
+    `StopIteration` becomes a `RuntimeError`, because no future of asyncio can hold it.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
 
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]
-        else:
-            future.set_exception(error)
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Start a thread that calls the function."""
+        job: Future[T] = Future()
+        job.set_running_or_notify_cancel()
 
-    def run() -> None:
-        result: T | None = None
-        error: BaseException | None = None
-        try:
-            result = context.run(function, *args)
-        except StopIteration as exc:
-            error = RuntimeError("the function raised StopIteration")
-            error.__cause__ = exc
-        except BaseException as exc:  # noqa: BLE001 - the waiting coroutine raises it
-            error = exc
-        with suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(finish, result, error)
+        def run() -> None:
+            try:
+                result = function(*args, **kwargs)
+            except StopIteration as exc:
+                error = RuntimeError("the function raised StopIteration")
+                error.__cause__ = exc
+                job.set_exception(error)
+            except BaseException as error:  # noqa: BLE001 - the waiting coroutine raises it
+                job.set_exception(error)
+            else:
+                job.set_result(result)
 
-    context = copy_context()
-    threading.Thread(target=run, name="itwin-export", daemon=True).start()
-    return await future
+        threading.Thread(target=run, name="itwin-export", daemon=True).start()
+        return job
+
+
+async def call_in_thread(function: Callable[..., T], *args: Any) -> T:
+    """The result of `function(*args)`, called in a new thread and the caller's context.
+
+    A cancelled caller leaves the thread alone.
+    """
+    context, loop = copy_context(), asyncio.get_running_loop()
+    # an executor, because loops with virtual time know of its jobs
+    return await loop.run_in_executor(DaemonThreads(), context.run, function, *args)

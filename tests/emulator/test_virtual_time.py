@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from itwin_export_async.emulator import VirtualTimeLoop, run_virtual
+from itwin_export_async import ExportClient
+from itwin_export_async.emulator import Emulator, VirtualTimeLoop, run_virtual
 
 
 def test_hour_of_virtual_time_takes_no_time() -> None:
@@ -53,6 +54,23 @@ def test_time_stands_still_while_a_thread_works() -> None:
         return was_released, loop.time()
 
     assert run_virtual(main()) == (True, 0)
+
+
+def test_time_stands_still_while_a_function_gets_a_token() -> None:
+    emulator = Emulator(seed=1)
+    released = threading.Event()
+
+    def get_token() -> str:
+        assert released.wait(10)
+        return emulator.token()
+
+    async def main() -> None:
+        async with ExportClient(get_token, transport=emulator) as client:
+            threading.Timer(0.05, released.set).start()
+            assert await client.list_connections(emulator.add_imodel("Bridge")) == ()
+        assert asyncio.get_running_loop().time() < 1
+
+    run_virtual(main())
 
 
 def test_timeout_of_a_thread_holds_in_real_time() -> None:
