@@ -6,13 +6,14 @@ looks like a secret. Each pattern takes time in proportion to the text.
 """
 
 import re
-from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from urllib.parse import parse_qsl
 
 from attrs import field, frozen
 
 MAX_TEXT = 500  # characters of one text of a service
+MAX_ESCAPED = 1024 * 1024  # bytes of a text in which escaped secrets are looked for
 MIN_SECRET = 8  # characters; striking out shorter values would break ordinary words
 
 _SECRET_PARAMETERS = frozenset(
@@ -27,7 +28,18 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\s\"'<>]+")  # a URL holds none of these
-_UNESCAPED = re.compile(r"[A-Za-z0-9._~-]+")  # in JSON, URLs and HTML
+_ESCAPE = re.compile(
+    r"%(?:25)*(?P<percent>[0-9a-f]{2})"
+    r"|(?:&|\\+u0026)(?:amp;)*"
+    r"(?:#(?P<decimal>[0-9]{1,9});?|#x(?P<hexadecimal>[0-9a-f]{1,8});?|(?P<name>[a-z]{1,40});)"
+    r"|\\+u(?P<high>d[89ab][0-9a-f]{2})\\+u(?P<low>d[c-f][0-9a-f]{2})"
+    r"|\\+u(?P<unicode>[0-9a-f]{4})"
+    r"|\\+(?P<character>[^\\]?)"
+    r"|(?P<control>[\b\f\n\r\t])",
+    re.IGNORECASE,
+)
+# however it is escaped, a backslash counts for nothing, and a control character for its letter
+_FOLDED = str.maketrans({"\\": "", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"})
 _USER = re.compile(r"(?<=//)[^/@]*@")
 
 
@@ -43,40 +55,6 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(***)"
-
-    def struck_out(self, text: str) -> str:
-        """The text without this value, however a service has escaped it."""
-        if len(self._value) < MIN_SECRET or self._unescaped_part not in text:
-            return text
-        return self._pattern.sub("***", text)
-
-    @cached_property
-    def _unescaped_part(self) -> str:
-        """The longest part that nothing escapes: a text without it is done with at once."""
-        return max(_UNESCAPED.findall(self._value), key=len, default="")
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile("".join(map(_escaped, self._value)))
-
-
-@lru_cache(maxsize=256)
-def _escaped(character: str) -> str:
-    """A pattern of a character as it is, and as JSON, URLs and HTML escape it, also twice."""
-    if _UNESCAPED.fullmatch(character):
-        return re.escape(character)
-    from html.entities import html5  # takes a millisecond to load
-
-    code = ord(character)
-    names = [name.rstrip(";") for name, value in html5.items() if value == character]
-    references = "|".join([f"#0{{0,5}}{code}", f"(?i:#x0{{0,5}}{code:x})", *names])
-    percent = "".join(f"%(?:25){{0,2}}{byte:02x}" for byte in character.encode(errors="replace"))
-    units = character.encode("utf-16-be", errors="surrogatepass").hex()
-    unicode = "".join(rf"\\{{1,2}}u{units[n : n + 4]}" for n in range(0, len(units), 4))
-    return (
-        rf"(?:\\{{0,3}}{re.escape(character)}|(?i:{percent})|(?i:{unicode})"
-        rf"|(?:&|\\{{1,2}}u0026)(?:amp;){{0,2}}(?:{references});?)"
-    )
 
 
 def without_query(url: str) -> str:
@@ -123,16 +101,104 @@ def safe_repr(value: object, *, limit: int = 80) -> str:
 
 def struck_out(text: str, secrets: Iterable[Secret]) -> str:
     """The text without these values, however they are escaped."""
-    for secret in secrets:
-        text = secret.struck_out(text)
-    return text
+    units = text.encode(errors="surrogatepass").decode("latin-1")
+    struck = _struck_out(units, secrets)
+    return text if struck == units else struck.encode("latin-1").decode(errors="surrogatepass")
 
 
 def struck_out_bytes(body: bytes, secrets: Iterable[Secret]) -> bytes:
     """The body without these values, however they are escaped."""
-    text = body.decode(errors="surrogateescape")
-    struck = struck_out(text, secrets)
-    return body if struck == text else struck.encode(errors="surrogateescape")
+    units = body.decode("latin-1")
+    struck = _struck_out(units, secrets)
+    return body if struck == units else struck.encode("latin-1")
+
+
+def _struck_out(units: str, secrets: Iterable[Secret]) -> str:
+    """The same for a text whose characters are the bytes of its UTF-8."""
+    values = [one.reveal().encode(errors="surrogatepass").decode("latin-1") for one in secrets]
+    values = [value for value in values if len(value) >= MIN_SECRET]
+    for value in values:
+        units = units.replace(value, "***")
+    head, rest = units[:MAX_ESCAPED], units[MAX_ESCAPED:]
+    if not values or not _ESCAPE.search(head):
+        return units
+    plain = Unescaped.of(head)
+    spans = sorted(
+        span
+        for value in {Unescaped.of(value).text for value in values}
+        if 2 * len(value) >= MIN_SECRET
+        for span in plain.spans_of(value)
+    )
+    kept, end = [], 0
+    for start, stop in spans:
+        if start >= end:
+            kept += [head[end:start], "***"]
+        end = max(end, stop)
+    return "".join([*kept, head[end:], rest])
+
+
+@frozen
+class Unescaped:
+    """A text without the escapes of JSON, URLs and HTML.
+
+    `pieces` say where it comes from: the offset of a piece in `text`, where the piece begins in the
+    escaped text, and where it ends there; None for a piece that was not escaped.
+    """
+
+    text: str
+    pieces: list[tuple[int, int, int | None]]
+
+    @classmethod
+    def of(cls, escaped: str) -> "Unescaped":
+        """Without its escapes, also those of escapes."""
+        texts: list[str] = []
+        pieces: list[tuple[int, int, int | None]] = [(0, 0, None)]
+        offset = end = 0
+        for escape in _ESCAPE.finditer(escaped):
+            plain = _meaning(escape)
+            texts += [escaped[end : escape.start()], plain]
+            offset += escape.start() - end
+            end = escape.end()
+            pieces.append((offset, escape.start(), end))
+            offset += len(plain)
+            pieces.append((offset, end, None))
+        return cls("".join([*texts, escaped[end:]]), pieces)
+
+    def spans_of(self, value: str) -> Iterator[tuple[int, int]]:
+        """Where the value begins and ends in the escaped text, each time that it occurs."""
+        at = self.text.find(value)
+        while at >= 0:
+            yield self._source(at)[0], self._source(at + len(value) - 1)[1]
+            at = self.text.find(value, at + len(value))
+
+    def _source(self, offset: int) -> tuple[int, int]:
+        """Where a character begins and ends in the escaped text."""
+        index = bisect_right(self.pieces, offset, key=lambda piece: piece[0]) - 1
+        first, start, end = self.pieces[index]
+        return (start + offset - first, start + offset - first + 1) if end is None else (start, end)
+
+
+def _meaning(escape: re.Match[str]) -> str:
+    """What an escape stands for, as the bytes of its UTF-8."""
+    if (byte := escape["percent"]) is not None:
+        return chr(int(byte, 16)).translate(_FOLDED)
+    if (name := escape["name"]) is not None:
+        from html.entities import html5  # takes a millisecond to load
+
+        character = html5.get(f"{name};", escape[0])
+    elif (high := escape["high"]) is not None:
+        character = bytes.fromhex(high + escape["low"]).decode("utf-16-be")
+    elif (decimal := escape["decimal"]) is not None:
+        character = _character(int(decimal))
+    elif (digits := escape["hexadecimal"] or escape["unicode"]) is not None:
+        character = _character(int(digits, 16))
+    else:
+        return (escape["character"] or escape["control"] or "").translate(_FOLDED)
+    return character.translate(_FOLDED).encode(errors="surrogatepass").decode("latin-1")
+
+
+def _character(code: int) -> str:
+    return chr(code) if code <= 0x10FFFF else ""
 
 
 def _without_patterns(text: str) -> str:

@@ -1,6 +1,7 @@
 """No secret in any text: planted secrets are searched for wherever they may be shown."""
 
 import asyncio
+import html
 import json
 import logging
 import pickle
@@ -9,8 +10,11 @@ import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from itwin_export_async import (
     AccessToken,
@@ -26,6 +30,7 @@ from itwin_export_async import (
     TransportError,
 )
 from itwin_export_async._redaction import (
+    MIN_SECRET,
     Secret,
     holds_secret,
     redacted,
@@ -291,6 +296,7 @@ ESCAPED_TOKENS = (  # of AbCd+EfGh/IjKl=
     "AbCd&#x0002b;EfGh&sol;IjKl&#61",
     "AbCd&amp;#43;EfGh/IjKl=",
     "AbCd\\u0026#43;EfGh/IjKl=",
+    "&#65;&#98;&#67;&#100;&#43;&#69;&#102;&#71;&#104;&#47;&#73;&#106;&#75;&#108;&#61;",
 )
 
 
@@ -320,6 +326,34 @@ def test_only_the_secret_is_struck_out_of_a_body(escaped: str) -> None:
     assert struck_out_bytes(before + after, secrets) == before + after
 
 
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ("AbCd-EfGh_IjKl.Mn~", "AbCd&#45;EfGh&#95;IjKl&#46;Mn%7E"),
+        ("AbCd-EfGh_IjKl.Mn~", "AbCd\\u002DEfGh_IjKl.Mn~"),
+        ("caf\u00e9 caf\u00e9", "caf%C3%A9%20caf\\u00e9"),
+        ("caf\u00e9 caf\u00e9", "caf&eacute; caf&#233;"),
+        ("tab\tand\nline", "tab\\tand\\nline"),
+        ("a%2Bliteral", "a%2Bliteral"),
+        ("a%2Bliteral", "a%252Bliteral"),
+        ('quote"quote\\back', 'quote\\"quote\\\\back'),
+        ("a&amp;secret", "a&amp;amp;secret"),
+    ],
+)
+def test_escaped_secret_is_struck_out_of_a_text(secret: str, text: str) -> None:
+    secrets = [Secret(secret), Secret("another one")]
+    assert redacted(f"\u00e9 {text}, {text} &quot;", secrets) == "\u00e9 ***, *** &quot;"
+
+
+@given(st.text(), st.text(min_size=MIN_SECRET), st.text())
+def test_escaped_secret_is_struck_out_of_any_text(before: str, secret: str, after: str) -> None:
+    for escaped in (secret, quote(secret), json.dumps(secret)[1:-1], html.escape(secret)):
+        body = f"{before} {escaped} {after}".encode(errors="surrogatepass")
+        struck = struck_out_bytes(body, [Secret(secret)])
+        assert escaped.encode(errors="surrogatepass") not in struck
+        assert struck_out_bytes(struck, [Secret(secret)]) == struck
+
+
 def test_plain_value_is_struck_out() -> None:
     assert redacted("the token abcdef0123 is old", [Secret("abcdef0123")]) == "the token *** is old"
 
@@ -338,7 +372,8 @@ def test_redaction_takes_time_in_proportion_to_the_text(piece: str) -> None:
     began = time.process_time()
     holds_secret(text)
     redacted(text, limit=len(text))
-    struck_out_bytes(text.encode(), [Secret("+/=AbCd+"), Secret("&&&&&&&&")])
+    for secret in ("&" * 12, "\\" * 12, "AbCd+EfGh/IjKl="):
+        struck_out_bytes(text[:100_000].encode(), [Secret(secret)])
     # at least ten seconds where each start runs to the end
     assert time.process_time() - began < 2
 
