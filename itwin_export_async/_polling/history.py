@@ -1,8 +1,8 @@
 """Durations of earlier runs: those this client has seen, and one page of the connection's list.
 
-The list is loaded once while the history is kept, and only for a run that is old enough for the
-saved polls to pay for the request. A connection that the session has just created has no earlier
-runs.
+The list is loaded at most once while the history is kept, and only for a run that is old enough for
+the saved polls to pay for the request. A connection that the session has just created has no
+earlier runs.
 """
 
 import asyncio
