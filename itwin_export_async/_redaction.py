@@ -28,18 +28,21 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\s\"'<>]+")  # a URL holds none of these
-_ESCAPE = re.compile(
-    r"%(?:25)*(?P<percent>[0-9a-f]{2})"
-    r"|(?:&|\\+u0026)(?:amp;)*"
-    r"(?:#(?P<decimal>[0-9]{1,9});?|#x(?P<hexadecimal>[0-9a-f]{1,8});?|(?P<name>[a-z]{1,40});)"
-    r"|\\+u(?P<high>d[89ab][0-9a-f]{2})\\+u(?P<low>d[c-f][0-9a-f]{2})"
-    r"|\\+u(?P<unicode>[0-9a-f]{4})"
-    r"|\\+(?P<character>[^\\]?)"
-    r"|(?P<control>[\b\f\n\r\t])",
-    re.IGNORECASE,
+_REFERENCE = (
+    r"(?:&|\\+u0026)(?:amp;)*"
+    r"(?:#0*(?P<decimal>[0-9]{1,9});?|#x0*(?P<hexadecimal>[0-9a-f]{1,8});?"
+    r"|(?P<name>[a-z][a-z0-9]{0,39});|(?P<bare>amp|lt|gt|quot))"
 )
+_ESCAPED = (
+    _REFERENCE + r"|\\+u(?P<high>d[89ab][0-9a-f]{2})\\+u(?P<low>d[c-f][0-9a-f]{2})"
+    r"|\\+u(?P<unicode>[0-9a-f]{4})"
+    r"|\\+(?P<character>[^\\&%]?)"
+)
+_ESCAPE = re.compile(_ESCAPED, re.IGNORECASE)
+_ESCAPE_OR_PERCENT = re.compile(_ESCAPED + r"|%(?:25)*(?P<percent>[0-9a-f]{2})", re.IGNORECASE)
 # however it is escaped, a backslash counts for nothing, and a control character for its letter
-_FOLDED = str.maketrans({"\\": "", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"})
+_LETTERS = str.maketrans("\b\f\n\r\t", "bfnrt")
+_FOLDED = _LETTERS | {ord("\\"): ""}
 _USER = re.compile(r"(?<=//)[^/@]*@")
 
 
@@ -100,14 +103,14 @@ def safe_repr(value: object, *, limit: int = 80) -> str:
 
 
 def struck_out(text: str, secrets: Iterable[Secret]) -> str:
-    """The text without these values, however they are escaped."""
+    """The text without these values; escaped ones are looked for in its first MiB."""
     units = text.encode(errors="surrogatepass").decode("latin-1")
     struck = _struck_out(units, secrets)
     return text if struck == units else struck.encode("latin-1").decode(errors="surrogatepass")
 
 
 def struck_out_bytes(body: bytes, secrets: Iterable[Secret]) -> bytes:
-    """The body without these values, however they are escaped."""
+    """The body without these values; escaped ones are looked for in its first MiB."""
     units = body.decode("latin-1")
     struck = _struck_out(units, secrets)
     return body if struck == units else struck.encode("latin-1")
@@ -117,24 +120,30 @@ def _struck_out(units: str, secrets: Iterable[Secret]) -> str:
     """The same for a text whose characters are the bytes of its UTF-8."""
     values = [one.reveal().encode(errors="surrogatepass").decode("latin-1") for one in secrets]
     values = [value for value in values if len(value) >= MIN_SECRET]
-    for value in values:
-        units = units.replace(value, "***")
-    head, rest = units[:MAX_ESCAPED], units[MAX_ESCAPED:]
-    if not values or not _ESCAPE.search(head):
-        return units
-    plain = Unescaped.of(head)
-    spans = sorted(
-        span
-        for value in {Unescaped.of(value).text for value in values}
-        if 2 * len(value) >= MIN_SECRET
-        for span in plain.spans_of(value)
-    )
+    # a backslash at the end may escape the next character
+    spans = [span for value in values for span in _spans_of(value.rstrip("\\"), units)]
+    head = units[:MAX_ESCAPED]
+    if values and any(mark in head for mark in "&%\\"):
+        for escape in (_ESCAPE, _ESCAPE_OR_PERCENT):
+            plain = Unescaped.of(head, escape)
+            for value in values:
+                spans += plain.spans_of(Unescaped.of(value, escape).text)
     kept, end = [], 0
-    for start, stop in spans:
+    for start, stop in sorted(spans):
         if start >= end:
-            kept += [head[end:start], "***"]
+            kept += [units[end:start], "***"]
         end = max(end, stop)
-    return "".join([*kept, head[end:], rest])
+    return "".join([*kept, units[end:]])
+
+
+def _spans_of(value: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where a value begins and ends in a text, each time that it occurs."""
+    if 2 * len(value) < MIN_SECRET:  # too little is left of it
+        return
+    at = text.find(value)
+    while at >= 0:
+        yield at, at + len(value)
+        at = text.find(value, at + len(value))
 
 
 @frozen
@@ -149,27 +158,26 @@ class Unescaped:
     pieces: list[tuple[int, int, int | None]]
 
     @classmethod
-    def of(cls, escaped: str) -> "Unescaped":
+    def of(cls, escaped: str, escape: re.Pattern[str]) -> "Unescaped":
         """Without its escapes, also those of escapes."""
+        escaped = escaped.translate(_LETTERS)
         texts: list[str] = []
         pieces: list[tuple[int, int, int | None]] = [(0, 0, None)]
         offset = end = 0
-        for escape in _ESCAPE.finditer(escaped):
-            plain = _meaning(escape)
-            texts += [escaped[end : escape.start()], plain]
-            offset += escape.start() - end
-            end = escape.end()
-            pieces.append((offset, escape.start(), end))
+        for found in escape.finditer(escaped):
+            plain = _meaning(found)
+            texts += [escaped[end : found.start()], plain]
+            offset += found.start() - end
+            end = found.end()
+            pieces.append((offset, found.start(), end))
             offset += len(plain)
             pieces.append((offset, end, None))
         return cls("".join([*texts, escaped[end:]]), pieces)
 
     def spans_of(self, value: str) -> Iterator[tuple[int, int]]:
         """Where the value begins and ends in the escaped text, each time that it occurs."""
-        at = self.text.find(value)
-        while at >= 0:
-            yield self._source(at)[0], self._source(at + len(value) - 1)[1]
-            at = self.text.find(value, at + len(value))
+        for start, stop in _spans_of(value, self.text):
+            yield self._source(start)[0], self._source(stop - 1)[1]
 
     def _source(self, offset: int) -> tuple[int, int]:
         """Where a character begins and ends in the escaped text."""
@@ -180,20 +188,22 @@ class Unescaped:
 
 def _meaning(escape: re.Match[str]) -> str:
     """What an escape stands for, as the bytes of its UTF-8."""
-    if (byte := escape["percent"]) is not None:
-        return chr(int(byte, 16)).translate(_FOLDED)
-    if (name := escape["name"]) is not None:
-        from html.entities import html5  # takes a millisecond to load
+    kind = escape.lastgroup or ""
+    match kind:
+        case "percent":
+            return chr(int(escape[kind], 16)).translate(_FOLDED)
+        case "name" | "bare":
+            from html.entities import html5  # takes a millisecond to load
 
-        character = html5.get(f"{name};", escape[0])
-    elif (high := escape["high"]) is not None:
-        character = bytes.fromhex(high + escape["low"]).decode("utf-16-be")
-    elif (decimal := escape["decimal"]) is not None:
-        character = _character(int(decimal))
-    elif (digits := escape["hexadecimal"] or escape["unicode"]) is not None:
-        character = _character(int(digits, 16))
-    else:
-        return (escape["character"] or escape["control"] or "").translate(_FOLDED)
+            character = html5.get(f"{escape[kind]};", f"&{escape[kind]};")
+        case "low":
+            character = bytes.fromhex(escape["high"] + escape["low"]).decode("utf-16-be")
+        case "decimal":
+            character = _character(int(escape[kind]))
+        case "hexadecimal" | "unicode":
+            character = _character(int(escape[kind], 16))
+        case _:
+            return escape[kind]
     return character.translate(_FOLDED).encode(errors="surrogatepass").decode("latin-1")
 
 

@@ -30,6 +30,7 @@ from itwin_export_async._errors.http import MAX_DETAILS
 from itwin_export_async._protocol.headers import retry_after
 from itwin_export_async._protocol.messages import Response
 from itwin_export_async._redaction import (
+    MAX_ESCAPED,
     Secret,
     redacted,
     struck_out,
@@ -64,9 +65,13 @@ _TAG = re.compile(r"<[^>]*(?:>|\Z)")
 
 
 def without_secrets(response: Response, secrets: Iterable[Secret]) -> Response:
-    """The response without values that the request held, should the service repeat them."""
+    """The response without values that the request held, should the service repeat them.
+
+    The body of an error is cut where escaped values would not be found any more.
+    """
     secrets = tuple(secrets)
-    body = struck_out_bytes(response.body, secrets)
+    body = response.body if response.status < 400 else response.body[:MAX_ESCAPED]
+    body = struck_out_bytes(body, secrets)
     headers = response.headers
     if any(struck_out(value, secrets) != value for value in headers.values()):
         headers = CIMultiDict((name, struck_out(text, secrets)) for name, text in headers.items())

@@ -9,7 +9,8 @@ fires even then, so that a timeout on such a wait holds.
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         job = (executor or self._default_threads()).submit(func, *args)
         self._waits.outside.add(job)
         future = asyncio.wrap_future(job, loop=self)
-        future.add_done_callback(lambda _: self._waits.outside.discard(job))  # or is cancelled
+        job.add_done_callback(self._job_done)  # after the future's own, which delivers the result
         return future
 
     def set_default_executor(  # type: ignore[override]
@@ -85,6 +86,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self.set_default_executor(ThreadPoolExecutor(thread_name_prefix="virtual-time"))
         assert self._threads is not None
         return self._threads
+
+    def _job_done(self, job: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop was closed before the job ended
+            self.call_soon_threadsafe(self._waits.outside.discard, job)
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:

@@ -29,7 +29,9 @@ from itwin_export_async import (
     RunHandle,
     TransportError,
 )
+from itwin_export_async._protocol.error_responses import error_from_response, without_secrets
 from itwin_export_async._redaction import (
+    MAX_ESCAPED,
     MIN_SECRET,
     Secret,
     holds_secret,
@@ -338,11 +340,41 @@ def test_only_the_secret_is_struck_out_of_a_body(escaped: str) -> None:
         ("a%2Bliteral", "a%252Bliteral"),
         ('quote"quote\\back', 'quote\\"quote\\\\back'),
         ("a&amp;secret", "a&amp;amp;secret"),
+        ("Ab&Cd;EfGhIjKl", "Ab\\u0026Cd;EfGhIjKl"),
+        ("pass&foo;word12", "pass&amp;foo;word12"),
+        ("AbCd&EfGhIjKl", "AbCd&ampEfGhIjKl"),
+        ("AbCdEfGh=IjK\\&x", "AbCdEfGh=IjK\\&amp;x"),
+        ("AbCd\u00bdEfGh", "AbCd&frac12;EfGh"),
+        ("AbCd+EfGh", "AbCd&#0000000043;EfGh"),
+        ("/bCd+EfGhIjKl=", "\\/bCd+EfGhIjKl="),
     ],
 )
 def test_escaped_secret_is_struck_out_of_a_text(secret: str, text: str) -> None:
     secrets = [Secret(secret), Secret("another one")]
     assert redacted(f"\u00e9 {text}, {text} &quot;", secrets) == "\u00e9 ***, *** &quot;"
+
+
+@pytest.mark.parametrize(
+    ("secret", "before", "escaped", "after"),
+    [
+        ("/bCd+EfGhIjKl=", "bad ", "\\/bCd+EfGhIjKl=", " it is"),
+        ('"bCd+EfGhIjKl', "bad ", '\\"bCd+EfGhIjKl', ""),
+        ("AbCdEfGhIjKl\\", "bad ", "AbCdEfGhIjKl\\\\", ""),
+        ("AbCd+EfGhIjKl", "50%", "AbCd\\u002BEfGhIjKl", ""),
+    ],
+)
+def test_json_around_a_secret_stays_json(
+    secret: str, before: str, escaped: str, after: str
+) -> None:
+    body = f'{{"error": {{"code": "Odd", "message": "{before}{escaped}{after}"}}}}'.encode()
+    message = json.loads(struck_out_bytes(body, [Secret(secret)]))["error"]["message"]
+    assert message.rstrip("\\") == f"{before}***{after}"
+
+
+def test_error_body_is_cut_where_escaped_secrets_are_not_found() -> None:
+    body = json.dumps({"error": {"pad": "x" * MAX_ESCAPED, "code": "Odd", "message": "AbCd+EfGh"}})
+    response = answer(403, body.replace("+", "\\u002B"))
+    assert "AbCd" not in str(error_from_response(without_secrets(response, [Secret("AbCd+EfGh")])))
 
 
 @given(st.text(), st.text(min_size=MIN_SECRET), st.text())
