@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,9 +44,11 @@ class _DaemonThreads(Executor):
         """Start a thread for the job."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-
-        def run() -> None:
-            future.set_result(job(*args, **kwargs))
-
-        threading.Thread(target=run, name="itwin-export", daemon=True).start()
+        call = partial(job, *args, **kwargs)
+        threading.Thread(target=_run, args=(future, call), name="itwin-export", daemon=True).start()
         return future
+
+
+def _run(future: Future[T], job: Callable[[], T]) -> None:
+    future.set_result(job())
+    del future, job  # the traceback of a returned error holds this frame

@@ -56,21 +56,6 @@ def test_time_stands_still_while_a_thread_works() -> None:
     assert run_virtual(main()) == (True, 0)
 
 
-def test_time_goes_on_after_the_wait_for_a_thread_was_cancelled() -> None:
-    released = threading.Event()
-
-    async def main() -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await asyncio.to_thread(released.wait, 10)
-        began = time.monotonic()
-        await asyncio.sleep(3600)
-        assert time.monotonic() - began < 5
-        released.set()
-
-    run_virtual(main())
-
-
 def test_time_stands_still_while_a_function_gets_a_token() -> None:
     emulator = Emulator(seed=1)
     released = threading.Event()

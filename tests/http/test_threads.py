@@ -1,7 +1,11 @@
 """Blocking calls in threads of their own."""
 
+import asyncio
+import gc
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from contextvars import ContextVar
+from weakref import ref
 
 import pytest
 
@@ -20,6 +24,26 @@ async def test_error_of_a_function_is_raised_as_it_is(error: BaseException) -> N
     with pytest.raises(type(error)) as caught:
         await call_in_thread(fail)
     assert caught.value is error
+
+
+async def test_error_of_a_function_keeps_nothing_of_it_alive() -> None:
+    class Token:
+        pass
+
+    def fail(_: Token) -> None:
+        raise ZeroDivisionError
+
+    gc.disable()
+    try:
+        token = Token()
+        kept = ref(token)
+        with suppress(ZeroDivisionError):
+            await call_in_thread(fail, token)
+        del token
+        await asyncio.sleep(1)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 async def test_function_runs_in_the_context_of_its_caller() -> None:
