@@ -171,7 +171,7 @@ class _Batch:
         log.info(message, self.concurrency, ledger, extra={"itwin": fields})
 
     def _log_end(self, seconds: float) -> None:
-        """Log how many outcomes of each kind were consumed, and how many exports had none."""
+        """Log how many outcomes of each kind were consumed, and how many were not."""
         counts = {name: self._counts[name] for name in OUTCOME_KINDS}
         counts["not_consumed"] = self._begun - self._counts.total()
         shown = [

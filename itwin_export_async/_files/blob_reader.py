@@ -146,7 +146,7 @@ class BlobReader:
     ) -> None:
         if error is None:
             await self.close()
-        else:  # at once: the caller may have been cancelled, or is in a hurry to handle the error
+        else:  # after an error the rest of the response is not worth a wait
             self._end()
             await self._connection.close()
 

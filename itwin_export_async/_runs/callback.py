@@ -16,7 +16,7 @@ def _cancellations() -> int:
 
 @define(eq=False)
 class Callback:
-    """A function of the caller, sync or async; None is called without effect.
+    """A function of the caller, sync or async. Without one, a call does nothing.
 
     A `CancelledError` that the function raises itself becomes a `RuntimeError`, so that it does not
     pass for a cancellation of the task.
@@ -24,10 +24,10 @@ class Callback:
 
     name: str
     function: Callable[[Any], Any] | None
-    _cancellations: int = field(init=False, factory=_cancellations)  # of the task, before
+    _cancellations: int = field(init=False, factory=_cancellations)  # of the task, so far
 
     async def __call__(self, argument: object) -> None:
-        """Call the function in the caller's task. Its exceptions come out."""
+        """Call the function in the caller's task. Raises what the function raises."""
         if self.function is None:
             return
         try:

@@ -407,7 +407,7 @@ def test_redaction_takes_time_in_proportion_to_the_text(piece: str) -> None:
     for secret in ("&" * 12, "\\" * 12, "AbCd+EfGh/IjKl="):
         struck_out_bytes(text[:100_000].encode(), [Secret(secret)])
     # at least ten seconds where each start runs to the end
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 5
 
 
 def test_signatures_of_urls_are_found() -> None:
